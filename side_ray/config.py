@@ -1,0 +1,426 @@
+"""The configuration of an audit: one YAML file, checked as a whole before anything starts."""
+
+import difflib
+import math
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from side_ray.errors import UserError
+
+Method = Literal["random", "ti", "td"]
+Sampler = Literal["ddim", "ddpm", "dpmsolver++"]
+Preset = Literal["cumulative", "paper", "sscd"]
+Edge = float | None
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted here, not true/false")
+    return value
+
+
+def _distinct(values: list[float]) -> list[float]:
+    if len(set(values)) != len(values):
+        raise ValueError("holds a value twice; list each guidance scale once")
+    return sorted(values)
+
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Lambda = Annotated[Real, Field(ge=0)]
+LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
+
+OwnBands = dict[str, tuple[Edge, Edge]]
+# Chosen by the value's type, so that a fault is told of the one form that was meant. A tag that is no identifier stays
+# out of the key in the message.
+BandSpec = Annotated[
+    Annotated[Preset, Tag("a preset")] | Annotated[OwnBands, Tag("own bands")],
+    Discriminator(lambda value: "own bands" if isinstance(value, dict) else "a preset"),
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    uri: Annotated[str, Field(min_length=1)]
+    """Run directory: a local path (a relative one starts at the working directory) or s3://bucket/prefix."""
+    seed: Whole = 0
+
+
+class DataSection(Section):
+    source: Literal["digits"] = "digits"
+    members: Count
+    """Images that the DPM is trained on."""
+    holdout: Count
+    """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it."""
+
+
+class UnetSection(Section):
+    """Arguments of diffusers' `UNet2DModel` by their own names."""
+
+    block_out_channels: list[Count] = [128, 128, 256, 256, 512, 512]
+    down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
+    up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
+    layers_per_block: Count = 2
+    norm_num_groups: Count = 32
+    attention_head_dim: Count = 8
+    dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _same_depth(self) -> Self:
+        depths = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
+        if len(depths) > 1:
+            raise ValueError("block_out_channels, down_block_types and up_block_types must be equally long")
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            raise ValueError(
+                f"every entry of block_out_channels must be a multiple of norm_num_groups ({self.norm_num_groups})"
+            )
+        return self
+
+
+class DpmSection(Section):
+    kind: Literal["train", "import", "optimal"] = "train"
+    """Train a U-Net, import a diffusers pipeline from `path`, or use the closed-form optimum of the members."""
+    path: str | None = None
+    """Local directory or s3:// URI of a diffusers pipeline; giving it makes `kind` import."""
+    unet: UnetSection = UnetSection()
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    steps: Count = 10_000
+    batch_size: Count = 64
+    """Images per optimizer step, over all workers together."""
+    lr: Positive = 1e-4
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Whole = 0
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    grad_clip: Positive = 1.0
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.9999
+    flips: bool = False
+    """Mirror images left to right at random: right for faces, wrong for digits."""
+    checkpoint_every: Count = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_means_import(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("path") is not None and "kind" not in values:
+            return {**values, "kind": "import"}
+        return values
+
+    @model_validator(mode="after")
+    def _path_with_import(self) -> Self:
+        if self.kind == "import" and not self.path:
+            raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
+        if self.kind != "import" and self.path:
+            raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
+        return self
+
+
+class SurrogateSection(Section):
+    labels: Literal["cluster", "classifier", "random"] = "cluster"
+    classes: Annotated[int, Field(strict=True, ge=2)] = 100
+    """Clusters or random labels; a classifier has as many as the members' labels, whatever stands here."""
+    synthetic: Count = 50_000
+    """Images sampled from the DPM at λ = 0: they teach the student, make the clusters and set the calibrated cut."""
+    cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
+    """Least mean cosine similarity of a cluster to its centroid (centred features); looser clusters are dropped."""
+    arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    width: Count = 64
+    """Channels of the first stage."""
+    loss: Literal["kl", "cross_entropy"] = "kl"
+    temperature: Positive = 1.0
+    steps: Count = 20_000
+    ti_steps: Count = 5_000
+    """Steps of the OL-TI baseline and of the teacher, which both see clean images only."""
+    batch_size: Count = 128
+    lr: Positive = 1e-4
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    checkpoint_every: Count = 1000
+
+
+class ExtractSection(Section):
+    methods: Annotated[list[Method], Field(min_length=1)] = ["random", "ti", "td"]
+    lambdas: LambdaGrid
+    """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
+    ti_lambdas: LambdaGrid | None = None
+    """Guidance scales of OL-TI; those of `lambdas` where absent."""
+    samples: Count
+    """N_G: samples per condition."""
+    shard_size: Count = 1000
+    batch_size: Count = 100
+    sampler: Sampler = "ddim"
+    steps: Count = 50
+    eta: Share = 0.0
+    """Share of DDPM's noise that DDIM adds at each step."""
+
+    @model_validator(mode="after")
+    def _grids(self) -> Self:
+        if 0 not in self.lambdas:
+            raise ValueError("extract.lambdas: λ = 0, the Random baseline, is missing; add 0 to the list")
+        if "td" in self.methods and not any(self.lambdas):
+            raise ValueError("extract.lambdas: method td needs a λ > 0; add one or drop td from extract.methods")
+        if "ti" in self.methods and not any(self.scales_of("ti")):
+            raise ValueError("extract.ti_lambdas: method ti needs a λ > 0; add one or drop ti from extract.methods")
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("extract.methods: holds a method twice; list each once")
+        if self.samples % self.shard_size:
+            fix = max(1, round(self.samples / self.shard_size)) * self.shard_size
+            raise ValueError(
+                f"extract.samples: {self.samples} is not a multiple of extract.shard_size ({self.shard_size}); "
+                f"use for example {fix}"
+            )
+        return self
+
+    def scales_of(self, method: Method) -> list[float]:
+        """Guidance scales at which `method` is sampled, in ascending order."""
+        if method == "random":
+            return [0.0]
+        grid = self.ti_lambdas if method == "ti" and self.ti_lambdas is not None else self.lambdas
+        return [value for value in grid if value > 0]
+
+
+class ScoreSection(Section):
+    similarity: Literal["nl2", "sscd"] = "nl2"
+    bands: BandSpec | None = None
+    """A preset's name or {low: [from, to], mid: …, high: …}; null is an open end. By default the similarity's own preset."""
+    engine: Literal["auto", "faiss", "torch"] = "auto"
+    shards: Count | None = None
+    """Parts that the training features are split into, an actor each; chosen by their size where absent."""
+    neighbors: Annotated[int, Field(strict=True, ge=50)] = 50
+    false_match_rate: Annotated[Real, Field(gt=0, lt=0.5)] = 0.001
+    """Share of the synthetic set that the calibrated cut lets match images that the DPM never saw."""
+    checkpoint: str | None = None
+    """SSCD weights: TorchScript or ONNX."""
+    preprocessing: Literal["resize288", "resize320", "center224"] = "resize288"
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.similarity == "sscd" and not self.checkpoint:
+            raise ValueError("score.checkpoint: similarity sscd needs the path of SSCD weights (TorchScript or ONNX)")
+        if isinstance(self.bands, dict):
+            if not self.bands:
+                raise ValueError("score.bands: is empty; give at least one band or a preset's name")
+            for name, (low, high) in self.bands.items():
+                edges = [edge for edge in (low, high) if edge is not None]
+                if not edges or any(math.isnan(edge) for edge in edges) or (len(edges) == 2 and edges[0] >= edges[1]):
+                    raise ValueError(
+                        f"score.bands: {name} is [{low}, {high}]; write [from, to] with from < to, null for an open end"
+                    )
+        return self
+
+
+class ReportSection(Section):
+    title: str = "Memorization audit"
+    gallery: Annotated[int, Field(strict=True, ge=0, le=200)] = 12
+    """Best distinct matches shown per method."""
+
+
+class StorageSection(Section):
+    endpoint: str | None = None
+    """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from here."""
+    region: str | None = None
+
+
+class ClusterSection(Section):
+    address: str | None = None
+    """A running Ray cluster; absent, a submitted job uses its own cluster and anything else starts Ray on this machine."""
+    train_workers: Count = 1
+    train_cpus: Count = 2
+    actors: tuple[Count, Count] = (1, 2)
+    """Least and most actors of the pools that sample and score."""
+    actor_cpus: Count = 1
+    gpus: Annotated[Real, Field(ge=0)] = 0
+    """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.actors[0] > self.actors[1]:
+            raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(
+                f"cluster.gpus: {self.gpus} is neither a share of one GPU nor a whole number of them; round it"
+            )
+        return self
+
+
+class Config(Section):
+    """A whole audit. Frozen: a stage's fingerprint is taken from it."""
+
+    run: RunSection
+    data: DataSection
+    dpm: DpmSection = DpmSection()
+    surrogate: SurrogateSection = SurrogateSection()
+    extract: ExtractSection
+    score: ScoreSection = ScoreSection()
+    report: ReportSection = ReportSection()
+    storage: StorageSection = StorageSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _between_sections(self) -> Self:
+        surrogate, size = self.surrogate, self.extract.shard_size
+        if surrogate.synthetic % size:
+            fix = max(1, round(surrogate.synthetic / size)) * size
+            raise ValueError(
+                f"surrogate.synthetic: {surrogate.synthetic} is not a multiple of extract.shard_size ({size}); "
+                f"use for example {fix}"
+            )
+        if surrogate.classes > surrogate.synthetic:
+            raise ValueError(
+                f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
+                "lower it or raise surrogate.synthetic"
+            )
+        if self.score.similarity == "nl2" and self.score.bands == "sscd":
+            raise ValueError(
+                "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper or bands of your own"
+            )
+        if self.score.similarity == "sscd" and self.score.bands in ("cumulative", "paper"):
+            raise ValueError(
+                f"score.bands: preset {self.score.bands} is for score.similarity nl2; use sscd or bands of your own"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML that `load_config` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence: a λ grid would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} stands twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a config.
+
+    Args:
+        path: a YAML file.
+        overrides: `section.key=value`, the value read as YAML.
+
+    Raises:
+        UserError: one line per fault, each naming the key and the remedy.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check the values of a config; `where` is named in the error."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+    if (
+        "://" not in config.run.uri
+        and not Path(config.run.uri).is_absolute()
+        and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    ):
+        raise UserError(
+            f"{where}: run.uri: {config.run.uri!r} is relative, and a submitted job's working directory vanishes with "
+            "the job; give an absolute path on shared storage or s3://bucket/prefix"
+        )
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); check the file") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{path}: {place}not valid YAML ({getattr(error, 'problem', error)}); mend the file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no sections; a config starts with `run:` and the other sections")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise UserError(f"override {override!r}: write section.key=value, for example extract.samples=2000")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError:
+        raise UserError(
+            f"override {override!r}: the value is not valid YAML; quote it for the shell, as in 'extract.lambdas=[0, 5]'"
+        ) from None
+    target = values
+    for key in keys[:-1]:
+        inner = target.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"override {override!r}: {key} is no section; check the name")
+        target = inner
+    target[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        # Positions inside a union carry the tried type's name, which is no key of the file.
+        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        key = ".".join(str(part) for part in location)
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key; {_suggest(location)}"
+        elif fault["type"] == "missing":
+            message = "is missing; add it"
+        elif fault["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
+        lines.append(
+            message
+            if not key or (fault["type"] == "value_error" and message.startswith(key + "."))
+            else f"{key}: {message}"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def _suggest(location: list[Any]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        candidates = [annotation, *get_args(annotation)]
+        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    names = list(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"

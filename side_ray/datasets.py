@@ -1,0 +1,109 @@
+"""Sources of training images, the seeded split, and the run's own Parquet of them."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from side_ray.config import DataSection
+from side_ray.errors import UserError
+from side_ray.images import IMAGE_TYPE, decode_column, image_column
+from side_ray.storage import Store
+
+SPLITS = ("member", "calibration", "holdout")
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("image", IMAGE_TYPE, nullable=False),
+        pa.field("label", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one split. `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None."""
+
+    ids: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def load_source(data: DataSection) -> ImageSet:
+    """All images of the configured source, in the source's own order."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # The scans run from 0 to 16; 255/16 maps them onto the whole range of a byte.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
+    return ImageSet(np.arange(len(images)), images, digits.target.astype(np.int64))
+
+
+def split_indices(data: DataSection, total: int, seed: int) -> dict[str, np.ndarray]:
+    """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
+
+    Raises:
+        UserError: the source holds fewer images than the three sets need.
+    """
+    needed = data.members + 2 * data.holdout
+    if needed > total:
+        raise UserError(
+            f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
+            f"but {data.source} holds {total}; lower data.members or data.holdout"
+        )
+    order = np.random.default_rng([seed, 0]).permutation(total)
+    bounds = np.cumsum([data.members, data.holdout, data.holdout])
+    return dict(zip(SPLITS, np.split(order[:needed], bounds[:-1]), strict=True))
+
+
+def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
+    """The canonical table of one split; `id` counts from 0 within it."""
+    labels = None if source.labels is None else source.labels[indices]
+    return pa.table(
+        {
+            "id": pa.array(np.arange(len(indices)), pa.int64()),
+            "split": pa.array([split] * len(indices), pa.string()),
+            "image": image_column(source.images[indices]),
+            "label": pa.nulls(len(indices), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
+        },
+        schema=SCHEMA,
+    )
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of one Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_split(store: Store, prepared: str, split: str, start: int = 0, stop: int | None = None) -> ImageSet:
+    """One split of a prepared data set, or its images of ids `start` … `stop` − 1, in the order of the ids.
+
+    Args:
+        store: where the run lives.
+        prepared: key of the `prepare` artifact.
+        split: `member`, `calibration` or `holdout`.
+    """
+    chosen: list[Any] = [("split", "==", split), ("id", ">=", start)]
+    if stop is not None:
+        chosen.append(("id", "<", stop))
+    parts = []
+    for key in sorted(entry.key for entry in store.list(prepared)):
+        if key.endswith(".parquet"):
+            with store.open_input(key) as source:
+                parts.append(pq.read_table(source, filters=chosen))
+    table = pa.concat_tables(parts).sort_by("id")
+    labels = table.column("label")
+    return ImageSet(
+        table.column("id").to_numpy(),
+        decode_column(table.column("image")),
+        None if labels.null_count == len(labels) else labels.to_numpy(),
+    )

@@ -1,0 +1,72 @@
+"""Images as the run directory keeps them: uint8 arrays in memory, PNG bytes in Parquet."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+"""HuggingFace's image layout: `datasets`, pandas and DuckDB open it as it is."""
+
+
+def to_uint8(x: torch.Tensor) -> np.ndarray:
+    """Quantize images for storage.
+
+    Args:
+        x: float32 [N, C, H, W] in [-1, 1]; values outside are clipped.
+
+    Returns:
+        uint8 [N, H, W, C] in 0…255, `round((x + 1) · 127.5)`.
+    """
+    scaled = ((x.detach().float() + 1) * 127.5).round().clamp_(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [-1, 1], the range that the DPM and the classifiers work in."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode one uint8 [H, W, C] image, C of 1 (gray), 3 (RGB) or 4 (RGBA), without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode one image of 8 bits per channel to uint8 [H, W, C].
+
+    Raises:
+        ValueError: the bytes are no image that Pillow reads, or are cut short.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            array = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+    if array.dtype != np.uint8:
+        raise ValueError(f"expected 8 bits per channel, found {array.dtype}")
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def image_column(images: Sequence[np.ndarray] | np.ndarray) -> pa.StructArray:
+    """uint8 [H, W, C] images → an Arrow column of `IMAGE_TYPE`."""
+    encoded = pa.array([encode_png(image) for image in images], pa.binary())
+    return pa.StructArray.from_arrays([encoded, pa.nulls(len(images), pa.string())], fields=list(IMAGE_TYPE))
+
+
+def decode_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """An Arrow column of `IMAGE_TYPE` whose images share one shape → uint8 [N, H, W, C].
+
+    Raises:
+        ValueError: the images differ in shape, or one cannot be decoded.
+    """
+    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    decoded = [decode_png(data) for data in combined.field("bytes").to_pylist()]
+    if len({image.shape for image in decoded}) > 1:
+        raise ValueError("the images differ in shape")
+    return np.stack(decoded) if decoded else np.zeros((0, 0, 0, 0), np.uint8)
