@@ -1,0 +1,142 @@
+"""What every store can do: objects under "/"-separated keys, each written whole or not at all."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+# A hidden name that no artifact uses, so that a listing can leave out what a killed writer left behind.
+TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
+
+
+class Entry(NamedTuple):
+    """One object of a listing: its key relative to the store, its size in bytes, its modification time in seconds
+    since the epoch."""
+
+    key: str
+    size: int
+    mtime: float
+
+
+def is_key(key: str) -> bool:
+    """Whether `key` can name an object of a store: relative, not empty, and not leading out of it."""
+    return not any(part in ("", ".", "..") for part in key.split("/")) and "\0" not in key
+
+
+def checked_key(key: str) -> str:
+    """`key` itself; ValueError unless it can name an object."""
+    if not is_key(key):
+        raise ValueError(f"not a key of an object in a store: {key!r}")
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """`prefix` as a directory without its trailing slash, "" being the whole store; ValueError as in `checked_key`."""
+    prefix = prefix.removesuffix("/")
+    return checked_key(prefix) if prefix else ""
+
+
+class Store(ABC):
+    """A run directory: a local path or `s3://bucket/prefix`.
+
+    Keys are relative, "/"-separated strings. Prefixes name directories: `a/b` holds `a/b/c` but not `a/bc`; "" is the
+    whole store. Stores are picklable and may be shared by threads; connections are made when first needed in a process.
+
+    Attributes:
+        uri: the absolute local path, or `s3://bucket/prefix` without a trailing slash.
+
+    Every method raises `RunError` (one line: what, where, what to do) when the storage itself fails.
+    """
+
+    uri: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    @property
+    def retries(self) -> int:
+        """How many requests this process has had to send again after a transient failure."""
+        return 0
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The object's content. Raises FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes) -> None:
+        """Put the object in one atomic step: a reader sees the old object, the new one, or none, never a part."""
+
+    @abstractmethod
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        """Put the object unless there is one; of several writers exactly one gets True.
+
+        Writers that must know who won should write something that only they would (an id), because a put whose answer
+        was lost is recognized by its content.
+        """
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None where there is none."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object. A directory is none."""
+        return self.size(key) is not None
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object below the directory `prefix`, at any depth, in no promised order; no temporary files."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Remove the object of that key and everything below it. What is not there is not an error. The whole store
+        ("") is refused with ValueError."""
+
+    @abstractmethod
+    def open_input(self, key: str) -> pa.NativeFile:
+        """The object opened for random-access reading, as `pyarrow.parquet.ParquetFile` wants it. Raises
+        FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def fetch_dir(self, prefix: str) -> Path:
+        """A local directory with everything below `prefix`, to be read only. Raises FileNotFoundError if there is
+        nothing below it.
+
+        The local store's is its own; of S3 a copy is kept under $SIDE_RAY_CACHE (by default ~/.cache/side-ray), made
+        once per machine and whole or not at all.
+        """
+
+    @abstractmethod
+    def put_file(self, local: Path, key: str) -> None:
+        """Copy a local file of any size to `key`, as atomically as `write`."""
+
+    def put_dir(self, local: Path, prefix: str) -> None:
+        """Copy every file below the directory `local` to the same relative key below `prefix`, one after the other.
+
+        Each file appears whole, the directory does not appear at once: write a marker after it. Raises
+        FileNotFoundError if `local` is no directory.
+        """
+        if not local.is_dir():
+            raise FileNotFoundError(f"no directory {local}")
+        for path in sorted(local.rglob("*")):
+            if path.is_file() and not TEMPORARY.match(path.name):
+                relative = path.relative_to(local).as_posix()
+                self.put_file(path, f"{checked_prefix(prefix)}/{relative}".removeprefix("/"))
+
+    @abstractmethod
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """A pyarrow file system and the store's root in it, for Ray Train's `RunConfig(storage_filesystem=…,
+        storage_path=…)`. What is read and written through it is neither counted nor always tried again."""
+
+    @abstractmethod
+    def sweep(self, older_than: float) -> int:
+        """Remove what killed writers left (temporary files, unfinished multipart uploads) if it is older than
+        `older_than` seconds; how many were removed."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find out, within seconds and leaving nothing behind, whether the store can be read and written. Raises
+        RunError if it cannot."""

@@ -1,0 +1,52 @@
+"""Directories of object storage kept on the local disk, for what wants to be opened as files (weights, mostly)."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from side_ray.errors import RunError
+
+
+def cache_root() -> Path:
+    """Where downloads are kept: $SIDE_RAY_CACHE, else `side-ray` in the user's cache directory."""
+    chosen = os.environ.get("SIDE_RAY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "side-ray"
+
+
+def cached_dir(identity: str, fill: Callable[[Path], None]) -> Path:
+    """The directory whose content `identity` names. Where there is none, `fill(directory)` makes it, once per machine
+    however many processes ask, and it appears whole or not at all.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    root = cache_root()
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    final = root / name
+    if final.is_dir():
+        return final
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not final.is_dir():
+                # Holding the lock, whatever else bears the name is of a process that was killed.
+                for left in root.glob(f".{name}.*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root, ignore_cleanup_errors=True) as draft:
+                    content = Path(draft, "content")
+                    content.mkdir()
+                    fill(content)
+                    content.rename(final)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"cannot keep downloads in {root}: {reason}; set SIDE_RAY_CACHE to a directory with space"
+        ) from error
+    return final

@@ -1,0 +1,40 @@
+"""What tests of several packages share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3 import Server, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One S3 server for the whole session."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_process: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The session's S3 server, with the environment set for it and a cache of downloads for this test alone."""
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_process.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SIDE_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+    return s3_process
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for the whole session; it has more logical processors than the machine, so that pools fit beside each other."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
