@@ -1,0 +1,61 @@
+"""Classifier guidance: a classifier of noisy images as a term of the score (Eq. 11 and 12)."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Guidance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(x_t float32 [B, C, H, W], t int64 [B]) → λ·∇ₓ log p_t(y|x_t), float32 [B, C, H, W]."""
+
+
+class ClassifierGuidance:
+    """λ·∇ₓ log p_t(y|x_t) by automatic differentiation of a classifier.
+
+    p_t(y|x_t) is the softmax of the classifier's logits. The gradient is that of +log p: it points to where the target
+    is likelier. (Algorithm 1 writes the gradient of the cross-entropy, which is −log p.)
+
+    Args:
+        classifier: (x_t float32 [B, C, H, W], t int64 [B]) → logits [B, K]. A module must be in eval mode throughout,
+            its BatchNorm layers too: with batch statistics each row's gradient would depend on the other rows.
+        targets: int64 [B] in 0 … K−1, the class that each row is drawn to.
+        scale: float32 [B], λ of each row. Rows of λ = 0 come out as exact zeros.
+
+    Raises:
+        ValueError: the classifier is (partly) in training mode, or `targets` and `scale` differ in length.
+    """
+
+    def __init__(
+        self,
+        classifier: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        targets: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> None:
+        if targets.shape != scale.shape or targets.ndim != 1:
+            raise ValueError(f"one target and one λ per row, got {tuple(targets.shape)} and {tuple(scale.shape)}")
+        self.classifier = classifier
+        self.targets = targets.long()
+        self.scale = scale.float()
+        self._largest = int(targets.max()) if len(targets) else -1
+        self._require_eval()
+
+    def __call__(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The guidance term for a batch, float32 [B, C, H, W], detached.
+
+        Raises:
+            ValueError: the classifier is (partly) in training mode, or a target is no class of it.
+        """
+        self._require_eval()
+        with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
+            x = x_t.detach().float().requires_grad_(True)
+            logits = self.classifier(x, t)
+            if self._largest >= logits.shape[1]:
+                raise ValueError(f"target {self._largest}, but the classifier has {logits.shape[1]} classes")
+            log_p = functional.log_softmax(logits.float(), dim=1)
+            chosen = log_p.gather(1, self.targets.to(x.device)[:, None])
+            (gradient,) = torch.autograd.grad(chosen.sum(), x)
+        return self.scale.to(x.device)[:, None, None, None] * gradient
+
+    def _require_eval(self) -> None:
+        if isinstance(self.classifier, torch.nn.Module) and any(m.training for m in self.classifier.modules()):
+            raise ValueError("the guiding classifier is in training mode, where BatchNorm mixes rows: call .eval()")
