@@ -1,0 +1,140 @@
+"""The metrics as a table in the terminal and as a tidy CSV."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from side_ray.report import findings, wording
+
+_ALWAYS = ("method", "lambda", "n", "kind", "band", "from", "to", "ams_count", "ams")
+
+
+def terminal_table(metrics: Mapping[str, Any]) -> Table:
+    """One row per condition at the calibrated cut (without one, in the strictest cumulative band).
+
+    Beside every share its count, under it its 95 % interval where there is one. Empty columns are left out.
+    """
+    cut = findings.main_cut(metrics)
+    similarity = wording.similarity_name(metrics["similarity"])
+    title = (
+        "Nothing scored"
+        if cut is None
+        else f"{cut.title}: {wording.cut_text(metrics)}"
+        if cut.kind == "calibrated"
+        else f"{cut.title}, {similarity}"
+    )
+    if metrics.get("train_size"):
+        title += f" · {wording.count(metrics['train_size'])} training images"
+    table = Table(
+        title=Text(title),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+    )
+    rows = [(each, band) for each in metrics["conditions"] if cut is not None and (band := cut.of(each))]
+    columns = _columns(rows)
+    table.add_column("method", no_wrap=True, vertical="top")
+    for heading in ("λ", "N_G", *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for condition, band in rows:
+        method, scale = Text(wording.method_name(condition["method"])), wording.scale_text(condition.get("lambda"))
+        table.add_row(
+            method, scale, wording.count(condition["n"]), *(_cell(condition, band, key) for key in columns.values())
+        )
+    table.caption = Text("\n".join(_legend(rows)))
+    return table
+
+
+def _legend(rows: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[str]:
+    lines = ["Beside each share its count, under it its 95% interval."] if rows else []
+    return lines + (
+        ["† fewer than 5 matches: interval is wide."] if any(findings.few(band) for _, band in rows) else []
+    )
+
+
+def _columns(rows: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> dict[str, str]:
+    headings = {
+        "AMS": "ams",
+        "UMS": "ums",
+        "UMS by\nbest match": "ums_best",
+        "held-out\nmatches": "holdout_ams",
+        "mean of\ntop 0.1%": "top",
+    }
+    return {heading: key for heading, key in headings.items() if any(_known(each, band, key) for each, band in rows)}
+
+
+def _known(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> bool:
+    return (_top(condition) if key == "top" else band.get(key)) is not None
+
+
+def _top(condition: Mapping[str, Any]) -> float | None:
+    return (condition.get("top_mean") or {}).get("0.1")
+
+
+def _cell(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> Text:
+    if key == "top":
+        return Text(wording.number(_top(condition)))
+    stem = key.removesuffix("_ams")
+    line = wording.percent(band.get(key))
+    if band.get(f"{stem}_count") is not None:
+        line += f" {wording.count(band[f'{stem}_count'])}" + ("†" if key == "ams" and findings.few(band) else "")
+    bounds = wording.interval(band.get(f"{stem}_ci"))
+    return Text(f"{line}\n{bounds}" if bounds else line)
+
+
+def metrics_csv(metrics: Mapping[str, Any]) -> str:
+    """The metrics in long form: a row for each condition × kind (calibrated, cumulative, bands) × band.
+
+    Shares are fractions of `n`, intervals 95 %; an unknown value is empty, and a column without any value is absent
+    (as the held-out ones are without a held-out set). The condition's own numbers (from percentile_95 on) repeat in each
+    of its rows.
+    """
+    found = findings.cuts(metrics)
+    rows = [
+        _csv_row(metrics, each, cut, band) for each in metrics["conditions"] for cut in found if (band := cut.of(each))
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or list(_ALWAYS)
+    kept = [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, kept, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _csv_row(
+    metrics: Mapping[str, Any], condition: Mapping[str, Any], cut: findings.Cut, band: Mapping[str, Any]
+) -> dict[str, Any]:
+    low, high = cut.edges or (None, None)
+    row = {
+        "method": condition["method"],
+        "lambda": condition.get("lambda"),
+        "n": condition["n"],
+        "train_size": metrics.get("train_size"),
+        "kind": cut.kind,
+        "band": cut.name,
+        "from": low,
+        "to": high,
+    }
+    for score in wording.SCORES:
+        row |= {f"{score}_count": band.get(f"{score}_count"), score: band.get(score)} | _bounds(score, band)
+    row |= {"holdout_count": band.get("holdout_count"), "holdout_ams": band.get("holdout_ams")} | _bounds(
+        "holdout", band
+    )
+    row |= {"lift": band.get("lift")} | _bounds("lift", band) | {"percentile_95": condition.get("percentile_95")}
+    row |= {f"top_mean_{share}": mean for share, mean in (condition.get("top_mean") or {}).items()}
+    richness, second = condition.get("richness") or {}, condition.get("diffmemorize") or {}
+    row |= {"diffmemorize": second.get("share"), "chao2": (richness.get("chao2") or {}).get("value")}
+    return row | {"coverage": richness.get("coverage")}
+
+
+def _bounds(stem: str, band: Mapping[str, Any]) -> dict[str, float | None]:
+    low, high = band.get(f"{stem}_ci") or (None, None)
+    return {f"{stem}_low": low, f"{stem}_high": high}

@@ -1,0 +1,101 @@
+"""Numbers, cuts and methods as a reader sees them, the same in the page, the figures and the terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI"}
+SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
+KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
+SIMILARITIES = {"nl2": "nL2", "sscd": "SSCD cosine"}
+FEW = 5
+"""Below this many matches an interval is too wide for a comparison."""
+
+
+def method_name(method: str) -> str:
+    return METHODS.get(method, method)
+
+
+def condition_name(condition: Mapping[str, Any]) -> str:
+    """`SIDE at λ=5`; a condition without guidance is its method alone."""
+    scale = condition.get("lambda")
+    name = method_name(condition["method"])
+    return f"{name} at λ={scale:g}" if scale else name
+
+
+def scale_text(scale: float | None) -> str:
+    return "–" if scale is None else f"{scale:g}"
+
+
+def percent(share: float | None) -> str:
+    """A fraction as a percentage with as many decimals as its size asks for; `–` where it is not known."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    value = 100 * share
+    if value == 0 or value == 100:
+        return f"{value:.0f}%"
+    return f"{value:.2g}%" if value < 0.01 else f"{value:.{_decimals(value)}f}%"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """A 95 % interval of a share, `9.3–12.0%`; empty where there is none."""
+    if bounds is None or any(bound is None or not math.isfinite(bound) for bound in bounds):
+        return ""
+    low, high = (100 * bound for bound in bounds)
+    decimals = _decimals(high)
+    return f"{low:.{0 if low == 0 else decimals}f}–{high:.{0 if high == 100 else decimals}f}%"
+
+
+def lift_interval(bounds: Sequence[float | None] | None) -> str:
+    """A 95 % interval of a lift, `11.6–78.0`; `over 11.6` where it has no upper end, empty where there is none."""
+    if bounds is None or bounds[0] is None:
+        return ""
+    low, high = bounds
+    return f"over {low:.1f}" if high is None else f"{low:.1f}–{high:.1f}"
+
+
+def _decimals(value: float) -> int:
+    # 99.97 % must not read as all of them.
+    return 1 if 10 <= value < 99.9 else 2 if value >= 0.1 else 3
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
+
+
+def count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def one_in(rate: float) -> str:
+    """`1 in 1,000` for 0.001."""
+    return f"1 in {1 / rate:,.0f}"
+
+
+def lower_is_closer(similarity: Mapping[str, Any]) -> bool:
+    return bool(similarity.get("closer", "lower" if similarity.get("name") == "nl2" else "higher") == "lower")
+
+
+def similarity_name(similarity: Mapping[str, Any]) -> str:
+    name = str(similarity.get("name", "similarity"))
+    return SIMILARITIES.get(name, name)
+
+
+def cut_text(metrics: Mapping[str, Any]) -> str:
+    """`nL2 ≤ 0.602`."""
+    sign = "≤" if lower_is_closer(metrics["similarity"]) else "≥"
+    return f"{similarity_name(metrics['similarity'])} {sign} {number(metrics['cut'])}"
+
+
+def edges_text(edges: Sequence[float | None] | None) -> str:
+    """The edges of a band, `1.35 to 1.4`, `≤ 1.35` or `≥ 0.6`."""
+    if edges is None:
+        return ""
+    low, high = edges
+    if low is None and high is None:
+        return "any value"
+    if low is None:
+        return f"≤ {high:g}"
+    if high is None:
+        return f"≥ {low:g}"
+    return f"{low:g} to {high:g}"
