@@ -1,0 +1,144 @@
+"""Counts at levels of similarity from tiles of scores; what a tile cannot decide is decided on exact values."""
+
+import numpy as np
+
+from side_ray.memorization.bands import Levels
+from side_ray.memorization.exact import values_of_pairs
+from side_ray.memorization.kernels import Kernel
+from side_ray.memorization.neighbors import Counts, Metric
+from side_ray.memorization.similarity import normalize
+from side_ray.memorization.topk import rounded_down
+
+DENSE_SHARE = 0.02
+"""Share of a tile's pairs at some level above which whole columns are counted instead of listing pairs."""
+UNSURE_SHARE = 0.002
+"""Share of undecided pairs above which a coarse kernel is not worth its speed."""
+
+
+class LevelCounter:
+    """Counts, for blocks of queries, which training images reach which named level.
+
+    Args:
+        queries, train, ids: float32 [Q, d], float32 [n, d], int64 [n].
+        unit: float64 [Q], value = distance / unit for l2; None where the value is the inner product.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray,
+        train: np.ndarray,
+        ids: np.ndarray,
+        metric: Metric,
+        levels: Levels,
+        unit: np.ndarray | None,
+    ) -> None:
+        self.queries, self.train, self.ids, self.metric = queries, train, ids, metric
+        self.levels, self.unit = levels, unit
+        self.named = [level for level, names in enumerate(levels.labels) if names]
+        self.lowest = min(self.named, default=len(levels.labels))
+
+    def block(self, kernel: Kernel, rows: slice, epsilon: np.ndarray) -> "BlockLevels":
+        """The level edges of some queries as bounds on a kernel's scores.
+
+        Args:
+            epsilon: float64 [q], the kernel's ε for these rows.
+        """
+        edges = self.levels.edges[self.lowest :].astype(np.float64)
+        if self.metric == "ip":
+            scores = np.broadcast_to(edges, (rows.stop - rows.start, edges.size))
+            rounding = 2.0**-23 * np.abs(scores)
+        else:
+            assert self.unit is not None
+            norms = kernel.query_norms(self.queries[rows])[:, None]
+            with np.errstate(invalid="ignore"):
+                radii = np.where(edges == -np.inf, np.inf, -edges * self.unit[rows, None])
+            scores = np.where(edges > 0, np.inf, norms - radii**2)
+            # Values are rounded to float32 before they meet an edge; the rest is float64 arithmetic.
+            rounding = 2.0**-22 * radii**2 + 2.0**-48 * norms
+        with np.errstate(invalid="ignore"):
+            slack = (epsilon[:, None] + kernel.relative * np.abs(scores) + rounding) / (1 - kernel.relative)
+        slack = np.where(np.isfinite(scores), slack, 0.0)
+        return BlockLevels(
+            self,
+            rows,
+            rounded_down(scores - slack, np.dtype(kernel.dtype)),
+            -rounded_down(-(scores + slack), np.dtype(kernel.dtype)),
+        )
+
+    def exact_level(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Levels of single pairs, from float64 values."""
+        values = values_of_pairs(self.queries, self.train, rows, columns, self.metric)
+        if self.unit is not None:
+            values = normalize(values, self.unit[rows])
+        return self.levels.assign(values)
+
+
+class BlockLevels:
+    """Level edges of one block of queries: at level j or above for certain from `sure[:, j]`, not at all below `maybe[:, j]`."""
+
+    def __init__(self, counter: LevelCounter, rows: slice, maybe: np.ndarray, sure: np.ndarray) -> None:
+        self.counter, self.rows, self.maybe, self.sure = counter, rows, maybe, sure
+
+    def count(
+        self, tile: np.ndarray, column: int, mask: np.ndarray, listed: np.ndarray | None, *, settle: bool
+    ) -> Counts | None:
+        """Counts of a tile [q, t] whose first column is training row `column`.
+
+        Args:
+            mask: bool [q, t], scratch.
+            listed: flat indices that hold every pair at some level, where they are known already.
+            settle: decide every undecided pair; otherwise return None where they are many.
+        """
+        if listed is None:
+            np.greater_equal(tile, self.maybe[:, :1], out=mask)
+            if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
+                return self._count_columns(tile, column, settle)
+            listed = np.flatnonzero(mask)
+        rows = listed // tile.shape[1]
+        columns = listed - rows * tile.shape[1] + column
+        return self.count_pairs(rows, columns, tile.ravel()[listed], limit=None if settle else UNSURE_SHARE * tile.size)
+
+    def count_pairs(
+        self, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, limit: float | None = None
+    ) -> Counts | None:
+        """Counts of listed pairs: rows of the block, training rows, scores; None where more than `limit` are undecided."""
+        kept = scores >= self.maybe[rows, 0]
+        rows, columns, scores = rows[kept], columns[kept], scores[kept, None]
+        level = (scores >= self.sure[rows]).sum(axis=1) - 1 + self.counter.lowest
+        unsure = ((scores >= self.maybe[rows]) & (scores < self.sure[rows])).any(axis=1)
+        if limit is not None and np.count_nonzero(unsure) > limit:
+            return None
+        rows = rows + self.rows.start
+        level[unsure] = self.counter.exact_level(rows[unsure], columns[unsure])
+        return self._named(level, columns, rows)
+
+    def _count_columns(self, tile: np.ndarray, column: int, settle: bool) -> Counts | None:
+        edges = self.sure.shape[1]
+        unsure = np.zeros(tile.shape, bool)
+        found = []
+        for edge in range(edges):
+            unsure |= (tile >= self.maybe[:, edge, None]) & (tile < self.sure[:, edge, None])
+        if not settle and np.count_nonzero(unsure) > UNSURE_SHARE * tile.size:
+            return None
+        for edge in range(edges):
+            level = self.counter.lowest + edge
+            if level not in self.counter.named:
+                continue
+            inside = tile >= self.sure[:, edge, None]
+            if edge + 1 < edges:
+                inside &= tile < self.maybe[:, edge + 1, None]
+            inside &= ~unsure
+            counts = np.count_nonzero(inside, axis=0)
+            columns = np.flatnonzero(counts)
+            first = inside[:, columns].argmax(axis=0) + self.rows.start
+            ids = self.counter.ids[columns + column]
+            found.append(Counts(np.full(columns.size, level), ids, counts[columns].astype(np.int64), first))
+        rows, columns = np.nonzero(unsure)
+        rows += self.rows.start
+        columns += column
+        found.append(self._named(self.counter.exact_level(rows, columns), columns, rows))
+        return Counts.merge(found)
+
+    def _named(self, level: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> Counts:
+        kept = np.isin(level, self.counter.named)
+        return Counts.of_pairs(level[kept], self.counter.ids[columns[kept]], rows[kept])

@@ -1,0 +1,97 @@
+"""95 % intervals for shares and for numbers of distinct images, and the paired test between conditions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+def clopper_pearson(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact binomial interval of a share; never covers less than `level`, also where the share is tiny.
+
+    Args:
+        count: samples that match, 0 … n.
+        n: samples.
+
+    Returns:
+        Lower and upper limit in [0, 1].
+    """
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, count, n - count + 1)) if count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return low, high
+
+
+def poisson_limits(count: float, level: float = 0.95) -> tuple[float, float]:
+    """Garwood's exact interval of a Poisson mean; `count` may be fractional."""
+    tail = (1 - level) / 2
+    low = float(stats.chi2.ppf(tail, 2 * count)) / 2 if count > 0 else 0.0
+    return low, float(stats.chi2.ppf(1 - tail, 2 * count + 2)) / 2
+
+
+def distinct_interval(
+    counts: np.ndarray, n: int, *, only_sample: np.ndarray | None = None, limit: int | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the expected number of distinct training images that n samples hit (N_G · UMS, Eq. 148).
+
+    The variance is analytic, from the incidences: V = Σ_j u_j² − Q₁²/n, where u_j is the number of training images that
+    sample j alone hits and Q₁ = Σ u_j those hit by exactly one sample (Heltshe & Forrester 1983, the jackknife variance of
+    a species count; by Efron & Stein 1981 its expectation is never below the true variance). Colwell et al. (2012) put
+    S·(1 − S/Chao2) in its place, which supposes that a sample hits training images independently, and falls short where
+    there are few or their rates differ much; the limits below cover in simulations of even, skewed and mixed pools. Only
+    what is hit once is uncertain, so its count is treated as (overdispersed) Poisson and the rest as fixed. Where next to
+    nothing is hit once, the expectation can still lie up to one image below the count.
+
+    Args:
+        counts: int [S], for each hit training image the number of samples that hit it, ≥ 1.
+        n: number of samples.
+        only_sample: int [S], one sample that hit each image; for images hit once this says which were hit by the same
+            sample. Without it hits are taken as independent.
+        limit: size of the training set.
+
+    Returns:
+        Lower and upper limit of the expected number of distinct images.
+    """
+    distinct = int(counts.size)
+    once = counts == 1
+    singles = int(once.sum())
+    squares = float(singles)
+    if only_sample is not None and singles:
+        squares = float((np.unique(only_sample[once], return_counts=True)[1].astype(float) ** 2).sum())
+    spread = squares / singles if singles else 1.0
+    # As many independent events of `spread` images each have the variance wanted.
+    variance = max(squares - singles**2 / n, 0.0)
+    events = variance / spread**2
+    low, high = poisson_limits(events, level)
+    lower = distinct - spread * max(events - low, 1.0)
+    upper = distinct + spread * (high - events)
+    return max(lower, 0.0), upper if limit is None else min(upper, float(limit))
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two conditions that share their noise, sample by sample."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float
+    """Two-sided, exact binomial on the discordant samples; 1 where there are none."""
+
+
+def mcnemar(match_a: np.ndarray, match_b: np.ndarray) -> McNemar:
+    """McNemar's exact test of whether two paired conditions match equally often.
+
+    Args:
+        match_a, match_b: bool [N], whether sample i of each condition matches; i shares its seed in both.
+
+    Raises:
+        ValueError: the conditions differ in N.
+    """
+    if match_a.shape != match_b.shape:
+        raise ValueError(f"paired conditions need equally many samples, not {match_a.size} and {match_b.size}")
+    only_a, only_b = int((match_a & ~match_b).sum()), int((match_b & ~match_a).sum())
+    both = int((match_a & match_b).sum())
+    p_value = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(both, only_a, only_b, int(match_a.size) - both - only_a - only_b, p_value)

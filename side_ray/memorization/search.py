@@ -1,0 +1,202 @@
+"""Exact nearest training images, and exact counts at levels of similarity, of queries against one part of a training set."""
+
+import functools
+import time
+from typing import Literal
+
+import numpy as np
+import torch
+
+from side_ray.memorization import search_faiss
+from side_ray.memorization.bands import Levels
+from side_ray.memorization.counting import LevelCounter
+from side_ray.memorization.kernels import KERNELS, Float32Kernel, choose_kernel
+from side_ray.memorization.neighbors import Counts, Metric, Neighbors
+from side_ray.memorization.search_torch import Part, Scan, scan
+
+Engine = Literal["auto", "faiss", "torch"]
+SMALL = 2**24
+"""Feature elements below which no probe is worth its time."""
+
+
+class Index:
+    """One part of the training features, ready to be asked.
+
+    Neither the engine, the number of threads, the block sizes nor the order of the rows changes a result: candidates are
+    found in low precision with a proven error bound, compared in float64, and ordered by (value, id). A part's results merge
+    with those of others by `neighbors.merge` and `Counts.merge`.
+
+    Args:
+        features: float32 [n, d]; kept, not copied (the faiss engine holds its own copy).
+        ids: int64 [n], distinct.
+        metric: `l2`, or `ip` for unit vectors.
+        engine: `auto` takes what a short probe on this machine finds faster.
+        threads: for products and selection alike; by default those of torch. Set explicitly, as torch and FAISS each bring
+            an OpenMP runtime of their own.
+        kernel: of the torch engine, for tests and benchmarks; by default the fastest that fits.
+
+    Raises:
+        ValueError: arrays of other shapes or types, values that are not finite, or vectors for `ip` longer than 1.
+        UserError: the faiss engine without FAISS.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        ids: np.ndarray,
+        metric: Metric,
+        *,
+        engine: Engine = "auto",
+        threads: int | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        features = _checked(features, metric)
+        if ids.shape != (len(features),) or len(features) == 0:
+            raise ValueError(
+                f"an index needs at least one row and an id for each, not {ids.shape} for {features.shape}"
+            )
+        by_rank = np.argsort(ids, kind="stable")
+        ranks = np.empty_like(by_rank)
+        ranks[by_rank] = np.arange(len(ids))
+        self.part = Part(features, ids.astype(np.int64), ranks, by_rank, metric)
+        self.threads = threads or torch.get_num_threads()
+        self.float32 = Float32Kernel(features, metric)
+        name = kernel or choose_kernel(features, metric)
+        self.kernel = self.float32 if name == "float32" else KERNELS[name](features, metric)
+        self.engine = engine if engine != "auto" else self._probe()
+        """`faiss` or `torch`, whichever was taken."""
+        self.faiss = search_faiss.FaissIndex(self.part, self.float32) if self.engine == "faiss" else None
+
+    def search(self, queries: np.ndarray, k: int, levels: Levels | None = None) -> tuple[Neighbors, Counts | None]:
+        """The k nearest training images of each query and, for `ip`, the counts of all at `levels`, in one pass.
+
+        Args:
+            queries: float32 [Q, d].
+            k: at least 1; capped at the size of the part.
+
+        Returns:
+            Neighbors [Q, min(k, n)], and the counts where levels are given.
+        """
+        queries = self._checked_queries(queries)
+        if levels is not None and self.part.metric != "ip":
+            raise ValueError("with l2 the levels are relative to the merged neighbours: search first, then count")
+        counter = None if levels is None else self._counter(queries, levels, None)
+        k = min(k, len(self.part.features))
+        if self.faiss is not None:
+            return self._faiss_search(queries, k, counter)
+        neighbors, counts = self._scan(queries, k, counter)
+        return neighbors, counts
+
+    def count(self, queries: np.ndarray, levels: Levels, unit: np.ndarray | None = None) -> Counts:
+        """How many queries have each training image at each named level, without a search.
+
+        Args:
+            queries: float32 [Q, d].
+            unit: float64 [Q], for `l2`: value = distance / unit, from the neighbours merged over the whole training set.
+        """
+        queries = self._checked_queries(queries)
+        if (unit is None) != (self.part.metric == "ip"):
+            raise ValueError("l2 counts need the unit of each query, ip counts none")
+        counter = self._counter(queries, levels, unit)
+        if counter is None:
+            return Counts.merge([])
+        if self.faiss is not None and unit is None:
+            self._set_threads()
+            return self.faiss.count(counter)
+        # FAISS has no range search with a radius per query.
+        counts = self._scan(queries, 0, counter)[1]
+        assert counts is not None
+        return counts
+
+    def _counter(self, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> LevelCounter | None:
+        if levels.larger_is_closer != (self.part.metric == "ip"):
+            raise ValueError("the levels are of a similarity with another direction")
+        counter = LevelCounter(queries, self.part.features, self.part.ids, self.part.metric, levels, unit)
+        return counter if counter.named else None
+
+    def _scan(self, queries: np.ndarray, k: int, counter: LevelCounter | None) -> tuple[Neighbors, Counts | None]:
+        kernel = self.kernel
+        if kernel.name == "int8" and not kernel.fits(queries):
+            kernel = self.float32
+        width = self._width(k, 2 * k if kernel.name == "bfloat16" else k)
+        finer = self.float32 if kernel.name == "bfloat16" else None
+        task = Scan(self.part, kernel, queries, k, k if kernel.exact else width, counter, finer, self.threads)
+        neighbors, unsure, counts = scan(task)
+        if unsure.size:
+            self._widen(neighbors, queries, unsure, k, width if kernel is self.float32 else 0)
+        return neighbors, counts
+
+    def _width(self, k: int, wanted: int) -> int:
+        return min(wanted + 32, len(self.part.features)) if k else 0
+
+    def _widen(self, neighbors: Neighbors, queries: np.ndarray, unsure: np.ndarray, k: int, width: int) -> None:
+        """Search again, in float32 and keeping more, for rows with too many candidates of nearly the same distance."""
+        while unsure.size:
+            width = self._width(k, 8 * width if width else k)
+            found, still, _ = scan(Scan(self.part, self.float32, queries[unsure], k, width, None, None, self.threads))
+            neighbors.ids[unsure], neighbors.values[unsure] = found.ids, found.values
+            unsure = unsure[still]
+
+    def _faiss_search(
+        self, queries: np.ndarray, k: int, counter: LevelCounter | None
+    ) -> tuple[Neighbors, Counts | None]:
+        assert self.faiss is not None
+        self._set_threads()
+        width = self._width(k, k)
+        neighbors, unsure = self.faiss.nearest(queries, k, width)
+        if unsure.size:
+            self._widen(neighbors, queries, unsure, k, width)
+        return neighbors, None if counter is None else self.faiss.count(counter)
+
+    def _set_threads(self) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)
+
+    def _probe(self) -> Literal["faiss", "torch"]:
+        if self.part.features.size < SMALL or not search_faiss.available():
+            return "torch"
+        return _faster(self.part.metric, self.part.features.shape[1], self.kernel.name, self.threads)
+
+    def _checked_queries(self, queries: np.ndarray) -> np.ndarray:
+        queries = _checked(queries, self.part.metric)
+        if queries.shape[1] != self.part.features.shape[1]:
+            raise ValueError(
+                f"queries have {queries.shape[1]} features, the training images {self.part.features.shape[1]}"
+            )
+        return queries
+
+
+@functools.cache
+def _faster(metric: Metric, dimension: int, kernel: str, threads: int) -> Literal["faiss", "torch"]:
+    """The faster engine for such features, on random ones of a twentieth of a second or so."""
+    rng = np.random.default_rng(0)
+    rows = int(np.clip(2**22 // dimension, 1024, 8192))
+    data = rng.integers(0, 256, (rows + 512, dimension)).astype(np.float32)
+    if metric == "ip":
+        data = rng.standard_normal(data.shape, np.float32)
+        data /= np.linalg.norm(data, axis=1, keepdims=True)
+    seconds = {}
+    for engine in ("faiss", "torch"):
+        index = Index(data[512:], np.arange(rows), metric, engine=engine, threads=threads, kernel=kernel)  # type: ignore[arg-type]
+        index.search(data[:64], 50)
+        start = time.perf_counter()
+        index.search(data[:512], 50)
+        seconds[engine] = time.perf_counter() - start
+    return "faiss" if seconds["faiss"] < seconds["torch"] else "torch"
+
+
+def _checked(features: np.ndarray, metric: Metric) -> np.ndarray:
+    if features.ndim != 2 or features.dtype != np.float32:
+        raise ValueError(f"features must be float32 [N, d], not {features.dtype} {features.shape}")
+    features = np.ascontiguousarray(features)
+    total = 0.0
+    for start in range(0, len(features), 8192):
+        block = features[start : start + 8192]
+        total = max(total, float(np.einsum("ij,ij->i", block, block).max(initial=0.0)))
+        if not np.isfinite(block.sum()):
+            raise ValueError("features hold NaN or infinite values")
+    if metric == "ip" and total > 1.001:
+        raise ValueError("inner products are taken of unit vectors; normalize the features")
+    return features

@@ -1,0 +1,80 @@
+"""The same search by FAISS: its flat indices find candidates, which are compared again in float64."""
+
+from typing import Any
+
+import numpy as np
+
+from side_ray.errors import UserError
+from side_ray.memorization.counting import LevelCounter
+from side_ray.memorization.exact import rank_candidates
+from side_ray.memorization.kernels import BLOCK, Float32Kernel
+from side_ray.memorization.neighbors import Counts, Neighbors
+from side_ray.memorization.search_torch import Part
+
+QUERIES = 1024
+"""Queries of one range search: its result lists every pair."""
+
+
+def available() -> bool:
+    """Whether FAISS is installed."""
+    try:
+        _faiss()
+    except UserError:
+        return False
+    return True
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "score.engine: faiss is not installed; install side-ray[cpu] or side-ray[gpu], or use torch"
+        ) from None
+    return faiss
+
+
+class FaissIndex:
+    """A flat index of a part (on all GPUs where FAISS has some), beside the part itself."""
+
+    def __init__(self, part: Part, kernel: Float32Kernel) -> None:
+        faiss = _faiss()
+        self.part, self.kernel = part, kernel
+        dimension = part.features.shape[1]
+        # Centred like the kernel's tiles: FAISS expands squares as well, and the error bound grows with the norms.
+        self.index = faiss.IndexFlatIP(dimension) if part.metric == "ip" else faiss.IndexFlatL2(dimension)
+        for start in range(0, len(part.features), BLOCK):
+            self.index.add(self._centred(part.features[start : start + BLOCK]))
+        self.on_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
+        self.top_index = faiss.index_cpu_to_all_gpus(self.index) if self.on_gpu else self.index
+
+    def _centred(self, rows: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(rows if self.kernel.center is None else rows - self.kernel.center)
+
+    def nearest(self, queries: np.ndarray, k: int, width: int) -> tuple[Neighbors, np.ndarray]:
+        """The k nearest, and the rows (int64) for which `width` candidates were too few; see `search_torch.scan`."""
+        distances, columns = self.top_index.search(self._centred(queries), width)
+        norms = self.kernel.query_norms(queries)[:, None]
+        scores = distances.astype(np.float64) if self.part.metric == "ip" else norms - distances
+        # FAISS subtracts from the sum of both squared norms, in float32.
+        epsilon = self.kernel.epsilon(queries) * 2 + (0.0 if self.part.metric == "ip" else 2.0**-21 * norms[:, 0])
+        at_least = scores[:, k - 1] - 2 * epsilon
+        candidates = np.where(scores >= at_least[:, None], columns, -1)
+        full = scores[:, -1] >= at_least
+        unsure = np.flatnonzero(full) if width < len(self.part.features) else np.empty(0, np.int64)
+        found = rank_candidates(queries, self.part.features, self.part.ids, candidates, k, self.part.metric)
+        return found, unsure
+
+    def count(self, counter: LevelCounter) -> Counts:
+        """Counts of inner products by range search, which is strict and only on the CPU; the edges are settled exactly."""
+        found = []
+        for start in range(0, len(counter.queries), QUERIES):
+            rows = slice(start, min(start + QUERIES, len(counter.queries)))
+            levels = counter.block(self.kernel, rows, self.kernel.epsilon(counter.queries[rows]) * 2)
+            radius = np.nextafter(levels.maybe[:, 0].min(), np.float32(-np.inf))
+            limits, scores, columns = self.index.range_search(
+                np.ascontiguousarray(counter.queries[rows]), float(radius)
+            )
+            which = np.repeat(np.arange(rows.stop - rows.start), np.diff(limits.astype(np.int64)))
+            found.append(levels.count_pairs(which, columns, scores))
+        return Counts.merge(found)
