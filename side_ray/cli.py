@@ -1,0 +1,144 @@
+"""The `side-ray` command: one verb per stage, and `audit` for all of them."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from side_ray.config import load_config
+from side_ray.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Audit what a diffusion model memorised of its training set, and how much of it can be extracted.",
+)
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file of the audit, for example jobs/configs/digits.yaml")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace those of the file")
+]
+
+
+def _run(last: str, path: str, overrides: list[str] | None) -> None:
+    raise typer.Exit(guarded(lambda: _until(last, path, overrides or [])))
+
+
+def _until(last: str, path: str, overrides: list[str]) -> None:
+    config = load_config(path, overrides)
+    # Imported late: a wrong config should be told at once, not after seconds of loading libraries.
+    from rich.console import Console
+
+    from side_ray.report.table import terminal_table
+    from side_ray.stages.audit import describe, run_until
+    from side_ray.stages.progress import Reporter
+    from side_ray.stages.session import shut_down
+
+    reporter = Reporter()
+    if last == "report":
+        reporter.say(describe(config))
+    try:
+        artifacts = run_until(last, config, reporter)
+        if last == "report":
+            Console(width=None if sys.stdout.isatty() else 160).print(
+                terminal_table(artifacts.report.read_json("metrics.json"))
+            )
+            print(f"report: {artifacts.run.store.uri}/{artifacts.report.key}/index.html")
+    finally:
+        shut_down()
+
+
+@app.command("prepare")
+def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Bring the training images into the run directory, split into members and unseen sets."""
+    _run("prepare", config, overrides)
+
+
+@app.command("train-dpm")
+def train_dpm(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train the DPM under audit, or import it."""
+    _run("train_dpm", config, overrides)
+
+
+@app.command("train-surrogate")
+def train_surrogate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Sample the synthetic set and distil the time-dependent classifier on it."""
+    _run("train_surrogate", config, overrides)
+
+
+@app.command("extract")
+def extract(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Sample every condition: Random, OL-TI and SIDE at each λ."""
+    _run("extract", config, overrides)
+
+
+@app.command("score")
+def score(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Score every sample against the training images and the unseen ones."""
+    _run("score", config, overrides)
+
+
+@app.command("report")
+def report(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Write metrics.json, metrics.csv and index.html, and print the table."""
+    _run("report", config, overrides)
+
+
+@app.command("audit")
+def audit(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Run the whole audit, making only what is not there yet."""
+    _run("report", config, overrides)
+
+
+@app.command("plan")
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what an audit would do and what of it is there already, without starting anything."""
+    raise typer.Exit(guarded(lambda: _plan(config, overrides or [])))
+
+
+def _plan(path: str, overrides: list[str]) -> None:
+    config = load_config(path, overrides)
+    from side_ray.stages.audit import open_run
+    from side_ray.stages.estimate import plan_lines
+    from side_ray.stages.preflight import preflight
+
+    artifacts = open_run(config)
+    preflight(config, artifacts)
+    print("\n".join(plan_lines(config, artifacts)))
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Call `action` and return the exit code, a person's mistake told in one line on stderr instead of a traceback."""
+    try:
+        action()
+    except UserError as error:
+        print(f"side-ray: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("side-ray: stopped; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def job(last: str) -> None:
+    """Entry point of a submitted job: `python jobs/audit.py --config FILE [section.key=value …]`.
+
+    Args:
+        last: the stage to end with, one of `side_ray.stages.audit.STAGES`.
+    """
+    parser = argparse.ArgumentParser(description=f"Run an audit up to and including its stage {last}.")
+    parser.add_argument("--config", required=True, help="YAML file of the audit")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
+    )
+    arguments = parser.parse_args()
+    sys.exit(guarded(lambda: _until(last, arguments.config, arguments.overrides)))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,73 @@
+"""The whole audit: the paper's Algorithm 1, from training images to a report."""
+
+import time
+
+from side_ray.config import Config
+from side_ray.run import Run
+from side_ray.stages.extract import extract, extract_synthetic
+from side_ray.stages.plan import Artifacts, conditions
+from side_ray.stages.preflight import preflight
+from side_ray.stages.prepare import prepare
+from side_ray.stages.progress import Reporter, duration
+from side_ray.stages.report import report
+from side_ray.stages.score import score
+from side_ray.stages.shards import DamagedShard
+from side_ray.stages.train_dpm import train_dpm
+from side_ray.stages.train_surrogate import train_surrogate
+from side_ray.storage import open_store
+
+STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "report")
+
+
+def open_run(config: Config) -> Artifacts:
+    """The run directory of a config, not yet touched."""
+    store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+    return Artifacts(config, Run(store))
+
+
+def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
+    """Run the stages up to and including `last`, making only what is not there yet.
+
+    Args:
+        last: one of `STAGES`.
+
+    Raises:
+        UserError: see the stages; what is finished stays finished.
+    """
+    artifacts = open_run(config)
+    preflight(config, artifacts)
+    artifacts.run.store.write("config.yaml", config.to_yaml().encode())
+    stages = (prepare, train_dpm, extract_synthetic, train_surrogate, extract, score, report)
+    began = time.monotonic()
+    for name, stage in zip(STAGES, stages, strict=True):
+        try:
+            stage(config, artifacts, reporter)
+        except DamagedShard as damage:
+            reporter.warn(f"{damage}: making it again")
+            artifacts.run.store.delete(damage.key)
+            extract_synthetic(config, artifacts, reporter)
+            if name in ("score", "report"):
+                extract(config, artifacts, reporter)
+                score(config, artifacts, reporter)
+            stage(config, artifacts, reporter)
+        if name == last:
+            break
+    reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
+    return artifacts
+
+
+def describe(config: Config) -> str:
+    """What an audit will do, in a few lines for the terminal."""
+    many = conditions(config)
+    total = len(many) * config.extract.samples
+    victim = {
+        "train": f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images",
+        "import": f"import {config.dpm.path}",
+        "optimal": f"use the closed-form DPM of {config.data.members:,} images",
+    }[config.dpm.kind]
+    return (
+        f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
+        f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
+        f"{config.extract.samples:,} = {total:,} images with {config.extract.sampler}-{config.extract.steps}; "
+        f"score by {config.score.similarity}; report"
+    )

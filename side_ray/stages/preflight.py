@@ -1,0 +1,43 @@
+"""Checks that need more than the config's own text, made before anything is written."""
+
+from side_ray.config import Config
+from side_ray.datasets import load_source, split_indices
+from side_ray.diffusion.dpm import new_unet
+from side_ray.diffusion.sampler import visited_timesteps
+from side_ray.diffusion.schedule import new_schedule
+from side_ray.errors import UserError
+from side_ray.memorization.bands import Bands
+from side_ray.stages.plan import Artifacts
+from side_ray.stages.score import similarity_of
+
+
+def preflight(config: Config, artifacts: Artifacts) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        UserError: one line naming the key and the remedy.
+        RunError: the run directory cannot be read and written.
+    """
+    visited_timesteps(
+        new_schedule(config.dpm.schedule, config.dpm.timesteps), config.extract.sampler, config.extract.steps
+    )
+    similarity = similarity_of(config.score)
+    Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
+    if not artifacts.prepare.done:
+        source = load_source(config.data)
+        split_indices(config.data, len(source), config.run.seed)
+        height, width, channels = source.images.shape[1:]
+        if config.dpm.kind == "train":
+            new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+        if source.labels is None and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
+            raise UserError(
+                f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
+                "drop ti from extract.methods and use surrogate.labels: cluster"
+            )
+    if config.dpm.kind == "train" and config.dpm.batch_size % config.cluster.train_workers:
+        raise UserError(
+            f"dpm.batch_size: {config.dpm.batch_size} is not divisible by cluster.train_workers ({config.cluster.train_workers}); "
+            "choose a multiple"
+        )
+    _ = artifacts.dpm
+    artifacts.run.store.check()

@@ -1,0 +1,198 @@
+"""Turns the stored scores into metrics.json, metrics.csv and index.html."""
+
+import hashlib
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from side_ray.config import Config
+from side_ray.datasets import read_split
+from side_ray.images import encode_png
+from side_ray.memorization.cut import Cut
+from side_ray.memorization.hits import Hits, hits_from_columns, merge_hits
+from side_ray.memorization.scores import ConditionScores, compare, condition_metrics
+from side_ray.report.figures import build_figures
+from side_ray.report.page import render
+from side_ray.report.table import metrics_csv
+from side_ray.stages.plan import Artifacts, Condition, conditions
+from side_ray.stages.progress import Reporter
+from side_ray.stages.score import bands_of, hits_key, read_cut, similarity_of
+from side_ray.stages.shards import ShardSet
+from side_ray.stages.trainer import CURVE
+
+SCHEMA = 1
+
+
+def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Write the report; does nothing if it is there."""
+    target = artifacts.report
+    if not target.done:
+        cut = read_cut(config, artifacts)
+        if not cut.known:
+            reporter.warn(
+                f"{cut.n:,} synthetic images are too few to know a false-match rate of {cut.false_match_rate:g}; "
+                f"raise surrogate.synthetic to {round(1 / cut.false_match_rate):,} or more"
+            )
+        scores = {each: read_scores(config, artifacts.scores(each)) for each in conditions(config)}
+        metrics = build_metrics(config, artifacts, scores, cut)
+        target.write_json("metrics.json", metrics)
+        target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
+        values = [
+            {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
+            for each, found in scores.items()
+        ]
+        figures = build_figures(metrics, curves=_curves(artifacts), values=values)
+        for figure in figures:
+            target.store.write(f"{target.key}/figures/{figure.name}.svg", figure.svg.encode())
+        gallery = _gallery(config, artifacts, scores)
+        page = render(metrics, config.model_dump(mode="json"), figures=figures, gallery=gallery)
+        target.store.write(f"{target.key}/index.html", page.encode())
+        target.finish(conditions=len(scores))
+        reporter.say(f"report: {len(scores)} conditions")
+    artifacts.run.point_latest(report=target.key)
+
+
+def read_scores(config: Config, scores: ShardSet) -> ConditionScores:
+    """The scores of one condition, shard by shard, in the order of the sample ids."""
+    count = config.extract.samples // scores.rows
+    parts: dict[str, list[np.ndarray]] = {"best": [], "best_id": [], "holdout_best": [], "second": []}
+    hits: list[Hits] = []
+    for index in range(count):
+        table = scores.read(index)
+        for name in ("best", "best_id", "holdout_best"):
+            parts[name].append(table.column(name).to_numpy())
+        if config.score.similarity == "nl2":
+            parts["second"].append(pc.list_element(table.column("neighbor_values"), 1).to_numpy())
+        with scores.store.open_input(hits_key(scores, index)) as source:
+            columns = pq.read_table(source).to_pydict()
+        hits.append(hits_from_columns(*(np.array(columns[n]) for n in ("band", "train_id", "count", "sample_id"))))
+    joined = {name: np.concatenate(arrays) if arrays else None for name, arrays in parts.items()}
+    best, best_id = joined["best"], joined["best_id"]
+    assert best is not None
+    assert best_id is not None
+    return ConditionScores(best, best_id, merge_hits(hits), joined["holdout_best"], joined["second"])
+
+
+def build_metrics(
+    config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut
+) -> dict[str, Any]:
+    """The contents of metrics.json."""
+    bands, similarity = bands_of(config), similarity_of(config.score)
+    sizes = artifacts.prepare.info()
+    random = scores.get(Condition("random", 0.0))
+    sample_ids = np.arange(config.extract.samples)
+    rows = []
+    for each, found in scores.items():
+        row: dict[str, Any] = {"method": each.method, "lambda": each.scale}
+        row |= condition_metrics(found, bands, cut, train_size=sizes["member"])
+        if random is not None and random is not found:
+            test = compare(found, sample_ids, random, sample_ids, cut, bands.larger_is_closer)
+            row["mcnemar"] = {"p_value": test.p_value, "only_this": test.only_a, "only_random": test.only_b}
+        rows.append(row)
+    return {
+        "schema": SCHEMA,
+        "similarity": {"name": similarity.name, **similarity.params(), "bands": bands.resolve()},
+        "train_size": sizes["member"],
+        "calibration_size": sizes["calibration"],
+        "holdout_size": sizes["holdout"],
+        "cut": cut.value,
+        "cut_n": cut.n,
+        "cut_rank": cut.rank,
+        "cut_known": cut.known,
+        "false_match_rate": cut.false_match_rate,
+        "false_match_rate_ci": list(cut.rate_ci),
+        "provenance": _provenance(config, artifacts),
+        "conditions": rows,
+    }
+
+
+def _provenance(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+    libraries = ("side-ray", "ray", "torch", "diffusers", "faiss-cpu", "pyarrow")
+    return {
+        "run": artifacts.run.store.uri,
+        "seed": config.run.seed,
+        "artifacts": artifacts.run.latest(),
+        "sha256": _weight_hashes(artifacts),
+        "versions": {name: _version(name) for name in libraries},
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except ModuleNotFoundError:
+        return None
+
+
+def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
+    """SHA-256 of every weight file that the numbers depend on, by its path in the run."""
+    store = artifacts.run.store
+    keys = [
+        entry.key
+        for directory in (artifacts.dpm.key, artifacts.surrogate.key)
+        for entry in store.list(directory)
+        if entry.key.endswith(".safetensors")
+    ]
+    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
+
+
+def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
+    """Loss curves of what was trained, and the student's accuracy by timestep."""
+    curves = []
+    surrogate = artifacts.surrogate
+    trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in ("teacher", "student", "ol_ti")}
+    for stage, artifact in trained.items():
+        if not artifact.store.exists(f"{artifact.key}/{CURVE}"):
+            continue
+        curve = {"stage": stage, **artifact.read_json(CURVE)}
+        info = artifact.info()
+        if "accuracy" in info:
+            curve["t"] = [(row["first"] + row["last"]) / 2 for row in info["accuracy"]]
+            curve["accuracy"] = [row["hits"] / row["count"] for row in info["accuracy"]]
+            curve["chance"] = max(info["truth"]) / sum(info["truth"])
+        curves.append(curve)
+    return curves
+
+
+def _gallery(config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
+    """The best matches of each method with distinct training images, with both images as PNG."""
+    closest_first = -1 if config.score.similarity == "sscd" else 1
+    found: dict[str, list[tuple[float, Condition, int, int]]] = {}
+    for each, result in scores.items():
+        order = np.argsort(closest_first * result.best, kind="stable")
+        _, first = np.unique(result.best_id[order], return_index=True)
+        best = order[np.sort(first)][: config.report.gallery]
+        found.setdefault(each.method, []).extend(
+            (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
+        )
+    members = read_split(artifacts.run.store, artifacts.prepare.key, "member")
+    items = []
+    for matches in found.values():
+        seen: set[int] = set()
+        for value, each, sample_id, train_id in sorted(matches, key=lambda match: (closest_first * match[0], match[2])):
+            if train_id in seen or len(seen) == config.report.gallery:
+                continue
+            seen.add(train_id)
+            label = None if members.labels is None else int(members.labels[train_id])
+            items.append(
+                {
+                    "method": each.method,
+                    "lambda": each.scale,
+                    "train_id": train_id,
+                    "sample_id": sample_id,
+                    "value": value,
+                    "label": label,
+                    "train_png": encode_png(members.images[train_id]),
+                    "sample_png": _sample_png(artifacts.samples(each), sample_id),
+                }
+            )
+    return items
+
+
+def _sample_png(samples: ShardSet, sample_id: int) -> bytes:
+    shard, row = divmod(sample_id, samples.rows)
+    return samples.read(shard, ["image"]).column("image")[row]["bytes"].as_py()

@@ -1,0 +1,289 @@
+"""Scores every sample against the members and the held-out images, exactly, and sets the calibrated cut.
+
+The training features are one index in every scorer where they are small, or split over search actors: each query batch goes
+to all of them, and their results merge exactly.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from side_ray.config import Config, ScoreSection
+from side_ray.datasets import read_split, to_parquet
+from side_ray.errors import RunError
+from side_ray.images import decode_column
+from side_ray.memorization.bands import Bands, Levels
+from side_ray.memorization.cut import Cut, calibrated_cut
+from side_ray.memorization.hits import band_hits, count_neighbors, hits_to_columns
+from side_ray.memorization.neighbors import Counts, Neighbors, merge
+from side_ray.memorization.search import Index
+from side_ray.memorization.similarity import Similarity, make_similarity
+from side_ray.run import Artifact
+from side_ray.stages.plan import Artifacts, conditions
+from side_ray.stages.pool import Outcome, Task, one_line, run_tasks
+from side_ray.stages.progress import Reporter
+from side_ray.stages.session import ensure_ray
+from side_ray.stages.shards import DamagedShard, ShardSet
+
+Split = Literal["member", "calibration", "holdout"]
+# Features of one index; a larger training set is split.
+PART_BYTES = 2 * 2**30
+
+
+def similarity_of(score: ScoreSection) -> Similarity:
+    """The similarity γ that the config names.
+
+    Raises:
+        UserError: its weights cannot be loaded.
+    """
+    if score.similarity == "nl2":
+        return make_similarity("nl2")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return make_similarity("sscd", checkpoint=score.checkpoint, policy=score.preprocessing, device=device)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shards to score, where their scores go, and what they are compared with. `levels` is None for the cut's own scores."""
+
+    samples: ShardSet
+    scores: ShardSet
+    splits: tuple[Split, ...]
+    levels: Levels | None
+
+
+class SearchPart:
+    """One part of the features of one or more splits, loaded by path, so that a restarted actor loads them again."""
+
+    def __init__(
+        self, prepared: Artifact, score: ScoreSection, sizes: dict[Split, int], part: int, parts: int, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        similarity = similarity_of(score)
+        self.indices: dict[Split, Index] = {}
+        for split, size in sizes.items():
+            start, stop = size * part // parts, size * (part + 1) // parts
+            if start < stop:
+                images = read_split(prepared.store, prepared.key, split, start, stop)
+                features = similarity.embed(images.images)
+                self.indices[split] = Index(
+                    features, images.ids, similarity.metric, engine=score.engine, threads=threads
+                )
+
+    def search(
+        self, split: Split, queries: np.ndarray, k: int, levels: Levels | None
+    ) -> tuple[Neighbors, Counts | None] | None:
+        """Nearest of this part, and its counts per level; None where the part holds nothing of the split."""
+        index = self.indices.get(split)
+        return index.search(queries, k, levels) if index else None
+
+    def count(self, split: Split, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> Counts | None:
+        """How often each training image of this part is hit at each level."""
+        index = self.indices.get(split)
+        return index.count(queries, levels, unit) if index else None
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """Everything that a scorer needs, by path. `servers` are handles of remote `SearchPart`s; empty = hold all features."""
+
+    prepared: Artifact
+    groups: list[Group]
+    score: ScoreSection
+    sizes: dict[Split, int]
+    servers: list[Any]
+    threads: int
+
+
+class Scorer:
+    """An actor that scores whole shards of samples and writes the scores."""
+
+    def __init__(self, spec: ScorerSpec) -> None:
+        self.spec = spec
+        self.similarity = similarity_of(spec.score)
+        local = not spec.servers
+        self.part = SearchPart(spec.prepared, spec.score, spec.sizes, 0, 1, spec.threads) if local else None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        task = Task(int(batch["group"][0]), int(batch["shard"][0]))
+        row: dict[str, Any] = {"group": task.group, "shard": task.shard, "retries": 0, "error": "", "note": ""}
+        row |= {"seconds_read": 0.0, "seconds_search": 0.0, "seconds_write": 0.0}
+        try:
+            self._score(self.spec.groups[task.group], task.shard, row)
+        except Exception as error:  # a failure stays with its shard; the driver names it when the others are done
+            row["error"] = one_line(error)
+        return {name: np.array([value]) for name, value in row.items()}
+
+    def _score(self, group: Group, shard: int, row: dict[str, Any]) -> None:
+        began, retries = time.perf_counter(), self.spec.prepared.store.retries
+        table = group.samples.read(shard, ["sample_id", "image"])
+        sample_ids = table.column("sample_id")
+        queries = self.similarity.embed(decode_column(table.column("image")))
+        row["seconds_read"] = time.perf_counter() - began
+
+        began = time.perf_counter()
+        nearest, values, counts = self._search(group.splits[0], queries, group.levels)
+        columns: dict[str, Any] = {
+            "sample_id": sample_ids,
+            "best_id": pa.array(nearest.ids[:, 0], pa.int64()),
+            "best": pa.array(values[:, 0], pa.float32()),
+        }
+        if group.levels is not None:
+            columns["neighbor_ids"] = _lists(nearest.ids, pa.int64())
+            columns["neighbor_values"] = _lists(values, pa.float32())
+            columns["holdout_best"] = pa.array(self._search(group.splits[1], queries, None)[1][:, 0], pa.float32())
+        row["seconds_search"] = time.perf_counter() - began
+
+        began = time.perf_counter()
+        if group.levels is not None:
+            assert counts is not None
+            hits = hits_to_columns(band_hits(counts, group.levels, sample_ids.to_numpy()))
+            self.spec.prepared.store.write(hits_key(group.scores, shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
+        # Last, since its presence says that the shard is scored.
+        group.scores.write(shard, pa.table(columns))
+        row["seconds_write"] = time.perf_counter() - began
+        row["retries"] = self.spec.prepared.store.retries - retries
+
+    def _search(
+        self, split: Split, queries: np.ndarray, levels: Levels | None
+    ) -> tuple[Neighbors, np.ndarray, Counts | None]:
+        """Nearest images over the whole split, their values float32 [Q, k], and the counts at `levels`."""
+        similarity, size = self.similarity, self.spec.sizes[split]
+        one_pass = levels if similarity.metric == "ip" else None
+        answers = self._ask("search", split, queries, self.spec.score.neighbors, one_pass)
+        nearest = merge([neighbors for neighbors, _ in answers], self.spec.score.neighbors, similarity.metric)
+        values = similarity.values(nearest)
+        if levels is None:
+            return nearest, values, None
+        if one_pass is not None:
+            return nearest, values, Counts.merge([counts for _, counts in answers])
+        limit = similarity.complete_below(nearest, size)
+        if limit is not None and not levels.reaches_beyond(limit):
+            return nearest, values, count_neighbors(nearest, values, levels)
+        counts = self._ask("count", split, queries, levels, similarity.unit(nearest))
+        return nearest, values, Counts.merge(counts)
+
+    def _ask(self, method: str, split: Split, queries: np.ndarray, *arguments: Any) -> list[Any]:
+        """The answers of every part that holds some of the split."""
+        if self.part is not None:
+            answers = [getattr(self.part, method)(split, queries, *arguments)]
+        else:
+            import ray
+
+            shared = ray.put(queries)
+            answers = ray.get(
+                [getattr(server, method).remote(split, shared, *arguments) for server in self.spec.servers]
+            )
+        return [answer for answer in answers if answer is not None]
+
+
+HITS_SCHEMA = pa.schema(
+    [("band", pa.string()), ("train_id", pa.int64()), ("count", pa.int64()), ("sample_id", pa.int64())]
+)
+
+
+def hits_key(scores: ShardSet, index: int) -> str:
+    """Where the hits of one scored shard lie: every training image in a band, Eq. 15."""
+    return f"{scores.directory}/hits-{index:06d}.parquet"
+
+
+def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    rows, columns = values.shape
+    offsets = np.arange(0, rows * columns + 1, columns, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), kind))
+
+
+def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
+
+    Raises:
+        DamagedShard: some samples' files were no shards of this plan; they are deleted, to be sampled again.
+        RunError: some shards could not be scored; the others are written, and the message names those.
+    """
+    sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "calibration", "holdout")}
+    synthetic = Group(artifacts.synthetic, artifacts.cut, ("calibration",), None)
+    many = [(each, artifacts.samples(each), artifacts.scores(each)) for each in conditions(config)]
+    size = config.extract.shard_size
+    to_cut = artifacts.cut.missing(config.surrogate.synthetic // size)
+    to_score = [scores.missing(config.extract.samples // size) for _, _, scores in many]
+    total = config.surrogate.synthetic + config.extract.samples * len(many)
+    if not to_cut and not any(to_score):
+        reporter.say(f"score: {total:,} samples are scored")
+    else:
+        left = size * (len(to_cut) + sum(map(len, to_score)))
+        ensure_ray(config.cluster)
+        servers = _start_servers(config, artifacts, sizes)
+        with reporter.bar("score", total, "samples", done=total - left) as bar:
+            spec = ScorerSpec(artifacts.prepare, [synthetic], config.score, sizes, servers, config.cluster.actor_cpus)
+            tasks = [Task(0, shard) for shard in to_cut]
+            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar, size))
+            levels = bands_of(config).levels(read_cut(config, artifacts).value)
+            groups = [Group(samples, scores, ("member", "holdout"), levels) for _, samples, scores in many]
+            spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
+            tasks = [Task(g, shard) for g, missing in enumerate(to_score) for shard in missing]
+            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar, size))
+        _stop_servers(servers)
+    artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
+
+
+def bands_of(config: Config) -> Bands:
+    """The bands that the config asks for."""
+    larger_is_closer = config.score.similarity == "sscd"
+    return Bands.make(config.score.bands, config.score.similarity, larger_is_closer)
+
+
+def read_cut(config: Config, artifacts: Artifacts) -> Cut:
+    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
+    count = config.surrogate.synthetic // config.extract.shard_size
+    best = artifacts.cut.read_first(count, ["best"]).column("best").to_numpy()
+    return calibrated_cut(best, config.score.false_match_rate, larger_is_closer=config.score.similarity == "sscd")
+
+
+def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
+    """Parts to split the training features into; 1 = every scorer holds them all."""
+    return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
+
+
+def _start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
+    height, width, channels = artifacts.prepare.info()["shape"]
+    dimension = 512 if config.score.similarity == "sscd" else height * width * channels
+    parts = min(parts_of(config.score, sizes["member"], dimension), sizes["member"])
+    if parts == 1:
+        return []
+    import ray
+
+    # Half of the processors for the search, half for those who ask: neither may keep the other from starting.
+    processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * config.cluster.actor_cpus
+    share = min(config.cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
+    actor = ray.remote(SearchPart).options(num_cpus=share, max_restarts=-1, max_task_retries=-1)
+    threads = config.cluster.actor_cpus
+    return [actor.remote(artifacts.prepare, config.score, sizes, part, parts, threads) for part in range(parts)]
+
+
+def _stop_servers(servers: list[Any]) -> None:
+    if servers:
+        import ray
+
+        for server in servers:
+            ray.kill(server)
+
+
+def _require_all(spec: ScorerSpec, outcome: Outcome) -> None:
+    if not outcome.failures:
+        return
+    damaged = [task for task, reason in outcome.failures.items() if reason.startswith(DamagedShard.__name__)]
+    for task in damaged:
+        samples = spec.groups[task.group].samples
+        samples.store.delete(samples.key(task.shard))
+    if damaged:
+        first = spec.groups[damaged[0].group].samples.key(damaged[0].shard)
+        raise DamagedShard(first, f"and {len(damaged) - 1} others are no shards of this plan")
+    task, reason = next(iter(outcome.failures.items()))
+    raise RunError(
+        f"score: {len(outcome.failures)} shards failed, first {spec.groups[task.group].scores.key(task.shard)} ({reason}); "
+        "the others are kept, so run the same command again to retry"
+    )

@@ -1,0 +1,120 @@
+"""Recomputes an nL2 audit's numbers from its Parquet files by brute force in float64. It imports nothing of side-ray.
+
+`python tests/bruteforce.py RUN` compares the cut and every condition's AMS, UMS, `ums_best` and held-out counts, in every band,
+cumulative band and at the calibrated cut, with `metrics.json`.
+"""
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+ALPHA, NEAREST = 0.5, 50
+
+
+def images_of(table) -> np.ndarray:
+    """float64 [N, d] pixel values."""
+    return np.array(
+        [np.asarray(Image.open(io.BytesIO(row["bytes"]))).ravel() for row in table.column("image").to_pylist()], float
+    )
+
+
+def read(directory: Path, count: int | None = None):
+    """The images of a table's `part-*.parquet`, in order; the first `count` rows."""
+    tables = [
+        pq.read_table(path, columns=["image"], partitioning=None) for path in sorted(directory.glob("part-*.parquet"))
+    ]
+    images = np.concatenate([images_of(table) for table in tables])
+    return images if count is None else images[:count]
+
+
+def split_of(directory: Path, split: str) -> np.ndarray:
+    """The images of one split of the prepared data, by id."""
+    tables = [
+        pq.read_table(path, filters=[("split", "==", split)]) for path in sorted(directory.glob("part-*.parquet"))
+    ]
+    ids = np.concatenate([table.column("id").to_numpy() for table in tables])
+    return np.concatenate([images_of(table) for table in tables if len(table)])[np.argsort(ids)]
+
+
+def nl2(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """float32 [N, M]: distance over α times the mean of the 50 nearest, computed in float64."""
+    rows = []
+    for sample in samples:
+        distance = np.sqrt(((train - sample) ** 2).sum(1))
+        rows.append(distance / (ALPHA * np.sort(distance)[:NEAREST].mean()))
+    return np.array(rows).astype(np.float32)
+
+
+def inside(values: np.ndarray, band: list, stricter: list[list]) -> np.ndarray:
+    """Closed interval, less what belongs to a stricter band that shares an edge."""
+    low, high = (
+        np.float32(-math.inf if band[0] is None else band[0]),
+        np.float32(math.inf if band[1] is None else band[1]),
+    )
+    found = (values >= low) & (values <= high)
+    for other in stricter:
+        found &= ~((values == low) & (other[1] == band[0]))
+    return found
+
+
+def numbers(values: np.ndarray, holdout: np.ndarray, belongs) -> dict[str, int]:
+    best, held = values.min(1), holdout.min(1)
+    matched = belongs(best)
+    return {
+        "ams_count": int(matched.sum()),
+        "ums_count": int(belongs(values).any(0).sum()),
+        "ums_best_count": len(set(values.argmin(1)[matched].tolist())),
+        "holdout_count": int(belongs(held).sum()),
+    }
+
+
+def check(run: str | Path) -> list[str]:
+    """Differences between the brute-force numbers and `metrics.json`, a line each; empty where all agree."""
+    root = Path(run)
+    latest = json.loads((root / "latest.json").read_text())
+    metrics = json.loads((root / latest["report"] / "metrics.json").read_text())
+    train, calibration, holdout = (
+        split_of(root / latest["prepare"], name) for name in ("member", "calibration", "holdout")
+    )
+    faults = []
+
+    synthetic = read(root / latest["synthetic"], metrics["cut_n"])
+    rate = metrics["false_match_rate"]
+    best = np.sort(nl2(synthetic, calibration).min(1))
+    cut = best[max(1, math.floor(round(len(best) * rate, 9))) - 1]
+    if cut != np.float32(metrics["cut"]):
+        faults.append(f"cut: {metrics['cut']} is reported, {cut} is found")
+
+    bands = metrics["similarity"]["bands"]
+    for condition in metrics["conditions"]:
+        name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
+        samples = read(root / latest["samples"][name], condition["n"])
+        values, held = nl2(samples, train), nl2(samples, holdout)
+        wanted = {("calibrated",): numbers(values, held, lambda v: v <= cut)}
+        for kind in ("bands", "cumulative"):
+            for band, edges in bands[kind].items():
+                stricter = [other for key, other in bands["bands"].items() if key != band] if kind == "bands" else []
+                wanted[kind, band] = numbers(values, held, lambda v, e=edges, s=stricter: inside(v, e, s))
+        for path, expected in wanted.items():
+            reported = condition
+            for key in path:
+                reported = reported[key]
+            for key, value in expected.items():
+                share = reported[key.removesuffix("_count") if key != "holdout_count" else "holdout_ams"]
+                if reported[key] != value or not math.isclose(share, value / len(samples)):
+                    faults.append(
+                        f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
+                    )
+    return faults
+
+
+if __name__ == "__main__":
+    found = check(sys.argv[1])
+    print("\n".join(found) or "every number agrees")
+    sys.exit(bool(found))
