@@ -102,7 +102,7 @@ def main() -> None:
 
         def bare(scheduler: object = scheduler, step: dict = step) -> torch.Tensor:
             # A multistep solver keeps its history, so each run needs a new one.
-            solver = scheduler or DPMSolverMultistepScheduler.from_config(config, timestep_spacing="linspace")
+            solver = scheduler or DPMSolverMultistepScheduler.from_config(config, timestep_spacing="leading")
             return bare_loop(unet, solver, torch.randn(batch, *shape, device=device), steps, **step)
 
         compare(name, ours, bare, batch, options.rounds)

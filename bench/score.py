@@ -1,6 +1,6 @@
 """Exact scoring against FAISS's own way to the same answer and against the bare matrix product, side by side.
 
-    python bench/score.py [--scale 0.1] [--threads 2] [--shape nl2] [--json out.json]
+    python bench/score.py [--scale 0.1] [--threads 2] [--shape nl2] [--check 0]
 
 Two shapes at scale 1: nl2 20,000 samples × 50,000 training images × 3,072 pixel values (CIFAR-10), sscd 50,000 × 25,000 ×
 512 unit vectors. One sample in ten is a near copy of a training image. k = 50, all bands. Each way runs in a process of its
@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.memorization.bands import Bands
+from side_ray.memorization.bands import Bands, Levels
 from side_ray.memorization.hits import count_neighbors
 from side_ray.memorization.neighbors import Counts, Neighbors
-from side_ray.memorization.search import Index
+from side_ray.memorization.search import Engine, Index
 from side_ray.memorization.similarity import make_similarity, normalize
 
 K = 50
-CHECKED = 200
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def levels_of(shape: Shape) -> Any:
+def levels_of(shape: Shape) -> Levels:
     larger = shape.name == "sscd"
     return Bands.make(None, shape.name, larger).levels(0.45 if larger else 1.38)
 
 
-def exact(shape: Shape, threads: int, kernel: str | None, engine: str) -> dict[str, Any]:
+def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checked: int) -> dict[str, Any]:
     """Side-ray's way: neighbours and counts at all levels."""
     samples, train = make_data(shape)
     measure = _Measure()
@@ -97,7 +96,7 @@ def exact(shape: Shape, threads: int, kernel: str | None, engine: str) -> dict[s
         threads=threads,
         kernel=kernel,
         engine=engine,
-    )  # type: ignore[arg-type]
+    )
     neighbors, counts = score(shape, index, samples)
     result = measure.stop() | {"engine": index.engine, "kernel": index.kernel.name}
     if shape.name == "nl2":
@@ -106,7 +105,7 @@ def exact(shape: Shape, threads: int, kernel: str | None, engine: str) -> dict[s
         paper = Bands.make("paper", "nl2", False).levels()
         index.count(samples, paper, make_similarity("nl2").unit(neighbors))
         result["paper_bands_seconds"] = time.perf_counter() - start
-    return result | {"mismatches": check(shape, index, samples, train, neighbors)}
+    return result | {"mismatches": check(shape, index, samples, train, (neighbors, counts), checked)}
 
 
 def score(shape: Shape, index: Index, samples: np.ndarray) -> tuple[Neighbors, Counts]:
@@ -119,33 +118,39 @@ def score(shape: Shape, index: Index, samples: np.ndarray) -> tuple[Neighbors, C
     return neighbors, count_neighbors(neighbors, make_similarity("nl2").values(neighbors), levels_of(shape))
 
 
-def check(shape: Shape, index: Index, samples: np.ndarray, train: np.ndarray, neighbors: Neighbors) -> int:
-    """How many neighbours and counts of some samples, copies among them, differ from a float64 brute force."""
-    rows = np.arange(0, shape.samples, max(1, shape.samples // CHECKED) // 10 * 10 + 1)[:CHECKED]
-    values = np.empty((rows.size, shape.train))
-    for start in range(0, shape.train, 500):
-        block = train[start : start + 500].astype(np.float64)
-        for i, row in enumerate(rows):
-            sample = samples[row].astype(np.float64)
-            values[i, start : start + 500] = (
-                block @ sample if shape.name == "sscd" else np.sqrt(((block - sample) ** 2).sum(1))
-            )
-    order = np.argsort(-values if shape.name == "sscd" else values, axis=1, kind="stable")[:, :K]
-    wrong = int((order != neighbors.ids[rows]).sum())
-    levels = levels_of(shape)
-    if shape.name == "nl2":
-        unit = 0.5 * np.take_along_axis(values, order, 1).mean(axis=1)
-        level = levels.assign(normalize(values, unit[:, None]))
-    else:
+def check(
+    shape: Shape, index: Index, samples: np.ndarray, train: np.ndarray, found: tuple[Neighbors, Counts], checked: int
+) -> int:
+    """How many neighbours and counts of `checked` samples (0: all), copies among them, differ from float64 brute force."""
+    step = 1 if checked == 0 else max(1, shape.samples // checked) // 10 * 10 + 1
+    rows = np.arange(0, shape.samples, step)[: checked or None]
+    neighbors, counts = found if checked == 0 else score(shape, index, samples[rows])
+    train64, levels = train.astype(np.float64), levels_of(shape)
+    norms = np.einsum("ij,ij->i", train64, train64)
+    wrong, parts = int((neighbors.ids != found[0].ids[rows]).sum()), []
+    for start in range(0, rows.size, 200):
+        block = samples[rows[start : start + 200]].astype(np.float64)
+        values = block @ train64.T
+        if shape.name == "nl2":
+            # Whole numbers below 2^53: exact.
+            values = np.sqrt(np.einsum("ij,ij->i", block, block)[:, None] + norms - 2 * values)
+        keys = values if shape.name == "nl2" else -values
+        order = np.argsort(keys, axis=1, kind="stable")[:, :K]
+        wrong += int((order != neighbors.ids[start : start + 200]).sum())
+        if shape.name == "nl2":
+            unit = 0.5 * np.take_along_axis(values, order, 1).mean(axis=1)
+            values = normalize(values, unit[:, None])
         level = levels.assign(values)
-    i, column = np.nonzero(level >= 0)
-    counted = score(shape, index, samples[rows])[1]
-    wanted = Counts.of_pairs(level[i, column], column, i)
-    return wrong + len(_triples(wanted) ^ _triples(counted))
+        sample_rows, columns = np.nonzero(level >= 0)
+        parts.append(Counts.of_pairs(level[sample_rows, columns], columns, sample_rows + start))
+    wanted = Counts.merge(parts)
+    return wrong + len(_triples(wanted, levels) ^ _triples(counts, levels))
 
 
-def _triples(counts: Counts) -> set[tuple[int, int, int]]:
-    return set(zip(counts.levels.tolist(), counts.train_ids.tolist(), counts.counts.tolist(), strict=True))
+def _triples(counts: Counts, levels: Levels) -> set[tuple[int, int, int]]:
+    chosen = np.isin(counts.levels, [number for number, names in enumerate(levels.labels) if names])
+    arrays = (counts.levels[chosen], counts.train_ids[chosen], counts.counts[chosen])
+    return set(zip(*(array.tolist() for array in arrays), strict=True))
 
 
 def by_faiss(shape: Shape, threads: int) -> dict[str, Any]:
@@ -205,13 +210,13 @@ def apart(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]
         return pool.apply(function, args)
 
 
-def run(shape: Shape, threads: int, engine: str) -> dict[str, Any]:
+def run(shape: Shape, threads: int, engine: Engine, checked: int) -> dict[str, Any]:
     """All ways of one shape, printed as they come."""
     print(f"\n{shape.name}: {shape.samples:,} × {shape.train:,} × {shape.dimension:,}, {threads} thread(s)")
     ways: dict[str, tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = {
         "bare float32 product": (bare_product, ()),
-        "side-ray": (exact, (None, engine)),
-        "side-ray, float32": (exact, ("float32", "torch")),
+        "side-ray": (exact, (None, engine, checked)),
+        "side-ray, float32": (exact, ("float32", "torch", checked)),
         "faiss": (by_faiss, ()),
     }
     results = {}
@@ -221,10 +226,8 @@ def run(shape: Shape, threads: int, engine: str) -> dict[str, Any]:
         notes = ", ".join(
             f"{key} {value}" for key, value in result.items() if key not in ("seconds", "cpu_seconds", "added_mib")
         )
-        print(
-            f"  {name:22s} {result['seconds']:8.2f} s  {result['cpu_seconds']:8.2f} s cpu  {rate:6.0f} GFLOP/s  +{result['added_mib']:5.0f} MiB  {notes}",
-            flush=True,
-        )
+        clocks = f"{result['seconds']:8.2f} s {result['cpu_seconds']:8.2f} s of processors"
+        print(f"  {name:21s} {clocks} {rate:6.0f} GFLOP/s +{result['added_mib']:5.0f} MiB  {notes}", flush=True)
     for name in ("side-ray", "side-ray, float32"):
         for clock in ("seconds", "cpu_seconds"):
             seconds = results[name][clock]
@@ -241,10 +244,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shape", choices=SHAPES, action="append", help="one shape; both by default")
     parser.add_argument("--engine", choices=("auto", "torch", "faiss"), default="auto")
+    parser.add_argument("--check", type=int, default=200, help="samples compared with brute force; 0 is all")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     options = parser.parse_args()
     shapes = [SHAPES[name].scaled(options.scale) for name in options.shape or SHAPES]
-    results = {shape.name: run(shape, options.threads, options.engine) for shape in shapes}
+    results = {shape.name: run(shape, options.threads, options.engine, options.check) for shape in shapes}
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

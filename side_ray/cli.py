@@ -96,20 +96,45 @@ def audit(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command("plan")
-def plan(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Say what an audit would do and what of it is there already, without starting anything."""
-    raise typer.Exit(guarded(lambda: _plan(config, overrides or [])))
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Time one guided batch on this machine's device")] = False,
+    throughput: Annotated[
+        float | None, typer.Option(min=1e-9, help="Samples per second of one device, if known")
+    ] = None,
+) -> None:
+    """Say what an audit would do, what of it is there already and what it costs, without starting anything."""
+    raise typer.Exit(guarded(lambda: _plan(config, overrides or [], probe, throughput)))
 
 
-def _plan(path: str, overrides: list[str]) -> None:
+@app.command("status")
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://bucket/prefix")],
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
+) -> None:
+    """Say how far a run is, from any machine that can read its storage."""
+    raise typer.Exit(guarded(lambda: _status(run, endpoint)))
+
+
+def _status(run: str, endpoint: str | None) -> None:
+    from rich.console import Console
+
+    from side_ray.stages.status import rows, table
+    from side_ray.storage import open_store
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows(open_store(run, endpoint=endpoint), run)))
+
+
+def _plan(path: str, overrides: list[str], timed: bool, throughput: float | None) -> None:
     config = load_config(path, overrides)
     from side_ray.stages.audit import open_run
-    from side_ray.stages.estimate import plan_lines
+    from side_ray.stages.estimate import plan_lines, probe
     from side_ray.stages.preflight import preflight
 
     artifacts = open_run(config)
     preflight(config, artifacts)
-    print("\n".join(plan_lines(config, artifacts)))
+    print("\n".join(plan_lines(config, artifacts, probe(config, artifacts) if timed else throughput)))
 
 
 def guarded(action: Callable[[], object]) -> int:

@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.s3 import Server, s3_server
+
+if TYPE_CHECKING:
+    from side_ray.stages.plan import Artifacts
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +32,7 @@ def s3(s3_process: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for the whole session; it has more logical processors than the machine, so that pools fit beside each other."""
+    """One local Ray for the whole session, with more logical processors than the machine, so that pools fit beside each other."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -38,3 +42,14 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "Artifacts":
+    """An undisturbed small audit, for tests that only read it."""
+    # Imported here, since a test of a lower floor should not wait for what the stages load.
+    from side_ray.stages.audit import run_until
+    from side_ray.stages.progress import Reporter
+    from tests.audits import tiny_config
+
+    return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter())

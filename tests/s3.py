@@ -76,20 +76,22 @@ def s3_server(directory: Path) -> Iterator[Server]:
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
     ]
+    # The shell ends the server when its own standard input ends, as it does when this process is killed.
+    shell = ["sh", "-c", '"$@" & read -r _; kill -9 $!; wait', "sh"]
+    env = os.environ | environment(endpoint)
     with (directory / "weed.log").open("wb") as log:
         process = subprocess.Popen(
-            [weed, "mini", *options], stdout=log, stderr=log, cwd=directory, env=os.environ | environment(endpoint)
+            [*shell, weed, "mini", *options], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=directory, env=env
         )
     try:
-        _wait_for_bucket(endpoint, process, directory / "weed.log")
+        _wait_for_bucket(endpoint, directory / "weed.log")
         yield Server(endpoint, BUCKET, environment(endpoint))
     finally:
-        process.kill()
-        process.wait()
+        process.communicate()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _wait_for_bucket(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_bucket(endpoint: str, log: Path) -> None:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -108,7 +110,7 @@ def _wait_for_bucket(endpoint: str, process: subprocess.Popen[bytes], log: Path)
             client.head_bucket(Bucket=BUCKET)
             return
         except (BotoCoreError, ClientError):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}") from None
             time.sleep(0.1)
 

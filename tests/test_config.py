@@ -91,7 +91,7 @@ def changed(changes: dict) -> dict:
     return values
 
 
-@pytest.mark.parametrize("changes, message", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_config_is_one_line_with_key_and_remedy(changes, message, tmp_path):
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(changed(changes)))
@@ -104,7 +104,7 @@ def test_bad_config_is_one_line_with_key_and_remedy(changes, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     {
         "not YAML": ("run: [", "not valid YAML"),
         "a list": ("- run\n", "holds no sections"),
@@ -163,7 +163,7 @@ def test_several_faults_are_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "overrides, message",
+    ("overrides", "message"),
     [
         (["extract.samples=2001"], "extract.samples: 2001 is not a multiple"),
         (["data.members=1500"], "data.members: 1500 members and twice 300"),

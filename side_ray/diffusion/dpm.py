@@ -193,4 +193,4 @@ def _load_unet(directory: Path) -> UNet2DModel:
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UserError(f"the weights in {directory} do not fit config.json: {len(wrong)} tensors, first {wrong[0]}")
-    return unet.eval()
+    return unet

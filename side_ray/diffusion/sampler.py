@@ -9,6 +9,7 @@ which guidance pushes x̂₀ out of range step by step and the error accumulates
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,12 +117,13 @@ def sample(
 def visited_timesteps(schedule: DDPMScheduler, sampler: str, steps: int) -> list[int]:
     """The original timestep indices (0 … T−1) that a sampler visits, from noise to image.
 
-    `ddim` and `ddpm` take diffusers' default (`timestep_spacing="leading"`): multiples of T // steps, down to 0. Where
-    that would leave out more than a tenth of the range at the noisy end (600 of 1,000 steps would start at 599, whose
-    x_t is far from pure noise) they are spread evenly over all T instead: ⌊k·T/steps⌋.
+    They are those of diffusers' `timestep_spacing="leading"`, its default for pipelines of this kind: for `ddim` and
+    `ddpm` multiples of T // steps down to 0; for `dpmsolver++`, whose last step goes to the image itself, multiples of
+    T // (steps + 1) without 0.
 
-    `dpmsolver++` takes diffusers' `linspace` from T−1 down to about T/steps; its last step goes to the image itself. It
-    leaves out timesteps with log(sqrt(ᾱ_t)/sqrt(1−ᾱ_t)) < −5.1, as diffusers advises for the cosine schedule.
+    Where that would leave out more than a tenth of the range at the noisy end (600 DDIM steps of 1,000 would start at
+    599, whose x_t is far from pure noise) the timesteps are spread evenly over all T instead: ⌊k·T/steps⌋, or
+    diffusers' `linspace` for `dpmsolver++`.
 
     Raises:
         UserError: unknown sampler, or a number of steps that it cannot take.
@@ -129,16 +131,16 @@ def visited_timesteps(schedule: DDPMScheduler, sampler: str, steps: int) -> list
     total = schedule.config["num_train_timesteps"]
     if sampler not in SAMPLERS:
         raise UserError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    most = total - 1 if sampler == "dpmsolver++" else total
+    if not 2 <= steps <= most:
+        raise UserError(f"{sampler} takes 2 to {most} steps on this noise schedule, got {steps}")
     if sampler == "dpmsolver++":
-        visited = _solver(schedule, steps).timesteps.tolist() if 1 <= steps < total else []
-        if not visited or len(set(visited)) < steps:
-            raise UserError(f"dpmsolver++ cannot take {steps} distinct steps on this schedule of {total} timesteps")
+        visited = _solver(schedule, steps).timesteps.tolist()
+        if len(set(visited)) < steps:
+            raise UserError(f"dpmsolver++ finds no {steps} timesteps on this noise schedule that are not pure noise")
         return visited
-    if not 2 <= steps <= total:
-        raise UserError(f"{sampler} takes 2 to {total} steps on this noise schedule, got {steps}")
-    stride = total // steps
-    if stride * steps >= 0.9 * total:
-        return [k * stride for k in reversed(range(steps))]
+    if _leading_covers(total, steps):
+        return [k * (total // steps) for k in reversed(range(steps))]
     return [k * total // steps for k in reversed(range(steps))]
 
 
@@ -178,11 +180,18 @@ def _dpm_solver(schedule: DDPMScheduler, steps: int) -> Advance:
 
 def _solver(schedule: DDPMScheduler, steps: int) -> DPMSolverMultistepScheduler:
     """diffusers' solver, told that the model predicts x₀, which is what DPM-Solver++ integrates."""
+    total = schedule.config["num_train_timesteps"]
+    spacing: dict[str, Any] = {"timestep_spacing": "leading"}
+    if not _leading_covers(total, steps + 1):
+        # linspace starts at T−1, where a cosine schedule has no signal left; the bound is the one that diffusers advises.
+        spacing = {"timestep_spacing": "linspace", "lambda_min_clipped": -5.1}
+    betas = schedule.betas.cpu().numpy()
     solver = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.config["num_train_timesteps"],
-        trained_betas=schedule.betas.cpu().numpy(),
-        prediction_type="sample",
-        lambda_min_clipped=-5.1,
+        num_train_timesteps=total, trained_betas=betas, prediction_type="sample", **spacing
     )
     solver.set_timesteps(steps)
     return solver
+
+
+def _leading_covers(total: int, intervals: int) -> bool:
+    return total // intervals * intervals >= 0.9 * total

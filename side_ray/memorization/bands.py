@@ -6,6 +6,7 @@ reader of the stored values who writes `best <= 1.35` in numpy or pandas counts 
 *Closeness* is the value itself where larger is closer (SSCD) and its negative where smaller is closer (nL2).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ class Bands:
         return Levels(np.array(edges, np.float32), labels, self.larger_is_closer)
 
 
-def closeness_of(values: np.ndarray, larger_is_closer: bool) -> np.ndarray:
+def closeness_of(values: np.ndarray | np.floating, larger_is_closer: bool) -> np.ndarray:
     """float32 values, negated where smaller is closer, so that larger always means closer."""
     rounded = np.asarray(values, np.float32)
     return rounded if larger_is_closer else -rounded
@@ -157,7 +158,7 @@ def _closeness_interval(edges: tuple[Edge, Edge], larger_is_closer: bool) -> tup
 
 def _require_adjoining(ordered: dict[str, tuple[Edge, Edge]], larger_is_closer: bool) -> None:
     names = list(ordered)
-    for looser, stricter in zip(names, names[1:], strict=False):
+    for looser, stricter in itertools.pairwise(names):
         end = _closeness_interval(ordered[looser], larger_is_closer)[1]
         start = _closeness_interval(ordered[stricter], larger_is_closer)[0]
         if end != start:

@@ -7,7 +7,7 @@ from side_ray.memorization.exact import values_of_pairs
 from side_ray.memorization.kernels import Kernel
 from side_ray.memorization.neighbors import Counts, Metric
 from side_ray.memorization.similarity import normalize
-from side_ray.memorization.topk import rounded_down
+from side_ray.memorization.topk import rounded_down, scores_of
 
 DENSE_SHARE = 0.02
 """Share of a tile's pairs at some level above which whole columns are counted instead of listing pairs."""
@@ -78,25 +78,38 @@ class BlockLevels:
 
     def __init__(self, counter: LevelCounter, rows: slice, maybe: np.ndarray, sure: np.ndarray) -> None:
         self.counter, self.rows, self.maybe, self.sure = counter, rows, maybe, sure
+        self.lowest = maybe[:, 0].astype(np.float64)
+        """float64 [q], no score below it is at any level."""
 
     def count(
-        self, tile: np.ndarray, column: int, mask: np.ndarray, listed: np.ndarray | None, *, settle: bool
+        self,
+        tile: np.ndarray,
+        column: int,
+        mask: np.ndarray,
+        listed: tuple[np.ndarray, np.ndarray] | None,
+        *,
+        settle: bool,
     ) -> Counts | None:
         """Counts of a tile [q, t] whose first column is training row `column`.
 
         Args:
             mask: bool [q, t], scratch.
-            listed: flat indices that hold every pair at some level, where they are known already.
+            listed: flat indices that hold every pair at some level, and their scores, where they are known already.
             settle: decide every undecided pair; otherwise return None where they are many.
         """
         if listed is None:
+            tile = scores_of(tile)
             np.greater_equal(tile, self.maybe[:, :1], out=mask)
             if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
                 return self._count_columns(tile, column, settle)
-            listed = np.flatnonzero(mask)
-        rows = listed // tile.shape[1]
-        columns = listed - rows * tile.shape[1] + column
-        return self.count_pairs(rows, columns, tile.ravel()[listed], limit=None if settle else UNSURE_SHARE * tile.size)
+            flat = np.flatnonzero(mask)
+            listed = flat, tile.ravel()[flat]
+        flat, scores = listed
+        near = scores >= self.maybe[:, 0].min()
+        flat, scores = flat[near], scores[near]
+        rows = flat // tile.shape[1]
+        columns = flat - rows * tile.shape[1] + column
+        return self.count_pairs(rows, columns, scores, limit=None if settle else UNSURE_SHARE * tile.size)
 
     def count_pairs(
         self, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, limit: float | None = None
@@ -113,26 +126,25 @@ class BlockLevels:
         return self._named(level, columns, rows)
 
     def _count_columns(self, tile: np.ndarray, column: int, settle: bool) -> Counts | None:
-        edges = self.sure.shape[1]
-        unsure = np.zeros(tile.shape, bool)
-        found = []
-        for edge in range(edges):
-            unsure |= (tile >= self.maybe[:, edge, None]) & (tile < self.sure[:, edge, None])
+        edges = range(self.sure.shape[1])
+        above = [tile >= self.sure[:, edge, None] for edge in edges]
+        possible = [tile >= self.maybe[:, edge, None] for edge in edges]
+        # `>` of booleans is "and not".
+        unsure = np.logical_or.reduce([possible[edge] > above[edge] for edge in edges])
         if not settle and np.count_nonzero(unsure) > UNSURE_SHARE * tile.size:
             return None
-        for edge in range(edges):
+        found = []
+        for edge in edges:
             level = self.counter.lowest + edge
             if level not in self.counter.named:
                 continue
-            inside = tile >= self.sure[:, edge, None]
-            if edge + 1 < edges:
-                inside &= tile < self.maybe[:, edge + 1, None]
-            inside &= ~unsure
-            counts = np.count_nonzero(inside, axis=0)
+            inside = above[edge] > possible[edge + 1] if edge + 1 < len(edges) else above[edge]
+            counts = _column_sums(inside)
             columns = np.flatnonzero(counts)
-            first = inside[:, columns].argmax(axis=0) + self.rows.start
-            ids = self.counter.ids[columns + column]
-            found.append(Counts(np.full(columns.size, level), ids, counts[columns].astype(np.int64), first))
+            first = _first_rows(inside, columns) + self.rows.start
+            found.append(
+                Counts(np.full(columns.size, level), self.counter.ids[columns + column], counts[columns], first)
+            )
         rows, columns = np.nonzero(unsure)
         rows += self.rows.start
         columns += column
@@ -142,3 +154,23 @@ class BlockLevels:
     def _named(self, level: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> Counts:
         kept = np.isin(level, self.counter.named)
         return Counts.of_pairs(level[kept], self.counter.ids[columns[kept]], rows[kept])
+
+
+def _column_sums(mask: np.ndarray) -> np.ndarray:
+    """int64 [t], the number of True in each column of bool [q, t]; 255 rows fit a byte."""
+    total = np.zeros(mask.shape[1], np.int64)
+    for start in range(0, len(mask), 255):
+        total += mask[start : start + 255].view(np.uint8).sum(axis=0, dtype=np.uint8)
+    return total
+
+
+def _first_rows(mask: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """int64, the first True of each of the columns, which all have one; most are found in few rows."""
+    first = np.empty(columns.size, np.int64)
+    left, start, height = np.arange(columns.size), 0, 8
+    while left.size:
+        block = mask[start : start + height, columns[left]]
+        hit = block.any(axis=0)
+        first[left[hit]] = block[:, hit].argmax(axis=0) + start
+        left, start, height = left[~hit], start + height, 2 * height
+    return first

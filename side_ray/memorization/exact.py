@@ -4,41 +4,42 @@ import numpy as np
 
 from side_ray.memorization.neighbors import Metric, Neighbors, nearest_first
 
-CHUNK = 2**19
+CHUNK = 2**17
 """Feature elements that are compared at a time; in float64 they stay in a processor's cache."""
+PIECE = 4096
 
 
 def pair_values(queries: np.ndarray, train: np.ndarray, metric: Metric) -> np.ndarray:
-    """Values of aligned rows: float32 [..., d] against float32 [..., d] → float64 [...].
+    """Values of float64 [..., 1, d] against float64 [..., c, d] (overwritten) → float64 [..., c].
 
     `l2`: Euclidean distance, exactly 0 for equal rows, and exact before the root for whole numbers (their squares and sums
     stay below 2⁵³). `ip`: inner product clipped to [-1, 1]. A pair's value depends on the pair alone: the sum of a row is
     always taken in the same order.
     """
-    rows, others = queries.astype(np.float64), train.astype(np.float64)
     if metric == "ip":
-        return np.clip(_dot(rows, others), -1.0, 1.0)
-    others -= rows
-    return np.sqrt(_dot(others, others))
+        return np.clip(_dot(queries, train), -1.0, 1.0)
+    train -= queries
+    return np.sqrt(_dot(train, train))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # numpy's buffer of 8,192 elements would cut longer rows at places that depend on the rows before them.
-    pieces = range(0, max(a.shape[-1], 1), 4096)
-    return sum(
-        np.einsum("...j,...j->...", a[..., start : start + 4096], b[..., start : start + 4096]) for start in pieces
-    )
+    # Longer rows would be shared by the threads of BLAS, and the order of summation with them.
+    total = np.vecdot(a[..., :PIECE], b[..., :PIECE])
+    for start in range(PIECE, a.shape[-1], PIECE):
+        total += np.vecdot(a[..., start : start + PIECE], b[..., start : start + PIECE])
+    return total
 
 
 def values_of_pairs(
     queries: np.ndarray, train: np.ndarray, rows: np.ndarray, columns: np.ndarray, metric: Metric
 ) -> np.ndarray:
-    """float64 [m], values of queries[rows] and train[columns], in chunks of bounded memory."""
+    """float64 [m], values of float32 queries[rows] and train[columns], in chunks of bounded memory."""
     values = np.empty(rows.size)
     step = max(1, CHUNK // queries.shape[1])
     for start in range(0, rows.size, step):
         chosen = slice(start, start + step)
-        values[chosen] = pair_values(queries[rows[chosen]], train[columns[chosen]], metric)
+        left, right = (side.astype(np.float64)[:, None] for side in (queries[rows[chosen]], train[columns[chosen]]))
+        values[chosen] = pair_values(left, right, metric)[:, 0]
     return values
 
 
@@ -48,25 +49,36 @@ def rank_candidates(
     """The k nearest of each query's candidates, by exact value and id.
 
     Args:
-        candidates: int64 [Q, c], columns of `train`, distinct within a row, at least k valid ones; -1 pads.
+        queries, train: float32 [Q, d] and [n, d].
+        ids: int64 [n].
+        candidates: int64 [Q, c], rows of `train`, distinct, at least k of them; -1 pads at the end.
 
     Returns:
         Neighbors [Q, k].
     """
-    found = Neighbors(np.empty((len(queries), k), np.int64), np.empty((len(queries), k)))
     counts = (candidates >= 0).sum(axis=1)
-    # Valid ones to the front, and rows of like counts together, so that little is computed for padding.
-    candidates = -np.sort(-candidates, axis=1)
+    values = np.empty(candidates.shape)
+    # Rows of like counts together, so that little is computed for padding.
     order = np.argsort(counts, kind="stable")
+    dimension = queries.shape[1]
+    room = max(CHUNK, dimension)
+    single, double = np.empty(room, np.float32), np.empty(room)
     start = 0
     while start < len(order):
-        step = max(1, CHUNK // (queries.shape[1] * int(counts[order[start]])))
+        step = max(1, room // (dimension * int(counts[order[start]])))
         rows = order[start : start + step]
-        columns = candidates[rows, : counts[rows[-1]]]
-        values = pair_values(queries[rows][:, None, :], train[np.maximum(columns, 0)], metric)
-        values[columns < 0] = np.inf if metric == "l2" else -np.inf
-        chosen = nearest_first(values, ids[columns], metric)[:, :k]
-        found.ids[rows] = np.take_along_axis(ids[columns], chosen, 1)
-        found.values[rows] = np.take_along_axis(values, chosen, 1)
         start += step
-    return found
+        left = queries[rows].astype(np.float64)[:, None, :]
+        width = max(1, room // (dimension * rows.size))
+        for column in range(0, int(counts[rows[-1]]), width):
+            columns = np.maximum(candidates[rows, column : column + width], 0)
+            # Into memory that is in the cache already; `clip` spares a buffer of numpy's (the rows are in range).
+            gathered = single[: columns.size * dimension].reshape(columns.size, dimension)
+            np.take(train, columns.ravel(), axis=0, out=gathered, mode="clip")
+            right = double[: gathered.size].reshape(*columns.shape, dimension)
+            right[...] = gathered.reshape(right.shape)
+            values[rows, column : column + width] = pair_values(left, right, metric)
+    values[candidates < 0] = np.inf if metric == "l2" else -np.inf
+    found = np.where(candidates >= 0, ids[candidates], np.iinfo(np.int64).max)
+    chosen = nearest_first(values, found, metric)[:, :k]
+    return Neighbors(np.take_along_axis(found, chosen, 1), np.take_along_axis(values, chosen, 1))

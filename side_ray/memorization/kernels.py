@@ -10,9 +10,10 @@ cannot tell apart is compared again in float64 and the result of a search does n
 """
 
 import functools
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +23,12 @@ import torch
 from side_ray.memorization.neighbors import Metric
 
 ROUNDOFF = 2.0**-24  # float32
-BLOCK = 8192
-"""Rows that are converted or checked at a time."""
+CACHED = 2**18
+"""Feature elements that are converted or checked at a time: temporaries stay in a processor's cache."""
+MANY = 10_000
+"""Training images from which on a faster product outweighs the wider margin of its candidates."""
+KEPT_BYTES = 2**29
+"""Converted training features that a kernel keeps between calls, at most."""
 
 
 class Kernel(ABC):
@@ -31,13 +36,27 @@ class Kernel(ABC):
 
     name: str
     dtype: type[np.generic] = np.float32
+    """Of scores; a tile may hold them as int16, the bits of bfloat16."""
     exact = False
     """Scores are exact integers: no error, and the value follows from the score."""
     relative = 0.0
     """r of the error bound."""
+    bytes_per_value = 4
+    block = (512, 4096)
+    """Queries and training images of a tile."""
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         self.features, self.metric = features, metric
+        self.kept: dict[int, Any] | None = {} if features.size * self.bytes_per_value <= KEPT_BYTES else None
+
+    def train(self, start: int) -> Any:
+        """The block of training rows that begins at `start`, in the form that `scores` multiplies."""
+        if self.kept is not None and start in self.kept:
+            return self.kept[start]
+        prepared = self.prepare_train(start, min(start + self.block[1], len(self.features)))
+        if self.kept is not None:
+            self.kept[start] = prepared
+        return prepared
 
     @abstractmethod
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
@@ -48,8 +67,8 @@ class Kernel(ABC):
         """Training rows start … stop in the form that `scores` multiplies."""
 
     @abstractmethod
-    def scores(self, queries: torch.Tensor, train: Any, out: torch.Tensor) -> np.ndarray:
-        """Scores [q, t] of prepared blocks, written to (and a view of) `out`, of `dtype`."""
+    def scores(self, queries: torch.Tensor, train: Any, scratch: "Scratch", positive: bool) -> np.ndarray:
+        """Tile [q, t] of prepared blocks, in scratch memory; with `positive` only scores above 0 need be right."""
 
     @abstractmethod
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
@@ -70,6 +89,19 @@ class Kernel(ABC):
         return (2 * epsilon + 2 * self.relative * np.abs(kth)) / (1 - self.relative)
 
 
+class Scratch(threading.local):
+    """A thread's own tiles: fresh memory would cost a page fault per 4 KiB and tile."""
+
+    def __init__(self) -> None:
+        self.held: dict[Any, torch.Tensor] = {}
+
+    def get(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """Memory [rows, columns], whose content is that of the last use."""
+        if dtype not in self.held or self.held[dtype].numel() < rows * columns:
+            self.held[dtype] = torch.empty(rows * columns, dtype=dtype)
+        return self.held[dtype][: rows * columns].view(rows, columns)
+
+
 class Float32Kernel(Kernel):
     """The plain float32 product, for either metric and any features."""
 
@@ -77,6 +109,7 @@ class Float32Kernel(Kernel):
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         super().__init__(features, metric)
+        self.kept = self.kept if metric == "l2" else None  # nothing to convert
         # Centring shrinks the norms, and with them ε; whole numbers keep pixel values exact.
         self.center = np.rint(_mean(features)).astype(np.float32) if metric == "l2" else None
         self.largest = (
@@ -95,9 +128,9 @@ class Float32Kernel(Kernel):
         norms = None if self.center is None else squared_norms(rows).astype(np.float32)
         return torch.from_numpy(rows), norms
 
-    def scores(self, queries: torch.Tensor, train: Any, out: torch.Tensor) -> np.ndarray:
+    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
         rows, norms = train
-        tile = torch.mm(queries, rows.T, out=out).numpy()
+        tile = torch.mm(queries, rows.T, out=scratch.get(len(queries), len(rows), torch.float32)).numpy()
         return tile if norms is None else np.subtract(tile, norms, out=tile)
 
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
@@ -117,17 +150,19 @@ class Int8Kernel(Kernel):
     name = "int8"
     dtype = np.int32
     exact = True
+    bytes_per_value = 1
+    block = (256, 2048)
 
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(_shifted(queries))
 
     def prepare_train(self, start: int, stop: int) -> tuple[torch.Tensor, np.ndarray]:
         rows = self.features[start:stop]
-        return torch.from_numpy(_shifted(rows)), squared_norms(rows - np.float32(128)).astype(np.int32)
+        return torch.from_numpy(_shifted(rows)), self._norms(rows).astype(np.int32)
 
-    def scores(self, queries: torch.Tensor, train: Any, out: torch.Tensor) -> np.ndarray:
+    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
         rows, norms = train
-        tile = torch._int_mm(queries, rows.T, out=out).numpy()
+        tile = torch._int_mm(queries, rows.T, out=scratch.get(len(queries), len(rows), torch.int32)).numpy()
         np.left_shift(tile, 1, out=tile)
         return np.subtract(tile, norms, out=tile)
 
@@ -135,7 +170,19 @@ class Int8Kernel(Kernel):
         return np.zeros(len(queries))
 
     def query_norms(self, queries: np.ndarray) -> np.ndarray:
-        return squared_norms(queries - np.float32(128))
+        return self._norms(queries)
+
+    @staticmethod
+    def _norms(pixels: np.ndarray) -> np.ndarray:
+        norms = np.zeros(len(pixels))
+        for start, stop in _blocks(pixels):
+            block = pixels[start:stop] - np.float32(128)
+            # Sums of 1,024 squares up to 128² are exact in float32.
+            for piece in range(0, block.shape[1], 1024):
+                norms[start:stop] += np.einsum(
+                    "ij,ij->i", block[:, piece : piece + 1024], block[:, piece : piece + 1024]
+                )
+        return norms
 
     @staticmethod
     def fits(features: np.ndarray) -> bool:
@@ -150,6 +197,8 @@ class Bfloat16Kernel(Kernel):
 
     name = "bfloat16"
     relative = 2.0**-8
+    bytes_per_value = 2
+    block = (1024, 2048)
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         super().__init__(features, metric)
@@ -164,8 +213,11 @@ class Bfloat16Kernel(Kernel):
     def prepare_train(self, start: int, stop: int) -> torch.Tensor:
         return torch.from_numpy(self.features[start:stop]).bfloat16()
 
-    def scores(self, queries: torch.Tensor, train: Any, out: torch.Tensor) -> np.ndarray:
-        return out.copy_(torch.mm(queries, train.T)).numpy()
+    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
+        tile = torch.mm(queries, train.T, out=scratch.get(len(queries), len(train), torch.bfloat16))
+        if positive:
+            return tile.view(torch.int16).numpy()
+        return scratch.get(len(queries), len(train), torch.float32).copy_(tile).numpy()
 
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
         kept, lost = _bfloat16_norms(queries)
@@ -177,34 +229,39 @@ class Bfloat16Kernel(Kernel):
 def squared_norms(rows: np.ndarray) -> np.ndarray:
     """float64 [N] of float32 [N, d], accumulated in float64."""
     norms = np.empty(len(rows))
-    for start in range(0, len(rows), 512):
-        block = rows[start : start + 512].astype(np.float64)
-        norms[start : start + 512] = np.einsum("ij,ij->i", block, block)
+    for start, stop in _blocks(rows):
+        block = rows[start:stop].astype(np.float64)
+        norms[start:stop] = np.einsum("ij,ij->i", block, block)
     return norms
 
 
 def choose_kernel(features: np.ndarray, metric: Metric) -> str:
     """The fastest kernel on this machine that fits the features, by a short measurement (once per process)."""
     if metric == "ip":
-        return "bfloat16" if _bfloat16_pays() else "float32"
-    return "int8" if Int8Kernel.fits(features) and _int8_pays() else "float32"
+        return "bfloat16" if len(features) >= MANY and _bfloat16_pays() else "float32"
+    return "int8" if Int8Kernel.fits(features) and _int8_pays(features.shape[1]) else "float32"
 
 
 KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Float32Kernel, Int8Kernel, Bfloat16Kernel)}
 
 
 @functools.cache
-def _int8_pays() -> bool:
-    """Whether the int8 product is exact at its extremes (older processors saturate) and faster than float32's."""
+def _int8_pays(dimension: int) -> bool:
+    """Whether the int8 product of such rows is exact at its extremes, and faster than float32's.
+
+    It is no public function of torch's, older processors saturate, and rows of a single value come out wrong.
+    """
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(-128, 128, (256, 1024), dtype=torch.int8, generator=generator) for _ in range(2))
+    rows = max(64, CACHED // dimension)
+    a, b = (torch.randint(-128, 128, (size, dimension), dtype=torch.int8, generator=generator) for size in (67, rows))
     a[0], b[0], a[1], b[1] = -128, -128, 127, 127
     with full_precision():
         try:
             exact = torch.equal(torch._int_mm(a, b.T), (a.double() @ b.double().T).to(torch.int32))
         except (AttributeError, RuntimeError, NotImplementedError):
             return False
-        return exact and _seconds(lambda: torch._int_mm(a, b.T)) < _seconds(lambda: torch.mm(a.float(), b.float().T))
+        single_a, single_b = a.float(), b.float()
+        return exact and _seconds(lambda: torch._int_mm(a, b.T)) < _seconds(lambda: torch.mm(single_a, single_b.T))
 
 
 @functools.cache
@@ -227,12 +284,18 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _seconds(call: Any) -> float:
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+def _seconds(call: Callable[[], Any]) -> float:
+    """Processor seconds of a call on one thread, the least of several: other load on the machine hardly shows in them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = []
+        for _ in range(5):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+    finally:
+        torch.set_num_threads(before)
     return min(times)
 
 
@@ -241,7 +304,8 @@ def _gamma(m: int) -> float:
 
 
 def _blocks(features: np.ndarray) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, len(features))) for start in range(0, len(features), BLOCK)]
+    step = max(1, CACHED // max(features.shape[1], 1))
+    return [(start, min(start + step, len(features))) for start in range(0, len(features), step)]
 
 
 def _mean(features: np.ndarray) -> np.ndarray:
@@ -252,12 +316,16 @@ def _mean(features: np.ndarray) -> np.ndarray:
 
 
 def _shifted(pixels: np.ndarray) -> np.ndarray:
-    # 128 less in two's complement is the top bit flipped.
-    return np.bitwise_xor(pixels.astype(np.uint8), np.uint8(128)).view(np.int8)
+    shifted = np.empty(pixels.shape, np.int8)
+    for start, stop in _blocks(pixels):
+        # 128 less in two's complement is the top bit flipped.
+        np.bitwise_xor(pixels[start:stop].astype(np.uint8), np.uint8(128), out=shifted[start:stop].view(np.uint8))
+    return shifted
 
 
 def _are_pixels(rows: np.ndarray) -> bool:
-    return bool(rows.min() >= 0 and rows.max() <= 255 and (rows == np.rint(rows)).all()) if rows.size else True
+    with np.errstate(invalid="ignore"):
+        return bool((rows.astype(np.uint8).astype(np.float32) == rows).all())
 
 
 def _bfloat16_norms(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,13 @@ class Counts:
 
 def nearest_first(values: np.ndarray, ids: np.ndarray, metric: Metric) -> np.ndarray:
     """Order of each row of [Q, m] by (value, id), nearest first; int64 [Q, m] column numbers."""
-    return np.lexsort((ids, values if metric == "l2" else -values), axis=-1)
+    keys = values if metric == "l2" else -values
+    order = np.argsort(keys, axis=1)
+    ordered = np.take_along_axis(keys, order, 1)
+    # A vectorised sort by value alone, and the slower one by both where values are equal.
+    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    order[tied] = np.lexsort((ids[tied], keys[tied]), axis=-1)
+    return order
 
 
 def merge(parts: Sequence[Neighbors], k: int, metric: Metric) -> Neighbors:

@@ -128,10 +128,9 @@ def coverage(counts: np.ndarray, n: int) -> float:
         return 0.0
     if not once:
         return 1.0
-    if twice:
-        weight = (n - 1) * once / ((n - 1) * once + 2 * twice)
-    else:
-        weight = (n - 1) * (once - 1) / ((n - 1) * (once - 1) + 2)
+    weight = (
+        (n - 1) * once / ((n - 1) * once + 2 * twice) if twice else (n - 1) * (once - 1) / ((n - 1) * (once - 1) + 2)
+    )
     return 1 - once / total * weight
 
 

@@ -7,10 +7,12 @@ import numpy as np
 from side_ray.errors import UserError
 from side_ray.memorization.counting import LevelCounter
 from side_ray.memorization.exact import rank_candidates
-from side_ray.memorization.kernels import BLOCK, Float32Kernel
+from side_ray.memorization.kernels import Float32Kernel
 from side_ray.memorization.neighbors import Counts, Neighbors
 from side_ray.memorization.search_torch import Part
 
+ROWS = 4096
+"""Training images added at a time."""
 QUERIES = 1024
 """Queries of one range search: its result lists every pair."""
 
@@ -43,8 +45,8 @@ class FaissIndex:
         dimension = part.features.shape[1]
         # Centred like the kernel's tiles: FAISS expands squares as well, and the error bound grows with the norms.
         self.index = faiss.IndexFlatIP(dimension) if part.metric == "ip" else faiss.IndexFlatL2(dimension)
-        for start in range(0, len(part.features), BLOCK):
-            self.index.add(self._centred(part.features[start : start + BLOCK]))
+        for start in range(0, len(part.features), ROWS):
+            self.index.add(self._centred(part.features[start : start + ROWS]))
         self.on_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
         self.top_index = faiss.index_cpu_to_all_gpus(self.index) if self.on_gpu else self.index
 
@@ -76,5 +78,7 @@ class FaissIndex:
                 np.ascontiguousarray(counter.queries[rows]), float(radius)
             )
             which = np.repeat(np.arange(rows.stop - rows.start), np.diff(limits.astype(np.int64)))
-            found.append(levels.count_pairs(which, columns, scores))
+            counts = levels.count_pairs(which, columns, scores)
+            assert counts is not None
+            found.append(counts)
         return Counts.merge(found)

@@ -4,11 +4,12 @@ Its threads take query blocks of their own, product and selection alike: the sel
 too, and no thread waits for another within a tile.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ import torch
 
 from side_ray.memorization.counting import LevelCounter
 from side_ray.memorization.exact import rank_candidates
-from side_ray.memorization.kernels import Kernel, full_precision
+from side_ray.memorization.kernels import Kernel, Scratch, full_precision
 from side_ray.memorization.neighbors import Counts, Metric, Neighbors
-from side_ray.memorization.topk import TopK, survivors
+from side_ray.memorization.topk import TopK, scores_of, survivors
 
-QUERY_BLOCK, TRAIN_BLOCK = 512, 4096
 CHUNK_ELEMENTS = 2**26
 """Prepared query features held at a time (256 MiB in float32)."""
 
@@ -69,23 +69,25 @@ def scan(task: Scan) -> tuple[Neighbors, np.ndarray, Counts | None]:
     neighbors = Neighbors(np.empty((total, task.k), np.int64), np.empty((total, task.k)))
     unsure: list[np.ndarray] = []
     counts: list[Counts] = []
-    rows = max(1, min(QUERY_BLOCK, 2**22 // max(task.width, 1)))
+    height, step = task.kernel.block
+    rows = max(1, min(height, -(-total // task.threads), 2**22 // max(task.width, 1)))
     rows_per_chunk = max(rows, CHUNK_ELEMENTS // max(task.queries.shape[1], 2 * task.width))
     with _workers(task.threads) as run, full_precision():
         for start in range(0, total, rows_per_chunk):
             stop = min(start + rows_per_chunk, total)
-            blocks = run(
-                lambda row, stop=stop: _Block(task, slice(row, min(row + rows, stop))), range(start, stop, rows)
-            )
-            for column in range(0, len(task.part.features), TRAIN_BLOCK):
-                train = task.kernel.prepare_train(column, min(column + TRAIN_BLOCK, len(task.part.features)))
-                found = run(lambda block, train=train, column=column: block.visit(train, column), blocks)
+            blocks = run(partial(_Block, task), [slice(row, min(row + rows, stop)) for row in range(start, stop, rows)])
+            for column in range(0, len(task.part.features), step):
+                train = task.kernel.train(column)
+                found = run(methodcaller("visit", train, column), blocks)
                 if task.counter is not None:
                     counts.append(Counts.merge(found))
             if task.k:
-                unsure += run(lambda block: block.finish(neighbors), blocks)
+                unsure += run(methodcaller("finish", neighbors), blocks)
     merged = None if task.counter is None else Counts.merge(counts)
     return neighbors, np.concatenate(unsure) if unsure else np.empty(0, np.int64), merged
+
+
+_scratch = Scratch()
 
 
 class _Block:
@@ -96,8 +98,9 @@ class _Block:
         queries = task.queries[rows]
         self.prepared = task.kernel.prepare_queries(queries)
         self.epsilon = task.kernel.epsilon(queries)
-        self.top = TopK(len(queries), task.k, task.width) if task.k else None
+        self.top = TopK(len(queries), task.k, task.width, task.kernel.dtype) if task.k else None
         self.threshold = np.full(len(queries), -np.inf)
+        self.settled = 0
         self.levels = None if task.counter is None else task.counter.block(task.kernel, rows, self.epsilon)
 
     def _lowered(self, kth: np.ndarray) -> np.ndarray:
@@ -105,66 +108,60 @@ class _Block:
 
     def visit(self, train: Any, column: int) -> Counts | None:
         """Take in the tile of the prepared training rows that start at `column`."""
-        size = min(TRAIN_BLOCK, len(self.task.part.features) - column)
-        buffer, mask = _scratch(len(self.epsilon), size, self.task.kernel)
-        tile = self.task.kernel.scores(self.prepared, train, buffer)
+        needed = None if self.levels is None else self.levels.lowest
+        lowest = [bounds.min() for bounds in (self.threshold if self.top else None, needed) if bounds is not None]
+        tile = self.task.kernel.scores(self.prepared, train, _scratch, positive=min(lowest) > 0)
+        mask = _scratch.get(len(tile), tile.shape[1], torch.bool).numpy()
         listed = None
         if self.top is not None:
-            before = self.threshold
-            flat = survivors(tile, before, self.task.k, self._lowered, mask)
-            rows = flat // size
-            self.top.push(rows, tile.ravel()[flat], self.task.part.ranks[flat - rows * size + column])
-            self.threshold = np.maximum(before, self._lowered(self.top.kth(self.task.kernel.dtype)))
-            if self.levels is not None and column and (self.threshold <= self.levels.maybe[:, 0]).all():
-                listed = flat
+            flat, complete = survivors(tile, self.threshold, needed, self.task.k, self._lowered, mask)
+            rows = flat // tile.shape[1]
+            ranks = self.task.part.ranks[flat - rows * tile.shape[1] + column]
+            scores = scores_of(tile.ravel()[flat])
+            self.top.hold(rows, scores, ranks)
+            self._raise_threshold(column + tile.shape[1])
+            listed = (flat, scores) if complete else None
         if self.levels is None:
             return None
         counted = self.levels.count(tile, column, mask, listed, settle=self.task.finer is None)
-        return self._count_finer(column, size, buffer, mask) if counted is None else counted
+        return self._count_finer(column, tile.shape[1], mask) if counted is None else counted
 
-    def _count_finer(self, column: int, size: int, buffer: torch.Tensor, mask: np.ndarray) -> Counts | None:
+    def _raise_threshold(self, seen: int) -> None:
+        """Only whenever twice as many training images have been seen: survivors grow with the logarithm of their number."""
+        assert self.top is not None
+        if seen >= 2 * self.settled or seen == len(self.task.part.features):
+            self.top.settle()
+            self.threshold = np.maximum(self.threshold, self._lowered(self.top.kth()))
+            self.settled = seen
+
+    def _count_finer(self, column: int, size: int, mask: np.ndarray) -> Counts | None:
         finer, queries = self.task.finer, self.task.queries[self.rows]
-        assert finer is not None and self.task.counter is not None
+        assert finer is not None
+        assert self.task.counter is not None
         levels = self.task.counter.block(finer, self.rows, finer.epsilon(queries))
-        tile = finer.scores(finer.prepare_queries(queries), finer.prepare_train(column, column + size), buffer)
+        train = finer.prepare_train(column, column + size)
+        tile = finer.scores(finer.prepare_queries(queries), train, _scratch, positive=False)
         return levels.count(tile, column, mask, None, settle=True)
 
     def finish(self, neighbors: Neighbors) -> np.ndarray:
         """Write the rows of this block; returns those (int64) that need more candidates than were kept."""
         assert self.top is not None
-        task, dtype = self.task, self.task.kernel.dtype
+        task, part = self.task, self.task.part
+        queries = task.queries[self.rows]
+        scores, ranks = self.top.best()
         if task.kernel.exact:
-            scores, ranks = self.top.best(dtype)
-            columns = task.part.by_rank[ranks]
-            neighbors.ids[self.rows] = task.part.ids[columns]
-            neighbors.values[self.rows] = np.sqrt(task.kernel.query_norms(task.queries[self.rows])[:, None] - scores)
+            columns = part.by_rank[ranks]
+            neighbors.ids[self.rows] = part.ids[columns]
+            neighbors.values[self.rows] = np.sqrt(task.kernel.query_norms(queries)[:, None] - scores)
             return np.empty(0, np.int64)
-        at_least = self._lowered(self.top.kth(dtype))
-        unsure = (
-            np.flatnonzero(self.top.may_have_dropped(at_least, dtype)) if task.width < len(task.part.features) else []
-        )
-        ranks = self.top.candidates(at_least, dtype)
-        columns = np.where(ranks >= 0, task.part.by_rank[ranks], -1)
-        found = rank_candidates(
-            task.queries[self.rows], task.part.features, task.part.ids, columns, task.k, task.part.metric
-        )
+        at_least = self._lowered(scores[:, task.k - 1])
+        kept = scores >= at_least[:, None]
+        columns = np.where(kept, part.by_rank[np.where(kept, ranks, 0)], -1)
+        found = rank_candidates(queries, part.features, part.ids, columns, task.k, part.metric)
         neighbors.ids[self.rows], neighbors.values[self.rows] = found.ids, found.values
-        return np.asarray(unsure, np.int64) + self.rows.start
-
-
-_local = threading.local()
-
-
-def _scratch(rows: int, columns: int, kernel: Kernel) -> tuple[torch.Tensor, np.ndarray]:
-    """A thread's own tile and mask: fresh ones would cost a page fault per 4 KiB and tile."""
-    dtype = torch.int32 if kernel.dtype is np.int32 else torch.float32
-    held = getattr(_local, "tiles", None)
-    if held is None or held[0].dtype != dtype:
-        held = _local.tiles = (
-            torch.empty(QUERY_BLOCK * TRAIN_BLOCK, dtype=dtype),
-            np.empty(QUERY_BLOCK * TRAIN_BLOCK, bool),
-        )
-    return held[0][: rows * columns].view(rows, columns), held[1][: rows * columns].reshape(rows, columns)
+        if task.width == len(part.features):
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.top.may_have_dropped(at_least)) + self.rows.start
 
 
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]

@@ -1,5 +1,6 @@
 """What an audit costs, told before anything starts: counted evaluations and FLOPs, bytes, and what is there already."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.datasets import load_source
-from side_ray.diffusion.dpm import load_dpm, new_unet
-from side_ray.diffusion.sampler import unet_evaluations
-from side_ray.images import encode_png
+from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
+from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.sampler import Noise, sample, unet_evaluations
+from side_ray.diffusion.schedule import new_schedule
+from side_ray.images import encode_png, to_uint8
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.train_surrogate import network
+from side_ray.storage import open_store
 
 
 @dataclass(frozen=True)
@@ -59,27 +64,73 @@ def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def plan_lines(config: Config, artifacts: Artifacts) -> list[str]:
-    """The plan for a terminal: what would run, what of it is there, and what sampling takes."""
+def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = None) -> list[str]:
+    """The plan for a terminal: what would run, what of it is there, and what sampling takes.
+
+    Args:
+        throughput: samples per second of one device, measured or known; None leaves out the hours.
+    """
     cost, many = estimate(config, artifacts), conditions(config)
     per_condition = config.extract.samples // config.extract.shard_size
     found = sum(per_condition - len(artifacts.samples(each).missing(per_condition)) for each in many)
-    victim = {"train": f"train for {config.dpm.steps:,} steps", "import": "import", "optimal": "closed form"}[
-        config.dpm.kind
-    ]
-    return [
-        f"run directory      {artifacts.run.store.uri}",
-        f"prepare            {config.data.members:,} members, 2 × {config.data.holdout:,} unseen  {_state(artifacts.prepare.done)}",
-        f"dpm                {victim}  {_state(artifacts.dpm.done)}",
-        f"surrogate          {config.surrogate.labels} labels, {config.surrogate.steps:,} steps  {_state(artifacts.surrogate.done)}",
-        f"conditions         {len(many)}: {', '.join(f'{each.method} λ={each.scale:g}' for each in many)}",
-        f"samples            {len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}",
-        f"shards             {found:,} of {len(many) * per_condition:,} are there (synthetic apart)",
-        f"U-Net evaluations  {cost.unet_evaluations:,} × {_si(cost.unet_flops)}FLOP",
-        f"classifier         {cost.classifier_evaluations:,} evaluations with gradient × {_si(cost.classifier_flops)}FLOP",
-        f"sampling takes     {_si(cost.flops)}FLOP",
-        f"bytes written      about {_si(cost.bytes_written)}B of images (an incompressible image's size: an upper bound)",
-    ]
+    victims = {"train": f"train for {config.dpm.steps:,} steps", "import": "import", "optimal": "closed form"}
+    victim = victims[config.dpm.kind]
+    student = f"{config.surrogate.labels} labels, {config.surrogate.steps:,} steps"
+    names = ", ".join(f"{each.method} λ={each.scale:g}" for each in many)
+    total = f"{len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}"
+    lines = {
+        "run directory": artifacts.run.store.uri,
+        "prepare": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen {_state(artifacts.prepare.done)}",
+        "dpm": f"{victim} {_state(artifacts.dpm.done)}",
+        "surrogate": f"{student} {_state(artifacts.surrogate.done)}",
+        "conditions": f"{len(many)}: {names}",
+        "samples": total,
+        "shards": f"{found:,} of {len(many) * per_condition:,} are there (synthetic apart)",
+        "U-Net": f"{cost.unet_evaluations:,} evaluations × {_si(cost.unet_flops)}FLOP",
+        "classifier": f"{cost.classifier_evaluations:,} evaluations with gradient × {_si(cost.classifier_flops)}FLOP",
+        "sampling": f"{_si(cost.flops)}FLOP",
+        "images": f"at most about {_si(cost.bytes_written)}B (the size of images that do not compress)",
+    }
+    if throughput is not None:
+        hours = cost.samples / throughput / 3600
+        lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s of a device"
+    return [f"{name:14}{text}" for name, text in lines.items()]
+
+
+def probe(config: Config, artifacts: Artifacts) -> float:
+    """Samples per second of this machine's device with one guided batch at the config's own settings, timed after a first one.
+
+    The weights are random where the models are not there yet: speed does not depend on them.
+    """
+    shape = image_shape(config, artifacts)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dpm = _victim(config, artifacts, shape).to(device)
+    classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True).to(device).eval()
+    settings, size = config.extract, config.extract.batch_size
+    targets, scale = torch.zeros(size, dtype=torch.int64, device=device), torch.ones(size, device=device)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        guidance = ClassifierGuidance(classifier, targets, scale)
+        noise = Noise(range(size), shape)
+        to_uint8(
+            sample(dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, guidance=guidance)
+        )
+        seconds = time.perf_counter() - began
+    return size / seconds
+
+
+def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
+    if artifacts.dpm.done:
+        return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
+    if config.dpm.kind == "import":
+        assert config.dpm.path is not None
+        source = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+        return load_dpm(source.fetch_dir(""))
+    schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
+    if config.dpm.kind == "optimal":
+        return OptimalDpm(torch.zeros(config.data.members, *shape), schedule)
+    return UnetDpm(new_unet(config.dpm.unet.model_dump(), shape).eval(), schedule)
 
 
 def _state(done: bool) -> str:
@@ -97,22 +148,12 @@ def _count(module: torch.nn.Module, *inputs: Any, backward: bool = False) -> int
 
 def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
     if config.dpm.kind == "optimal":
+        # A product with every member for the distances, another for their mean.
         return 4 * config.data.members * int(np.prod(shape))
-    if config.dpm.kind == "import":
-        unet = load_dpm(_imported(config, artifacts)).unet  # type: ignore[attr-defined]
-    else:
-        unet = new_unet(config.dpm.unet.model_dump(), shape).eval()
+    dpm = _victim(config, artifacts, shape)
+    assert isinstance(dpm, UnetDpm)
     with torch.no_grad():
-        return _count(unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
-
-
-def _imported(config: Config, artifacts: Artifacts) -> Any:
-    if artifacts.dpm.done:
-        return artifacts.run.store.fetch_dir(artifacts.dpm.key)
-    from side_ray.storage import open_store
-
-    assert config.dpm.path is not None
-    return open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region).fetch_dir("")
+        return _count(dpm.unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

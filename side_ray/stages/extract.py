@@ -13,10 +13,9 @@ from side_ray.config import Config, ExtractSection
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
-from side_ray.errors import RunError
 from side_ray.images import image_column, to_uint8
 from side_ray.stages.plan import Artifacts, conditions
-from side_ray.stages.pool import Task, one_line, run_tasks
+from side_ray.stages.pool import ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray
 from side_ray.stages.shards import ShardSet
@@ -47,8 +46,11 @@ class GeneratorSpec:
     threads: int
 
 
-class Generator:
-    """An actor that samples whole shards and writes them. One batch samples while another is encoded and written."""
+class Generator(ShardActor):
+    """Samples whole shards and writes them. One call samples while another's shard is encoded and written."""
+
+    stage = "extract"
+    phases = ("sample", "encode", "write")
 
     def __init__(self, spec: GeneratorSpec) -> None:
         torch.set_num_threads(spec.threads)
@@ -59,17 +61,7 @@ class Generator:
         self._device_lock = threading.Lock()
         self._batch = spec.extract.batch_size
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        task = Task(int(batch["group"][0]), int(batch["shard"][0]))
-        row: dict[str, Any] = {"group": task.group, "shard": task.shard, "retries": 0, "error": "", "note": ""}
-        row |= {"seconds_sample": 0.0, "seconds_encode": 0.0, "seconds_write": 0.0}
-        try:
-            self._make(task, row)
-        except Exception as error:  # a failure stays with its shard; the driver names it when the others are done
-            row["error"] = one_line(error)
-        return {name: np.array([value]) for name, value in row.items()}
-
-    def _make(self, task: Task, row: dict[str, Any]) -> None:
+    def make(self, task: Task, row: dict[str, Any]) -> None:
         group = self.spec.groups[task.group]
         with self._device_lock:
             began = time.perf_counter()
@@ -88,7 +80,7 @@ class Generator:
         began, retries = time.perf_counter(), self.spec.store.retries
         group.shards.write(task.shard, table, row["note"])
         row["seconds_write"] = time.perf_counter() - began
-        row["retries"] = self.spec.store.retries - retries
+        row |= {"retries": self.spec.store.retries - retries, "rows": group.shards.rows}
 
     def _sample(self, group: Group, shard: int) -> tuple[list[int], list[int], np.ndarray, str]:
         rows = group.shards.rows
@@ -193,11 +185,6 @@ def _run(
     ensure_ray(config.cluster)
     with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
         outcome = run_tasks(Generator, spec, tasks, config.cluster, bar, size)
-    for note in sorted(set(outcome.notes)):
+    for note in sorted(outcome.notes):
         reporter.warn(note)
-    if outcome.failures:
-        task, reason = next(iter(outcome.failures.items()))
-        raise RunError(
-            f"{title}: {len(outcome.failures)} of {len(tasks)} shards failed, first {groups[task.group].shards.key(task.shard)} "
-            f"({reason}); the others are kept, so run the same command again to retry"
-        )
+    report_failures(title, [group.shards for group in groups], outcome)

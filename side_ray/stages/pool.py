@@ -1,17 +1,22 @@
 """Maps a pool of actors over shards with Ray Data. What comes back to the driver is one row of statistics per shard."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from side_ray.config import ClusterSection
-from side_ray.errors import RunError
+from side_ray.errors import RunError, UserError
+from side_ray.run import Artifact
 from side_ray.stages.progress import Bar
+from side_ray.stages.shards import ShardSet
 
 # Ray Data keeps bookkeeping per block: past this many shards a block holds several, still done one by one.
 MOST_BLOCKS = 2000
+FAILED = "_failed.json"
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -29,49 +34,99 @@ class Outcome:
     finished: int = 0
     failures: dict[Task, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: set[str] = field(default_factory=set)
+
+
+class ShardActor:
+    """Makes shards, one per call, for Ray Data's `map_batches`; a subclass says how.
+
+    Two calls run at a time in one actor, so that one can encode and write while the other has the device.
+    """
+
+    stage: ClassVar[str]
+    phases: ClassVar[tuple[str, ...]]
+
+    def make(self, task: Task, row: dict[str, Any]) -> None:
+        """Make and write one shard; note in `row` the seconds of each phase, retries, and what is unusual about it."""
+        raise NotImplementedError
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        task = Task(int(batch["group"][0]), int(batch["shard"][0]))
+        row: dict[str, Any] = {"group": task.group, "shard": task.shard, "retries": 0, "error": "", "note": ""}
+        row |= {"final": False, "rows": 0} | {f"seconds_{phase}": 0.0 for phase in self.phases}
+        try:
+            self.make(task, row)
+        except UserError as error:  # of the store, after its own retries: the next shard would meet it too
+            row |= {"error": str(error), "final": True}
+        except Exception as error:  # a failure stays with its shard; the driver names it when the others are done
+            row["error"] = one_line(error)
+        _count(self.stage, self.phases, row)
+        return {name: np.array([value]) for name, value in row.items()}
 
 
 def run_tasks(
-    actor: type[Callable[[dict[str, Any]], Any]],
-    spec: Any,
-    tasks: Sequence[Task],
-    cluster: ClusterSection,
-    bar: Bar,
-    units: int,
+    actor: type[ShardActor], spec: Any, tasks: Sequence[Task], cluster: ClusterSection, bar: Bar, units: int
 ) -> Outcome:
     """Have every task done by a pool of `actor`s.
 
-    An actor is called with one task and answers with one row: `error` (empty when the shard is written), `retries`,
-    `note`, and `seconds_<phase>` columns. An actor or node that dies has its tasks done again by another; an exception
-    stays with its shard, so that the others finish.
+    An actor or node that dies has its tasks done again by another; an exception stays with its shard, so that the others
+    finish; an error that every shard would meet (a full disk, a wrong key) ends the stage at once.
 
     Args:
-        actor: class for Ray Data's `map_batches`, constructed with `spec`.
+        actor: constructed with `spec`.
         spec: small and picklable: paths, not data.
         tasks: what to do, in the order of preference.
         units: what one finished task adds to `bar`.
 
     Raises:
-        RunError: Ray cannot go on at all.
+        RunError: Ray or the store cannot go on at all.
     """
-    if not tasks:
-        return Outcome()
     outcome = Outcome()
-    for row in _stream(actor, spec, tasks, cluster):
+    for row in _stream(actor, spec, tasks, cluster) if tasks else ():
         task = Task(row["group"], row["shard"])
+        if row["final"]:
+            raise RunError(f"{row['error']}; finished shards are kept, so run the same command again to go on")
         if row["error"]:
             outcome.failures[task] = row["error"]
         else:
             outcome.finished += 1
             bar.advance(units, row["retries"])
         if row["note"]:
-            outcome.notes.append(row["note"])
-        for name, value in row.items():
-            if name.startswith("seconds_"):
-                phase = name.removeprefix("seconds_")
-                outcome.seconds[phase] = outcome.seconds.get(phase, 0.0) + value
+            outcome.notes.add(row["note"])
+        for phase in actor.phases:
+            outcome.seconds[phase] = outcome.seconds.get(phase, 0.0) + row[f"seconds_{phase}"]
     return outcome
+
+
+def report_failures(title: str, sets: Sequence[ShardSet], outcome: Outcome) -> None:
+    """Leave the failed shards' names beside the finished ones, for `status`, and end the stage if there are any.
+
+    Raises:
+        RunError: names the failed shards.
+    """
+    for group, shards in enumerate(sets):
+        reasons = {str(task.shard): reason for task, reason in outcome.failures.items() if task.group == group}
+        beside = Artifact(shards.store, shards.directory)
+        if reasons:
+            beside.write_json(FAILED, reasons)
+        elif shards.store.exists(f"{shards.directory}/{FAILED}"):
+            shards.store.delete(f"{shards.directory}/{FAILED}")
+    if outcome.failures:
+        named = [
+            f"{sets[t.group].key(t.shard)} ({reason})" for t, reason in list(outcome.failures.items())[:MOST_NAMED]
+        ]
+        more = f" and {len(outcome.failures) - MOST_NAMED} more" if len(outcome.failures) > MOST_NAMED else ""
+        raise RunError(
+            f"{title}: {len(outcome.failures)} shards failed: {'; '.join(named)}{more}. "
+            "All others are kept; run the same command again to retry"
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message without the traceback that Ray puts into the message of a remote one."""
+    cause = getattr(error, "cause", None) or error
+    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {text}"
 
 
 def _stream(actor: type, spec: Any, tasks: Sequence[Task], cluster: ClusterSection) -> Iterator[dict[str, Any]]:
@@ -87,7 +142,6 @@ def _stream(actor: type, spec: Any, tasks: Sequence[Task], cluster: ClusterSecti
         fn_constructor_args=(spec,),
         batch_size=1,
         batch_format="numpy",
-        # Two calls at a time in one actor: while one encodes and writes, the other has the device.
         compute=ray.data.ActorPoolStrategy(
             min_size=least,
             max_size=most,
@@ -107,8 +161,29 @@ def _stream(actor: type, spec: Any, tasks: Sequence[Task], cluster: ClusterSecti
         ) from error
 
 
-def one_line(error: BaseException) -> str:
-    """An error's type and message without the traceback that Ray puts into the message of a remote one."""
-    cause = getattr(error, "cause", None) or error
-    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-    return f"{type(cause).__name__}: {text}"
+_METRICS: dict[str, Any] = {}
+
+
+def _count(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> None:
+    """Add one shard to the counters that Ray's metrics endpoint serves to Prometheus."""
+    import ray
+
+    if not ray.is_initialized():
+        return
+    if not _METRICS:
+        from ray.util.metrics import Counter
+
+        _METRICS["samples"] = Counter("side_ray_samples", "Samples of finished shards", tag_keys=("stage",))
+        _METRICS["shards"] = Counter("side_ray_shards", "Shards by outcome", tag_keys=("stage", "outcome"))
+        _METRICS["retries"] = Counter("side_ray_retries", "Storage requests that were tried again", tag_keys=("stage",))
+        _METRICS["seconds"] = Counter("side_ray_seconds", "Seconds by phase", tag_keys=("stage", "phase"))
+    failed = bool(row["error"])
+    _METRICS["shards"].inc(1, {"stage": stage, "outcome": "failed" if failed else "finished"})
+    # Ray's counters refuse an increment of zero.
+    if row["rows"] and not failed:
+        _METRICS["samples"].inc(row["rows"], {"stage": stage})
+    if row["retries"]:
+        _METRICS["retries"].inc(row["retries"], {"stage": stage})
+    for phase in phases:
+        if row[f"seconds_{phase}"] > 0:
+            _METRICS["seconds"].inc(row[f"seconds_{phase}"], {"stage": stage, "phase": phase})

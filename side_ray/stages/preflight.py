@@ -36,8 +36,8 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
             )
     if config.dpm.kind == "train" and config.dpm.batch_size % config.cluster.train_workers:
         raise UserError(
-            f"dpm.batch_size: {config.dpm.batch_size} is not divisible by cluster.train_workers ({config.cluster.train_workers}); "
-            "choose a multiple"
+            f"dpm.batch_size: {config.dpm.batch_size} is not divisible by cluster.train_workers "
+            f"({config.cluster.train_workers}); choose a multiple"
         )
     _ = artifacts.dpm
     artifacts.run.store.check()

@@ -14,7 +14,6 @@ import torch
 
 from side_ray.config import Config, ScoreSection
 from side_ray.datasets import read_split, to_parquet
-from side_ray.errors import RunError
 from side_ray.images import decode_column
 from side_ray.memorization.bands import Bands, Levels
 from side_ray.memorization.cut import Cut, calibrated_cut
@@ -24,7 +23,7 @@ from side_ray.memorization.search import Index
 from side_ray.memorization.similarity import Similarity, make_similarity
 from side_ray.run import Artifact
 from side_ray.stages.plan import Artifacts, conditions
-from side_ray.stages.pool import Outcome, Task, one_line, run_tasks
+from side_ray.stages.pool import Outcome, ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray
 from side_ray.stages.shards import DamagedShard, ShardSet
@@ -99,8 +98,11 @@ class ScorerSpec:
     threads: int
 
 
-class Scorer:
-    """An actor that scores whole shards of samples and writes the scores."""
+class Scorer(ShardActor):
+    """Scores whole shards of samples and writes the scores."""
+
+    stage = "score"
+    phases = ("read", "search", "write")
 
     def __init__(self, spec: ScorerSpec) -> None:
         self.spec = spec
@@ -108,17 +110,8 @@ class Scorer:
         local = not spec.servers
         self.part = SearchPart(spec.prepared, spec.score, spec.sizes, 0, 1, spec.threads) if local else None
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        task = Task(int(batch["group"][0]), int(batch["shard"][0]))
-        row: dict[str, Any] = {"group": task.group, "shard": task.shard, "retries": 0, "error": "", "note": ""}
-        row |= {"seconds_read": 0.0, "seconds_search": 0.0, "seconds_write": 0.0}
-        try:
-            self._score(self.spec.groups[task.group], task.shard, row)
-        except Exception as error:  # a failure stays with its shard; the driver names it when the others are done
-            row["error"] = one_line(error)
-        return {name: np.array([value]) for name, value in row.items()}
-
-    def _score(self, group: Group, shard: int, row: dict[str, Any]) -> None:
+    def make(self, task: Task, row: dict[str, Any]) -> None:
+        group, shard = self.spec.groups[task.group], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = group.samples.read(shard, ["sample_id", "image"])
         sample_ids = table.column("sample_id")
@@ -146,7 +139,7 @@ class Scorer:
         # Last, since its presence says that the shard is scored.
         group.scores.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
-        row["retries"] = self.spec.prepared.store.retries - retries
+        row |= {"retries": self.spec.prepared.store.retries - retries, "rows": group.scores.rows}
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -273,8 +266,6 @@ def _stop_servers(servers: list[Any]) -> None:
 
 
 def _require_all(spec: ScorerSpec, outcome: Outcome) -> None:
-    if not outcome.failures:
-        return
     damaged = [task for task, reason in outcome.failures.items() if reason.startswith(DamagedShard.__name__)]
     for task in damaged:
         samples = spec.groups[task.group].samples
@@ -282,8 +273,4 @@ def _require_all(spec: ScorerSpec, outcome: Outcome) -> None:
     if damaged:
         first = spec.groups[damaged[0].group].samples.key(damaged[0].shard)
         raise DamagedShard(first, f"and {len(damaged) - 1} others are no shards of this plan")
-    task, reason = next(iter(outcome.failures.items()))
-    raise RunError(
-        f"score: {len(outcome.failures)} shards failed, first {spec.groups[task.group].scores.key(task.shard)} ({reason}); "
-        "the others are kept, so run the same command again to retry"
-    )
+    report_failures("score", [group.scores for group in spec.groups], outcome)

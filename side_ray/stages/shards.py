@@ -35,15 +35,22 @@ class ShardSet:
     def key(self, index: int) -> str:
         return f"{self.directory}/part-{index:06d}.parquet"
 
-    def present(self) -> set[int]:
-        """Indices of the shards that are there, by one listing. A file too short to be Parquet does not count."""
-        found = set()
+    def written(self) -> dict[int, float]:
+        """When each shard that is there was written (seconds since 1970), by one listing.
+
+        A file too short to be Parquet does not count.
+        """
+        found = {}
         for entry in self.store.list(self.directory):
             name = entry.key.rsplit("/", 1)[-1]
             digits = name.removeprefix("part-").removesuffix(".parquet")
             if name == f"part-{digits}.parquet" and digits.isdecimal() and entry.size >= SMALLEST_PARQUET:
-                found.add(int(digits))
+                found[int(digits)] = entry.mtime
         return found
+
+    def present(self) -> set[int]:
+        """Indices of the shards that are there."""
+        return set(self.written())
 
     def missing(self, count: int) -> list[int]:
         """Those of the first `count` shards that are still to be made, in ascending order."""

@@ -140,8 +140,8 @@ def _import(config: Config, artifacts: Artifacts) -> None:
     height, width, channels = artifacts.prepare.info()["shape"]
     if tuple(dpm.image_shape) != (channels, height, width):
         raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {tuple(dpm.image_shape)}, the data has {(channels, height, width)}; "
-            "give the data set that this model was trained on"
+            f"dpm.path: {config.dpm.path} makes images of shape {tuple(dpm.image_shape)}, the data has "
+            f"{(channels, height, width)}; give the data set that this model was trained on"
         )
     artifact.store.put_dir(directory, artifact.key)
     artifact.finish(kind="import", path=config.dpm.path)

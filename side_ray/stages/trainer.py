@@ -1,4 +1,4 @@
-"""Trains one network by Ray Train: checkpoints to the run's storage, resumes from the newest whole one, records the loss curve."""
+"""Trains one network by Ray Train, with checkpoints in the run's storage, from the newest whole one of which it resumes."""
 
 import json
 import tempfile
@@ -19,6 +19,7 @@ from torch import nn
 from side_ray.config import ClusterSection
 from side_ray.errors import RunError
 from side_ray.run import Artifact
+from side_ray.stages.claim import Claim
 from side_ray.stages.progress import Bar, Reporter
 from side_ray.stages.session import ensure_ray
 
@@ -106,9 +107,13 @@ def train(spec: TrainSpec, title: str, cluster: ClusterSection, reporter: Report
             failure_config=FailureConfig(max_failures=3),
         ),
     )
+    claim = Claim(spec.artifact)
+    claim.wait_for(reporter, title)
+    if spec.artifact.done:
+        return
     done = threading.Event()
     with reporter.bar(title, spec.schedule.steps, "steps") as bar:
-        watcher = threading.Thread(target=_watch, args=(spec.artifact, bar, done), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(claim, bar, done), daemon=True)
         watcher.start()
         try:
             trainer.fit()
@@ -123,17 +128,19 @@ def train(spec: TrainSpec, title: str, cluster: ClusterSection, reporter: Report
         bar.reach(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
     store.delete(f"{spec.artifact.key}/{CHECKPOINTS}")
     store.delete(f"{spec.artifact.key}/{PROGRESS}")
+    claim.release()
 
 
-def _watch(artifact: Artifact, bar: Bar, done: threading.Event) -> None:
+def _watch(claim: Claim, bar: Bar, done: threading.Event) -> None:
     while not done.wait(1.0):
-        progress = read_progress(artifact)
+        claim.renew()
+        progress = read_progress(claim.artifact)
         if progress:
             bar.reach(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
 
 
 def read_progress(artifact: Artifact) -> dict[str, Any]:
-    """Where a training stands: `step`, `steps`, `loss`, `rate` (steps/s), `at` (seconds since 1970); empty before the first word."""
+    """Where a training stands: `step`, `steps`, `loss`, `rate` (steps/s), `at` (seconds since 1970); empty at first."""
     try:
         return artifact.read_json(PROGRESS)
     except (FileNotFoundError, json.JSONDecodeError):
@@ -151,13 +158,13 @@ def _work(config: dict[str, Any]) -> None:
         raise ValueError(
             f"batch_size {spec.schedule.batch_size} is not divisible by {accelerator.num_processes} workers"
         )
-    loop = _Loop(spec, accelerator)
+    loop = TrainingLoop(spec, accelerator)
     loop.run()
     if accelerator.is_main_process:
         loop.finish()
 
 
-class _Loop:
+class TrainingLoop:
     """One worker's training: its network, optimizer and EMA, and where it stands."""
 
     def __init__(self, spec: TrainSpec, accelerator: Accelerator) -> None:
@@ -184,18 +191,19 @@ class _Loop:
         self._told = time.monotonic()
         self._restore()
 
-    def run(self) -> None:
-        """Train to the last step."""
+    def run(self, until: int | None = None) -> None:
+        """Train to step `until`, by default the last one."""
         schedule, rank, world = self.spec.schedule, self.accelerator.process_index, self.accelerator.num_processes
         share = schedule.batch_size // world
         rows = slice(rank * share, (rank + 1) * share)
         every = max(1, schedule.steps // CURVE_POINTS)
         losses: list[torch.Tensor] = []
         began, first = time.monotonic(), self.step
-        while self.step < schedule.steps:
+        last = schedule.steps if until is None else until
+        while self.step < last:
             losses.append(self._train_step(rows))
             self.step += 1
-            if self.step % every == 0 or self.step == schedule.steps:
+            if self.step % every == 0 or self.step == last:
                 mean = float(self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
                 losses.clear()
                 for name, value in {"steps": self.step, "loss": mean, "lr": self.lr_scheduler.get_last_lr()[0]}.items():

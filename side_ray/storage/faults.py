@@ -69,7 +69,7 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return code_of(error) in PASSING or (status >= 500 and status not in (501, 505, 507))
-    return isinstance(error, (*BROKEN_BODY, aws.HTTPClientError)) and not isinstance(error, UNREACHABLE)
+    return isinstance(error, (*BROKEN_BODY, aws.HTTPClientError))
 
 
 def is_broken_body(error: Exception) -> bool:

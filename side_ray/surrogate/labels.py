@@ -104,7 +104,8 @@ def cluster_labels(
         max_points_per_centroid=len(centred),
     )
     kmeans.train(centred)
-    assert kmeans.centroids is not None and kmeans.index is not None
+    assert kmeans.centroids is not None
+    assert kmeans.index is not None
     assigned = kmeans.index.search(centred, 1)[1][:, 0].astype(np.int64)
     tightness = cluster_cohesion(centred, assigned, clusters)
     sizes = np.bincount(assigned, minlength=clusters).astype(np.int64)

@@ -64,7 +64,6 @@ GOOD = {"num_train_timesteps": 3, "beta_schedule": "linear"}
         json.dumps(GOOD | {"beta_schedule": "exponential"}),
         json.dumps(GOOD | {"num_train_timesteps": "many"}),
         json.dumps(GOOD | {"prediction_type": "flow_prediction"}),
-        json.dumps(GOOD | {"rescale_betas_zero_snr": True}),
         json.dumps(GOOD | {"trained_betas": [0.1, 0.2]}),
         json.dumps(GOOD | {"trained_betas": [0.1, 0.2, 1.0]}),
         json.dumps(GOOD | {"trained_betas": ["a", "b", "c"]}),
@@ -78,6 +77,12 @@ def test_a_config_without_a_usable_schedule_gets_one_line_with_the_path(tmp_path
         load_schedule(tmp_path)
     assert str(tmp_path / "scheduler_config.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_that_ends_in_zero_snr_is_refused_by_name(tmp_path):
+    DDIMScheduler(rescale_betas_zero_snr=True).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="rescale_betas_zero_snr"):
+        load_schedule(tmp_path)
 
 
 def test_an_absent_config_is_named(tmp_path):

@@ -1,0 +1,15 @@
+"""`make bench`: what each stage costs beside what one would run instead, in small sizes."""
+
+import subprocess
+import sys
+
+COMMANDS = (
+    ["bench.train", "--threads", "2"],
+    ["bench.sample", "--rounds", "3"],
+    ["bench.extract", "--shards", "8", "--rounds", "2"],
+    ["bench.score", "--scale", "0.1"],
+)
+
+for command in COMMANDS:
+    print(f"\n== python -m {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)

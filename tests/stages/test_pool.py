@@ -1,0 +1,93 @@
+"""A pool of real actors: a poisoned shard stays alone, what every shard would meet ends the stage, a dead actor is replaced."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from side_ray.config import ClusterSection
+from side_ray.errors import RunError
+from side_ray.stages.pool import FAILED, ShardActor, Task, report_failures, run_tasks
+from side_ray.stages.progress import Bar
+from side_ray.stages.shards import ShardSet
+from side_ray.storage import open_store
+
+CLUSTER = ClusterSection(actors=(2, 2))
+
+
+class Toucher(ShardActor):
+    """Makes a file per task, and fails as its spec says."""
+
+    stage = "touch"
+    phases = ("touch",)
+
+    def __init__(self, spec: dict) -> None:
+        self.spec = spec
+
+    def make(self, task: Task, row: dict) -> None:
+        if task.shard == self.spec.get("poisoned"):
+            raise ValueError("poison\nwith more lines")
+        if task.shard == self.spec.get("full"):
+            raise RunError("/disk: no space left; free some")
+        mark = Path(self.spec["directory"]) / f"died-{task.shard}"
+        if task.shard == self.spec.get("deadly") and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        with open(Path(self.spec["directory"]) / str(task.shard), "a") as file:
+            file.write("made\n")
+        row |= {"rows": 1, "retries": 2, "seconds_touch": 0.5}
+
+
+def run(tmp_path: Path, count: int = 12, **spec):
+    bar = Bar("touch", count, "shards", 0)
+    outcome = run_tasks(
+        Toucher, {"directory": str(tmp_path), **spec}, [Task(0, i) for i in range(count)], CLUSTER, bar, 1
+    )
+    return outcome, bar
+
+
+def made(tmp_path: Path) -> list[int]:
+    return sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal())
+
+
+def test_a_poisoned_shard_is_named_while_the_others_finish(tmp_path, ray_session):
+    outcome, bar = run(tmp_path, poisoned=5)
+    assert outcome.failures == {Task(0, 5): "ValueError: poison"}
+    assert made(tmp_path) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert (bar.done, bar.retries, outcome.seconds) == (11, 22, {"touch": 5.5})
+
+    shards = ShardSet(open_store(str(tmp_path)), "set", "f", 1)
+    with pytest.raises(
+        RunError, match=r"touch: 1 shards failed: set/part-000005\.parquet \(ValueError: poison\)"
+    ) as caught:
+        report_failures("touch", [shards], outcome)
+    assert caught.value.exit_code == 1
+    assert (tmp_path / "set" / FAILED).exists()
+    outcome.failures.clear()
+    report_failures("touch", [shards], outcome)
+    assert not (tmp_path / "set" / FAILED).exists()
+
+
+def test_what_every_shard_would_meet_ends_the_stage(tmp_path, ray_session):
+    with pytest.raises(RunError, match="no space left; free some; finished shards are kept"):
+        run(tmp_path, count=300, full=3)
+    assert len(made(tmp_path)) < 250
+
+
+def test_a_dead_actor_is_replaced_and_its_shard_made(tmp_path, ray_session):
+    outcome, bar = run(tmp_path, deadly=4)
+    assert made(tmp_path) == list(range(12))
+    assert not outcome.failures
+    assert bar.done == 12
+
+
+def test_no_task_starts_no_pool(tmp_path):
+    outcome = run_tasks(Toucher, {}, [], CLUSTER, Bar("touch", 0, "shards", 0), 1)
+    assert outcome.finished == 0
+
+
+def test_the_log_line_tells_rate_eta_and_retries():
+    bar = Bar("extract", 100, "samples", 20)
+    bar.advance(20, retries=3)
+    bar.reach(40, 4.0, "loss 0.1")
+    assert bar.describe() == "extract: 40/100 samples, 4.0/s, about 15 s left, loss 0.1, 3 retries"

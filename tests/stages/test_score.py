@@ -1,0 +1,96 @@
+"""Scores are the same whoever computes them, however often that dies, and for every form of bands."""
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from side_ray.stages.audit import run_until
+from side_ray.stages.progress import Reporter
+from side_ray.stages.score import parts_of
+from tests.audits import tiny_config
+from tests.bruteforce import check
+
+
+def tables(root: Path) -> dict[str, object]:
+    """Every score and hits file under its name without the fingerprint."""
+    found = {}
+    for path in sorted((root / "scores").rglob("*.parquet")):
+        name = "/".join(path.relative_to(root / "scores").parts[1:])
+        found[name] = pq.read_table(path, partitioning=None).replace_schema_metadata(None)
+    return found
+
+
+def copy_without_scores(source: str, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("scores", "report"))
+
+
+def test_killing_scoring_actors_changes_nothing(tiny_audit, tmp_path, ray_session):
+    run = tmp_path / "run"
+    copy_without_scores(tiny_audit.run.store.uri, run)
+    stop, killed = threading.Event(), []
+
+    def killer() -> None:
+        generator = np.random.default_rng(0)
+        while not stop.wait(0.4) and len(killed) < 6:
+            titles = {
+                process.pid: " ".join(process.cmdline()[:1]) for process in psutil.process_iter() if _ours(process)
+            }
+            scoring = [pid for pid, title in titles.items() if "SearchPart" in title or "Scorer" in title]
+            if scoring:
+                pid = int(generator.choice(scoring))
+                killed.append(titles[pid])
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        artifacts = run_until("report", tiny_config(run), Reporter())
+    finally:
+        stop.set()
+        thread.join()
+    assert len(killed) >= 2, killed
+    assert (
+        artifacts.report.read_json("metrics.json")["conditions"]
+        == tiny_audit.report.read_json("metrics.json")["conditions"]
+    )
+    ours, theirs = tables(run), tables(Path(tiny_audit.run.store.uri))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equals(theirs[name]) for name in theirs)
+
+
+def _ours(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::")
+    except psutil.Error:
+        return False
+
+
+def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_audit, tmp_path, ray_session):
+    run = tmp_path / "run"
+    copy_without_scores(tiny_audit.run.store.uri, run)
+    artifacts = run_until("report", tiny_config(run, score__bands="paper"), Reporter())
+    assert check(run) == []
+    low = artifacts.report.read_json("metrics.json")["conditions"][0]["bands"]["low"]
+    assert low["ums_count"] > 50  # of 60 members, more than the neighbours that are stored
+
+
+def test_more_parts_than_the_default_give_the_same_scores(tiny_audit, tmp_path, ray_session):
+    run = tmp_path / "run"
+    copy_without_scores(tiny_audit.run.store.uri, run)
+    run_until("report", tiny_config(run, score__shards=5), Reporter())
+    ours, theirs = tables(run), tables(Path(tiny_audit.run.store.uri))
+    assert all(ours[name].equals(theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("features", "dimension", "parts"), [(300, 64, 1), (50_000, 3072, 1), (10**6, 3072, 6)])
+def test_large_sets_are_split_and_small_ones_are_not(features, dimension, parts):
+    config = tiny_config("/tmp/unused", score__shards=None)
+    assert parts_of(config.score, features, dimension) == parts
+    assert parts_of(tiny_config("/tmp/unused", score__shards=3).score, features, dimension) == 3

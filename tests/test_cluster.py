@@ -1,0 +1,491 @@
+"""What runs the audit elsewhere: manifests, launcher file and image, against the schemas of those who will read them."""
+
+import copy
+import importlib.metadata
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import botocore.validate
+import jsonschema
+import pytest
+import ray
+import yaml
+
+from side_ray.config import load_config
+
+ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "cluster"
+EXTRACT = ROOT / "tests" / "data" / "extract_crd.py"
+KUBERAY = json.loads((ROOT / "tests" / "data" / "kuberay.json").read_text())
+LAUNCHER = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath("ray-schema.json").read_text())
+IMAGE = "registry.example.com/side-ray"
+FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "matchLabels", "nodeSelector")
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Of two equal keys PyYAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice among {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path) -> Any:
+    return yaml.load(path.read_text(), Loader=UniqueKeys)
+
+
+def kuberay_faults(manifest: Any) -> list[str]:
+    """What KubeRay's CRDs say against a manifest, unknown keys included."""
+    kind = manifest.get("kind")
+    if kind not in KUBERAY["kinds"]:
+        return [f"no such kind: {kind}"]
+    schema = {**KUBERAY["kinds"][kind], "definitions": KUBERAY["definitions"]}
+    return [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(manifest)]
+
+
+def paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every key of every mapping in a document."""
+    for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if isinstance(node, dict):
+            yield (*path, key)
+        yield from paths(child, (*path, key))
+
+
+def at(node: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        node = node[key]
+    return node
+
+
+def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value at `path`; without the key where the value is `...`."""
+    document = copy.deepcopy(document)
+    parent = at(document, path[:-1])
+    if value is ...:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    return document
+
+
+JOB, CLUSTER_MANIFEST = load(CLUSTER / "rayjob.yaml"), load(CLUSTER / "raycluster.yaml")
+MANIFESTS = pytest.mark.parametrize("manifest", [JOB, CLUSTER_MANIFEST], ids=["rayjob", "raycluster"])
+SPEC = JOB["spec"]["rayClusterSpec"]
+HEAD = SPEC["headGroupSpec"]["template"]["spec"]
+(WORKERS,) = SPEC["workerGroupSpecs"]
+
+
+# KubeRay
+
+
+@MANIFESTS
+def test_kuberay_knows_every_key_of_the_manifest(manifest: Any) -> None:
+    assert kuberay_faults(manifest) == []
+
+
+@MANIFESTS
+def test_a_misspelt_key_is_refused_wherever_it_stands(manifest: Any) -> None:
+    tried = 0
+    for path in paths(manifest):
+        misspelt = replaced(manifest, path, ...)
+        at(misspelt, path[:-1])[f"{path[-1]}x"] = at(manifest, path)
+        is_free = len(path) > 1 and path[-2] in FREE_FORM
+        assert bool(kuberay_faults(misspelt)) is not is_free, path
+        tried += 1
+    assert tried > 80
+
+
+CONTAINER = ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("apiVersion",), "ray.io/v1alpha1"),
+        (("kind",), "RayJobs"),
+        (("spec", "entrypoint"), ["python", "x.py"]),
+        (("spec", "backoffLimit"), "3"),
+        (("spec", "shutdownAfterJobFinishes"), "true"),
+        (("spec", "rayClusterSpec", "authOptions", "mode"), "tokens"),
+        (("spec", "rayClusterSpec", "autoscalerOptions", "upscalingMode"), "Fast"),
+        (("spec", "rayClusterSpec", "headGroupSpec", "template"), ...),
+        (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "minReplicas"), ...),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxReplicas"), 8.5),
+        ((*CONTAINER, "name"), ...),
+        ((*CONTAINER, "resources", "limits", "cpu"), "four"),
+        ((*CONTAINER, "env", 1, "valueFrom", "secretKeyRef", "key"), ...),
+        ((*CONTAINER, "ports", 0, "containerPort"), "6379"),
+    ],
+)
+def test_a_wrong_type_value_or_missing_field_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    assert kuberay_faults(replaced(JOB, path, value))
+
+
+@pytest.mark.parametrize("value", [4, "4", "500m"])
+def test_a_quantity_is_a_number_or_a_string(value: int | str) -> None:
+    assert kuberay_faults(replaced(JOB, (*CONTAINER, "resources", "limits", "cpu"), value)) == []
+
+
+def test_job_and_standing_cluster_are_the_same_cluster() -> None:
+    assert CLUSTER_MANIFEST["spec"] == SPEC
+
+
+def test_the_job_ends_and_takes_its_cluster_with_it() -> None:
+    spec = JOB["spec"]
+    assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode")
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert 0 < spec["ttlSecondsAfterFinished"] <= 3_600
+    assert spec["backoffLimit"] >= 1
+    assert spec["activeDeadlineSeconds"] >= 86_400
+
+
+def test_the_cluster_asks_for_a_token() -> None:
+    assert SPEC["authOptions"] == {"mode": "token"}
+
+
+def test_the_head_has_no_gpu_takes_no_tasks_and_stays_off_spot_machines() -> None:
+    assert SPEC["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert "nvidia.com/gpu" not in json.dumps(HEAD)
+    assert "tolerations" not in HEAD
+    (term,) = HEAD["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    refused = {rule["key"]: rule["values"] for rule in term["matchExpressions"] if rule["operator"] == "NotIn"}
+    assert refused == {
+        "karpenter.sh/capacity-type": ["spot"],
+        "eks.amazonaws.com/capacityType": ["SPOT"],
+        "cloud.google.com/gke-spot": ["true"],
+        "kubernetes.azure.com/scalesetpriority": ["spot"],
+    }
+
+
+def test_workers_have_a_gpu_each_and_come_and_go() -> None:
+    (container,) = WORKERS["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert SPEC["enableInTreeAutoscaling"] is True
+    assert WORKERS["minReplicas"] == WORKERS["replicas"] == 0 < WORKERS["maxReplicas"]
+
+
+@pytest.mark.parametrize("pod", [HEAD, WORKERS["template"]["spec"]], ids=["head", "worker"])
+def test_pods_hold_no_secret_and_no_rights(pod: Any) -> None:
+    (container,) = pod["containers"]
+    env = {each["name"]: each for each in container["env"]}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert set(env[name]["valueFrom"]) == {"secretKeyRef"}
+    assert [name for name, each in env.items() if "value" in each] == ["AWS_REGION"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert f"--uid {pod['securityContext']['runAsUser']} " in (CLUSTER / "Dockerfile").read_text()
+
+
+def test_everybody_runs_the_same_ray() -> None:
+    pinned = dict(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==(\S+)", (ROOT / "constraints.txt").read_text()))
+    assert SPEC["rayVersion"] == pinned["ray"] == importlib.metadata.version("ray")
+
+
+# What is run
+
+
+def commands() -> list[list[str]]:
+    """Every `python jobs/….py …` in the manifests and in the comments above them."""
+    found = [shlex.split(JOB["spec"]["entrypoint"])]
+    for name in ("raycluster.yaml", "aws.yaml"):
+        text = re.sub(r"\\\n#\s*", "", (CLUSTER / name).read_text())
+        found += [shlex.split(line) for line in re.findall(r"-- (python jobs/.*)", text)]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=["rayjob", "raycluster", "aws"])
+def test_the_command_names_a_script_and_a_config_that_loads(command: list[str]) -> None:
+    python, script, option, path, *overrides = command
+    assert (python, option) == ("python", "--config")
+    assert (ROOT / script).is_file()
+    config = load_config(ROOT / path, overrides)
+    assert config.run.uri.startswith("s3://")
+    assert config.cluster.gpus == 1
+
+
+def test_the_job_has_as_many_actors_as_there_can_be_gpus() -> None:
+    _, _, _, path, *overrides = commands()[0]
+    assert load_config(ROOT / path, overrides).cluster.actors == (1, WORKERS["maxReplicas"])
+
+
+# The cluster launcher
+
+AWS = load(CLUSTER / "aws.yaml")
+
+
+def launcher_faults(config: Any) -> list[str]:
+    """What Ray's schema says against a launcher file, and EC2's own model against the machines in it."""
+    faults = [
+        f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(LAUNCHER).iter_errors(config)
+    ]
+    faults += [
+        f"provider: {key}" for key in config["provider"].keys() - LAUNCHER["properties"]["provider"]["properties"]
+    ]
+    run_instances = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for name, node in config["available_node_types"].items():
+        request = {"MinCount": 1, "MaxCount": 1, **node.get("node_config", {})}
+        report = botocore.validate.ParamValidator().validate(request, run_instances)
+        faults += [f"{name}: {report.generate_report()}"] if report.has_errors() else []
+    return faults
+
+
+def test_ray_and_ec2_know_every_key_of_the_launcher_file() -> None:
+    assert launcher_faults(AWS) == []
+
+
+def test_a_misspelt_key_of_the_launcher_file_is_refused_wherever_it_stands() -> None:
+    free = {("available_node_types",), ("file_mounts",)}
+    tried = 0
+    for path in paths(AWS):
+        misspelt = replaced(AWS, path, ...)
+        at(misspelt, path[:-1])[f"{path[-1]}x"] = at(AWS, path)
+        if path[:-1] in free or path[-2:-1] == ("resources",):
+            continue
+        if path[0] in ("provider", "available_node_types") and len(path) == 1:
+            continue
+        assert launcher_faults(misspelt), path
+        tried += 1
+    assert tried > 40
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("cluster_name",), ...),
+        (("max_workers",), "8"),
+        (("provider", "type"), ...),
+        (("available_node_types", "gpu", "resources", "GPU"), -1),
+        (("available_node_types", "gpu", "min_workers"), 0.5),
+        (("available_node_types", "gpu", "node_config", "IamInstanceProfile"), "side-ray-worker"),
+    ],
+)
+def test_a_wrong_value_in_the_launcher_file_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    assert launcher_faults(replaced(AWS, path, value))
+
+
+def test_ray_itself_accepts_the_launcher_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(copy.deepcopy(AWS))
+    validate_config(config)
+    assert config["available_node_types"]["gpu"]["max_workers"] == config["max_workers"] == 8
+
+
+def test_machines_of_the_launcher_are_as_those_of_kubernetes() -> None:
+    head, gpu = (AWS["available_node_types"][name] for name in (AWS["head_node_type"], "gpu"))
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert (head["resources"], gpu["resources"]["GPU"]) == ({"CPU": 0}, 1)
+    assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in (head, gpu))
+
+
+def test_the_launched_cluster_asks_for_a_token_and_shows_its_dashboard_to_nobody() -> None:
+    assert "--env RAY_AUTH_MODE=token" in AWS["docker"]["run_options"]
+    assert AWS["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    assert "--dashboard-host=127.0.0.1" in AWS["head_start_ray_commands"][-1]
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda path: path.name)
+def test_no_file_holds_a_key(path: Path) -> None:
+    assert not re.search(r"AKIA[0-9A-Z]{16}|(?i:secret_?access_?key\S*[:=]\s*[A-Za-z0-9/+]{20})", path.read_text())
+
+
+# The image
+
+INSTRUCTION = re.compile(r"^(FROM|ARG|ENV|RUN|COPY|WORKDIR|USER|CMD)\s+(.*)$")
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage of the Dockerfile, those of the stages it stands on first."""
+    text = re.sub(r"(?m)^\s*#.*\n", "", (CLUSTER / "Dockerfile").read_text())
+    found: dict[str, list[tuple[str, str]]] = {"": []}
+    name = ""
+    for line in filter(None, re.sub(r"\\\n\s*", "", text).splitlines()):
+        match = INSTRUCTION.match(line)
+        assert match, f"not an instruction this file uses: {line}"
+        instruction, rest = match.groups()
+        if instruction == "FROM":
+            base, _, name = rest.partition(" AS ")
+            found[name] = [*found.get(base, found[""]), ("FROM", base)]
+        else:
+            found[name].append((instruction, rest))
+    return found
+
+
+TARGETS = pytest.mark.parametrize(("target", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
+
+
+def test_the_targets_are_those_that_the_manifests_run() -> None:
+    assert stages().keys() == {"", "base", "cpu", "cuda"}
+    assert HEAD["containers"][0]["image"] == AWS["docker"]["head_image"] == f"{IMAGE}:cpu"
+    assert WORKERS["template"]["spec"]["containers"][0]["image"] == AWS["docker"]["worker_image"] == f"{IMAGE}:cuda"
+    for target in ("cpu", "cuda"):
+        assert re.search(rf"docker build -f cluster/Dockerfile --target {target} +-t {IMAGE}:{target} \.", dockerfile())
+
+
+def dockerfile() -> str:
+    return (CLUSTER / "Dockerfile").read_text()
+
+
+@TARGETS
+def test_every_package_is_installed_under_the_constraints_with_the_right_extra(target: str, extra: str) -> None:
+    installs = [rest for instruction, rest in stages()[target] if instruction == "RUN" and "pip install" in rest]
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in each for each in installs)
+    assert [name for each in installs for name in re.findall(r"\.\[(\w+)\]", each)] == [extra]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
+    pinned = re.findall(r"(?m)^torch==(.*)$", (ROOT / "constraints.txt").read_text())
+    assert len(pinned) == 1
+    assert "+" not in pinned[0], "a local version is of one kind of wheel only"
+
+
+@TARGETS
+def test_what_is_copied_is_there_and_reaches_the_builder(target: str, extra: str) -> None:
+    lines = (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines()
+    let_through = {line[1:] for line in lines if line.startswith("!")}
+    copied = [name for instruction, rest in stages()[target] if instruction == "COPY" for name in rest.split()[:-1]]
+    assert {"constraints.txt", "pyproject.toml", "side_ray", "jobs"} <= set(copied)
+    assert set(copied) == let_through
+    assert "*" in lines
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["readme"] in copied
+
+
+@TARGETS
+def test_build_arguments_are_declared_where_they_are_used(target: str, extra: str) -> None:
+    declared = {"PYTHON"}
+    for instruction, rest in stages()[target][1:]:
+        if instruction == "ARG":
+            declared.add(rest.partition("=")[0])
+        elif instruction in ("RUN", "FROM"):
+            assert set(re.findall(r"\$\{?(\w+)", rest)) <= declared, rest
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert stages()[target][0] == ("ARG", f"PYTHON={project['requires-python'].removeprefix('>=')}")
+
+
+@TARGETS
+def test_the_image_runs_as_a_user_without_rights_where_the_jobs_are(target: str, extra: str) -> None:
+    instructions = stages()[target]
+    assert [rest for instruction, rest in instructions if instruction == "USER"] == ["ray"]
+    last = {instruction: index for index, (instruction, _) in enumerate(instructions)}
+    assert last["USER"] > last["RUN"]
+    assert ("COPY", "jobs jobs") in instructions
+    assert not any("ENTRYPOINT" in line for line in dockerfile().splitlines())
+
+
+@TARGETS
+def test_the_shell_understands_what_is_run(target: str, extra: str) -> None:
+    for instruction, rest in stages()[target]:
+        if instruction == "RUN":
+            subprocess.run(["sh", "-n", "-c", rest], check=True)
+
+
+def test_an_index_of_wheels_is_used_only_if_given() -> None:
+    (line,) = (rest for instruction, rest in stages()["cpu"] if "TORCH_INDEX" in rest and instruction == "RUN")
+    command = line.replace("pip", "printf '%s '", 1)
+    for given, options in (("", ""), ("https://wheels.example/cpu", "--index-url https://wheels.example/cpu ")):
+        output = subprocess.run(["sh", "-c", command], env={"TORCH_INDEX": given}, capture_output=True, text=True)
+        assert output.stdout == f"install {options}--constraint constraints.txt torch "
+
+
+# The extraction of the schema
+
+CRD = {
+    "kind": "CustomResourceDefinition",
+    "spec": {
+        "group": "example.com",
+        "names": {"kind": "Thing"},
+        "versions": [
+            {"name": "v1alpha1", "schema": {"openAPIV3Schema": {"type": "object"}}},
+            {
+                "name": "v1",
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "apiVersion": {"type": "string"},
+                            "kind": {"type": "string"},
+                            "metadata": {"type": "object"},
+                            "status": {"type": "object"},
+                            "spec": {
+                                "type": "object",
+                                "required": ["size"],
+                                "properties": {
+                                    "size": {
+                                        "anyOf": [{"type": "integer"}, {"type": "string"}],
+                                        "x-kubernetes-int-or-string": True,
+                                    },
+                                    "note": {"type": "string", "nullable": True},
+                                    "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+                                    "raw": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                                    "closed": {"type": "object"},
+                                    "type": {"type": "string", "enum": ["a", "b"]},
+                                    "many": {
+                                        "type": "array",
+                                        "items": {"type": "object", "properties": {"x": {"type": "boolean"}}},
+                                    },
+                                    "more": {
+                                        "type": "array",
+                                        "items": {"type": "object", "properties": {"x": {"type": "boolean"}}},
+                                    },
+                                },
+                            },
+                        },
+                    }
+                },
+            },
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("crd") / "thing.yaml"
+    path.write_text(yaml.safe_dump(CRD))
+    command = [sys.executable, str(EXTRACT), "--release", "9", str(path)]
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("spec", "passes"),
+    [
+        ({"size": 1}, True),
+        ({"size": "1Gi"}, True),
+        ({"size": 1.5}, False),
+        ({}, False),
+        ({"size": 1, "sizes": 1}, False),
+        ({"size": 1, "note": None}, True),
+        ({"size": None}, False),
+        ({"size": 1, "map": {"any": 1}}, True),
+        ({"size": 1, "map": {"any": "1"}}, False),
+        ({"size": 1, "raw": {"any": {"thing": []}}}, True),
+        ({"size": 1, "closed": {"any": 1}}, False),
+        ({"size": 1, "type": "a"}, True),
+        ({"size": 1, "type": "c"}, False),
+        ({"size": 1, "many": [{"x": True}], "more": [{"x": False}]}, True),
+        ({"size": 1, "many": [{"y": True}]}, False),
+        ({"size": 1, "more": [{"y": True}]}, False),
+    ],
+)
+def test_the_extracted_schema_is_the_crds_and_closed(extracted: dict[str, Any], spec: Any, passes: bool) -> None:
+    schema = {**extracted["kinds"]["Thing"], "definitions": extracted["definitions"]}
+    thing = {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "x"}, "spec": spec}
+    assert jsonschema.Draft7Validator(schema).is_valid(thing) is passes
+
+
+def test_what_repeats_is_written_once(extracted: dict[str, Any]) -> None:
+    assert json.dumps(extracted).count('"x"') == 1
+    assert (ROOT / "tests" / "data" / "kuberay.json").stat().st_size < 100_000

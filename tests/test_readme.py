@@ -1,0 +1,67 @@
+"""Every command of the README that this kind of machine can run is run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from side_ray.config import load_config
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = [
+    line
+    for block in re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def of_verb(verb: str) -> list[str]:
+    """Arguments of the README's one `side-ray VERB` command that is run on a laptop."""
+    found = [shlex.split(line)[2:] for line in COMMANDS if line.startswith(f".venv/bin/side-ray {verb} ")]
+    assert len(found) == 1
+    return found[0]
+
+
+def side_ray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "side_ray.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250)
+
+
+def test_no_command_is_left_out_here():
+    # `make audit` is the job of tests/stages/test_order.py, `make test` is what runs this; test_jobs.py submits jobs.
+    known = ("make audit", "make test", "ray job submit ", "side-ray status s3://", ".venv/bin/side-ray ")
+    assert [line for line in COMMANDS if not line.startswith(known)] == []
+
+
+def test_plan(tmp_path):
+    result = side_ray("plan", *of_verb("plan"), f"run.uri={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    assert "device-hours" in result.stdout
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_audit_settings_are_accepted():
+    path, *overrides = of_verb("audit")
+    assert load_config(ROOT / path, overrides).extract.sampler == "ddim"
+
+
+def test_status(tiny_audit):
+    result = side_ray("status", tiny_audit.run.store.uri)
+    assert result.returncode == 0, result.stderr
+    assert "600 of 600 samples" in result.stdout
+
+
+@pytest.mark.parametrize("target", ["audit", "test", "test-all", "lint", "bench", "lock"])
+def test_make_knows_its_targets(target):
+    result = subprocess.run(["make", "--dry-run", target], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
+def test_paths_in_the_text_exist():
+    for path in re.findall(
+        r"\]\(([^)]+)\)|`((?:jobs|cluster|bench|tests|side_ray)/[\w/.]*)`", (ROOT / "README.md").read_text()
+    ):
+        assert (ROOT / "".join(path)).exists(), path
