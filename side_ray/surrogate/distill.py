@@ -1,7 +1,9 @@
-"""Time-dependent knowledge distillation (TDKD): the loss of the paper's Eq. 13 (155), and accuracy as a function of the timestep.
+"""Time-dependent knowledge distillation (TDKD): the loss of the paper's Eq. 13 (155), and accuracy as a function of the
+timestep.
 
-One training step is a function of (seed, step): batch, timesteps and noise are drawn anew for every step from its own stream, so
-a training that is stopped and resumed at any step sees what an undisturbed one sees, and ranks agree without talking.
+One training step is a function of (seed, step): batch, timesteps and noise are drawn anew for every step from its own
+stream, so a training that is stopped and resumed at any step sees what an undisturbed one sees, and ranks agree without
+talking.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,9 @@ Loss = Literal["kl", "cross_entropy"]
 
 
 class Draw(NamedTuple):
-    """What one training step draws: rows int64 [B], t int64 [B] in [0, timesteps), eps float32 [B, C, H, W], standard normal."""
+    """What one training step draws: rows int64 [B], t int64 [B] in [0, timesteps), eps float32 [B, C, H, W], standard
+    normal.
+    """
 
     rows: Tensor
     t: Tensor
@@ -44,10 +48,11 @@ class Accuracy:
 
 
 def draw(seed: int, step: int, batch: int, images: int, shape: tuple[int, ...], timesteps: int) -> Draw:
-    """The draws of one training step: rows uniform over [0, images) with replacement, t uniform over [0, timesteps), noise of `shape`.
+    """The draws of one training step: rows uniform over [0, images) with replacement, t uniform over [0, timesteps),
+    noise of `shape`.
 
-    A pure function of its arguments (numpy's Philox, keyed with seed and step), the same on every machine and in every process.
-    In data-parallel training every rank draws the whole batch and takes its own slice.
+    A pure function of its arguments (numpy's Philox, keyed with seed and step), the same on every machine and in every
+    process. In data-parallel training every rank draws the whole batch and takes its own slice.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     rows = generator.integers(0, images, batch, dtype=np.int64)
@@ -59,17 +64,20 @@ def draw(seed: int, step: int, batch: int, images: int, shape: tuple[int, ...], 
 def noisy(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """x_t = sqrt(ᾱ_t) · x₀ + sqrt(1 − ᾱ_t) · ε, the DPM's own forward process.
 
-    x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype and shape.
+    x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype
+    and shape.
     """
     alpha = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
     return (alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps).to(x0.dtype)
 
 
 def kl(teacher: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over the batch of D_KL(teacher ‖ student), Eq. 13, in nats; 0 exactly where the student agrees with the teacher.
+    """Mean over the batch of D_KL(teacher ‖ student), Eq. 13, in nats; 0 exactly where the student agrees with the
+    teacher.
 
-    teacher: probabilities [B, K]; logits: the student's, [B, K]. A temperature T ≠ 1 softens both (p^(1/T) renormalized, logits / T)
-    and multiplies the result by T², which keeps the size of the gradient (Hinton et al., 2015).
+    teacher: probabilities [B, K]; logits: the student's, [B, K]. A temperature T ≠ 1 softens both (p^(1/T)
+    renormalized, logits / T) and multiplies the result by T², which keeps the size of the gradient (Hinton et al.,
+    2015).
     """
     if temperature != 1.0:
         teacher = teacher.pow(1 / temperature)
@@ -79,7 +87,9 @@ def kl(teacher: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def cross_entropy(teacher: Tensor, logits: Tensor) -> Tensor:
-    """Mean cross-entropy against the teacher's hard labels, its argmax (the loss of arXiv 2410.02467v7). Shapes as in `kl`."""
+    """Mean cross-entropy against the teacher's hard labels, its argmax (the loss of arXiv 2410.02467v7). Shapes as in
+    `kl`.
+    """
     return functional.cross_entropy(logits, teacher.argmax(dim=1))
 
 
@@ -99,10 +109,12 @@ def accuracy_by_timestep(
     seed: int = 0,
     batch: int = 512,
 ) -> list[Accuracy]:
-    """How often the student still tells x₀'s label from x_t, for `bins` ranges of t of (nearly) equal width, from small t to large.
+    """How often the student still tells x₀'s label from x_t, for `bins` ranges of t of (nearly) equal width, from small
+    t to large.
 
-    Every image counts once in every bin, at a timestep and noise of its own, drawn from `seed`. Give images that the student was not
-    trained on. x0: float32 [N, C, H, W]; labels: int64 [N]. A module is evaluated in `eval()` and returned to the mode it was in.
+    Every image counts once in every bin, at a timestep and noise of its own, drawn from `seed`. Give images that the
+    student was not trained on. x0: float32 [N, C, H, W]; labels: int64 [N]. A module is evaluated in `eval()` and
+    returned to the mode it was in.
     """
     module = student if isinstance(student, nn.Module) else None
     training = module.training if module else False
@@ -124,16 +136,17 @@ def accuracy_by_timestep(
 
 
 def require_better_than_chance(curve: list[Accuracy], labels: Tensor, significance: float = 1e-3) -> None:
-    """Raise RunError if the student's accuracy in the first bin, where x_t is nearly clean, does not beat the best constant guess.
+    """Raise RunError if the student's accuracy in the first bin, where x_t is nearly clean, does not beat the best
+    constant guess.
 
-    labels: int64 [N], the ones behind `curve`; the constant guess is their commonest value. 'Beats' is a one-sided binomial test
-    at `significance`. Not for random labels: nobody can predict those of images that were not trained on.
+    labels: int64 [N], the ones behind `curve`; the constant guess is their commonest value. 'Beats' is a one-sided
+    binomial test at `significance`. Not for random labels: nobody can predict those of images that were not trained on.
     """
     counts = torch.bincount(labels)
     chance = float(counts.max() / counts.sum())
     first = curve[0]
     if stats.binom.sf(first.hits - 1, first.count, chance) > significance:
         raise RunError(
-            f"the student is right for {first.share:.1%} of {first.count} nearly clean images (t ≤ {first.last}), which does not beat "
-            f"always guessing the commonest label ({chance:.1%}): train it longer, use fewer classes, or check the labels"
+            f"the student is right for {first.share:.1%} of {first.count} nearly clean images (t ≤ {first.last}), which "
+            f"does not beat always guessing the commonest label ({chance:.1%}): train it longer, use fewer classes, or check the labels"
         )

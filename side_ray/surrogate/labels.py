@@ -1,7 +1,8 @@
 """Implicit labels: what the surrogate condition tells apart (the paper's section 4.1).
 
-A classifier's own predictions need nothing from here. The two kinds that an attacker without labels has are clusters of the DPM's own
-images (arXiv 2410.02467v7: k-means on features of generated images, clusters kept by their cohesion) and random labels.
+A classifier's own predictions need nothing from here. The two kinds that an attacker without labels has are clusters of
+the DPM's own images (arXiv 2410.02467v7: k-means on features of generated images, clusters kept by their cohesion) and
+random labels.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ class Clusters:
 
     kept: int64 [K_kept], the k-means ids of the kept clusters, ascending; label j stands for cluster kept[j].
     sizes: int64 [K], images per cluster before the filter.
-    cohesion: float32 [K], mean cosine similarity of a cluster's members to its centroid, both centred on the mean of all features.
+    cohesion: float32 [K], mean cosine similarity of a cluster's members to its centroid, both centred on the mean of
+    all features.
     assignment: int64 [N], the label of each image, −1 where its cluster was dropped.
     centroids: float32 [K_kept, d], in the space of the features as they were given.
-    targets: float32 [N, K_kept], soft labels (see `soft_targets`), rows sum to 1; also defined where the assignment is −1.
+    targets: float32 [N, K_kept], soft labels (see `soft_targets`), rows sum to 1; also defined where the assignment is
+    −1.
     """
 
     kept: NDArray[np.int64]
@@ -52,8 +55,9 @@ def soft_targets(
 ) -> NDArray[np.float32]:
     """Teacher probabilities from distances: softmax over k of −sharpness · d²_nk / median(d²).
 
-    d²_nk is the squared Euclidean distance of image n to centroid k, and the median runs over all n and k, so the targets
-    do not change when the features are scaled or shifted. features [N, d], centroids [K, d] -> float32 [N, K], rows sum to 1.
+    d²_nk is the squared Euclidean distance of image n to centroid k, and the median runs over all n and k, so the
+    targets do not change when the features are scaled or shifted. features [N, d], centroids [K, d] -> float32 [N, K],
+    rows sum to 1.
     """
     squared = faiss.pairwise_distances(features, centroids).astype(np.float64)
     logits = -sharpness * squared / max(float(np.median(squared)), np.finfo(np.float64).tiny)
@@ -64,7 +68,8 @@ def soft_targets(
 def cluster_cohesion(centred: NDArray[np.float32], assignment: NDArray[np.int64], clusters: int) -> NDArray[np.float32]:
     """Mean cosine similarity of each cluster's members to their centroid; 0 for an empty cluster.
 
-    centred: float32 [N, d], features minus their mean (otherwise the mean dominates every cosine and every cluster passes).
+    centred: float32 [N, d], features minus their mean (otherwise the mean dominates every cosine and every cluster
+    passes).
     assignment: int64 [N] in [0, clusters). Returns float32 [clusters] in [−1, 1].
     """
     sums = np.zeros((clusters, centred.shape[1]), np.float64)
@@ -80,9 +85,11 @@ def cluster_cohesion(centred: NDArray[np.float32], assignment: NDArray[np.int64]
 def cluster_labels(
     features: NDArray[np.float32], clusters: int, cohesion: float, seed: int, sharpness: float = SHARPNESS
 ) -> Clusters:
-    """K-means (faiss: Euclidean, k-means++ start, the best of 3 runs of 25 iterations) on centred features, keeping the clusters whose cohesion is at least `cohesion`.
+    """K-means (faiss: Euclidean, k-means++ start, the best of 3 runs of 25 iterations) on centred features, keeping the
+    clusters whose cohesion is at least `cohesion`.
 
-    features: float32 [N, d] of generated images, from any encoder (`pixel_features`, a ResNet's `features`, SSCD, CLIP).
+    features: float32 [N, d] of generated images, from any encoder (`pixel_features`, a ResNet's `features`, SSCD,
+    CLIP).
     clusters: K, at least 2 and at most N. cohesion: τ in [−1, 1]; 0.5 in the later edition of the paper, −1 keeps all.
     The result is a function of the arguments. Raises UserError if K does not fit N or fewer than two clusters pass τ.
     """
@@ -129,7 +136,9 @@ def cluster_labels(
 
 
 def random_labels(images: int, classes: int, seed: int) -> NDArray[np.int64]:
-    """Labels int64 [images], independent and uniform over [0, classes); a function of the arguments. Raises UserError if classes < 2."""
+    """Labels int64 [images], independent and uniform over [0, classes); a function of the arguments. Raises UserError
+    if classes < 2.
+    """
     if classes < 2:
         raise UserError(f"surrogate.classes: {classes}; random labels need at least 2 classes")
     return np.random.Generator(np.random.Philox(key=seed)).integers(0, classes, images, dtype=np.int64)

@@ -1,7 +1,8 @@
 """ResNet of basic blocks (He et al., 2016), optionally with the time module of the paper's Appendix C (Fig. 6).
 
-The names and shapes of the parameters are torchvision's, so that the state dict of a torchvision `resnet18` or `resnet34` loads
-with `strict=True` into the network without time module. The time module only adds names (`time_embedding.*`, `layerI.J.time.*`).
+The names and shapes of the parameters are torchvision's, so that the state dict of a torchvision `resnet18` or
+`resnet34` loads with `strict=True` into the network without time module. The time module only adds names
+(`time_embedding.*`, `layerI.J.time.*`).
 """
 
 import json
@@ -27,8 +28,10 @@ Stem = Literal["cifar", "imagenet"]
 class ResNetConfig:
     """What it takes to build a `ResNet`; stored beside its weights as `config.json`.
 
-    blocks: basic blocks per stage; the first stage has `width` channels, each later one twice the channels at half the resolution.
-    stem: `imagenet` is a 7×7 convolution of stride 2 and a max-pool (input / 4), `cifar` a 3×3 convolution of stride 1 (input / 1).
+    blocks: basic blocks per stage; the first stage has `width` channels, each later one twice the channels at half the
+    resolution.
+    stem: `imagenet` is a 7×7 convolution of stride 2 and a max-pool (input / 4), `cifar` a 3×3 convolution of stride 1
+    (input / 1).
     time: whether the network has a time module; without it `t` is ignored.
     time_dim: width of the hidden layer and of the output of the timestep's MLP.
     """
@@ -63,7 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TimeModule(nn.Module):
     """Feature-wise affine modulation by the timestep: `h · (1 + scale(e)) + shift(e)`, one scale and shift per channel.
 
-    The projection starts at zero, so an untrained module is the identity and the network starts as its twin without time.
+    The projection starts at zero, so an untrained module is the identity and the network starts as its twin without
+    time.
     """
 
     def __init__(self, channels: int, time_dim: int) -> None:
@@ -79,7 +83,9 @@ class TimeModule(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; the time module sits straight after the first BatchNorm, before its ReLU (Fig. 6)."""
+    """Two 3×3 convolutions and a shortcut; the time module sits straight after the first BatchNorm, before its ReLU
+    (Fig. 6).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, time_dim: int | None) -> None:
         super().__init__()
@@ -106,8 +112,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Classifier of (noised) images: `forward(x, t)` gives the logits of p_t(y|x_t), or of p(y|x) without time module.
 
-    Both kinds take the same arguments, so both guide a sampler in the same way. BatchNorm ties the rows of a batch together in
-    training mode: put the network into `eval()` before its gradients guide anything.
+    Both kinds take the same arguments, so both guide a sampler in the same way. BatchNorm ties the rows of a batch
+    together in training mode: put the network into `eval()` before its gradients guide anything.
     """
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -143,7 +149,9 @@ class ResNet(nn.Module):
 
     @classmethod
     def preset(cls, name: str, num_classes: int, **changes: Any) -> Self:
-        """Build `resnet18`, `resnet34` (the paper's) or `small` (three blocks, for images of 8×8 to 32×32); `changes` override the preset."""
+        """Build `resnet18`, `resnet34` (the paper's) or `small` (three blocks, for images of 8×8 to 32×32); `changes`
+        override the preset.
+        """
         if name not in PRESETS:
             raise UserError(f"unknown network '{name}': use one of {', '.join(PRESETS)}")
         return cls(ResNetConfig(num_classes=num_classes, **(PRESETS[name] | changes)))
@@ -178,7 +186,9 @@ class ResNet(nn.Module):
 
     @classmethod
     def load(cls, directory: Path, device: torch.device | str = "cpu") -> Self:
-        """The network that `save` wrote, in `eval()`. Raises UserError where a file is absent, unreadable or does not fit."""
+        """The network that `save` wrote, in `eval()`. Raises UserError where a file is absent, unreadable or does not
+        fit.
+        """
         try:
             model = cls(ResNetConfig(**json.loads((directory / CONFIG).read_text())))
             model.load_state_dict(load_file(directory / WEIGHTS, device=str(device)))
