@@ -1,5 +1,8 @@
 """Errors that are for people: one line that names what is wrong, where, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something that the person running side-ray can mend: a config, a path, a credential.
@@ -14,3 +17,14 @@ class RunError(UserError):
     """A run that stopped, or finished with parts missing, for a reason outside its config."""
 
     exit_code = 1
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Put the config's key before the message of a `UserError` raised inside, where it does not name it already."""
+    try:
+        yield
+    except UserError as error:
+        if key in str(error):
+            raise
+        raise type(error)(f"{key}: {error}") from error

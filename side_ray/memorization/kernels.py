@@ -121,12 +121,12 @@ class Float32Kernel(Kernel):
         return rows if self.center is None else rows - self.center
 
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(queries if self.center is None else 2 * (queries - self.center))
+        return _tensor(queries if self.center is None else 2 * (queries - self.center))
 
     def prepare_train(self, start: int, stop: int) -> tuple[torch.Tensor, np.ndarray | None]:
         rows = self._centred(start, stop)
         norms = None if self.center is None else squared_norms(rows).astype(np.float32)
-        return torch.from_numpy(rows), norms
+        return _tensor(rows), norms
 
     def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
         rows, norms = train
@@ -208,10 +208,10 @@ class Bfloat16Kernel(Kernel):
             self.largest, self.residual = max(self.largest, float(kept.max())), max(self.residual, float(lost.max()))
 
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(queries).bfloat16()
+        return _tensor(queries).bfloat16()
 
     def prepare_train(self, start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(self.features[start:stop]).bfloat16()
+        return _tensor(self.features[start:stop]).bfloat16()
 
     def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
         tile = torch.mm(queries, train.T, out=scratch.get(len(queries), len(train), torch.bfloat16))
@@ -299,6 +299,11 @@ def _seconds(call: Callable[[], Any]) -> float:
     return min(times)
 
 
+def _tensor(rows: np.ndarray) -> torch.Tensor:
+    # Torch warns of read-only memory, such as that of Ray's object store.
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+
+
 def _gamma(m: int) -> float:
     return m * ROUNDOFF / (1 - m * ROUNDOFF)
 
@@ -330,6 +335,6 @@ def _are_pixels(rows: np.ndarray) -> bool:
 
 def _bfloat16_norms(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float64 [N]: norms of the rows rounded to bfloat16, and of what the rounding loses."""
-    original = torch.from_numpy(rows)
+    original = _tensor(rows)
     rounded = original.bfloat16().float()
     return np.sqrt(squared_norms(rounded.numpy())), np.sqrt(squared_norms((original - rounded).numpy()))

@@ -183,6 +183,18 @@ def curve(counts: np.ndarray, n: int, *, points: int = 40, beyond: float = 2.0) 
     return rows
 
 
+def at_size(counts: np.ndarray, n: int, m: int) -> dict[str, Any]:
+    """Distinct images and UMS as they would be with m ≤ n samples: how conditions of different N_G are compared.
+
+    Returns:
+        `{"m", "distinct", "ci", "ums", "ums_ci"}`, 95 % intervals.
+    """
+    mean = float(rarefy(counts, n, m))
+    half = float(stats.norm.ppf(0.975) * np.sqrt(rarefaction_variance(counts, n, m)))
+    interval = [max(mean - half, 0.0), mean + half]
+    return {"m": m, "distinct": mean, "ci": interval, "ums": mean / m, "ums_ci": [edge / m for edge in interval]}
+
+
 def _point(m: int, mean: float, half: float, extrapolated: bool) -> dict[str, Any]:
     return {"m": m, "distinct": mean, "ci": [max(mean - half, 0.0), mean + half], "extrapolated": extrapolated}
 

@@ -11,6 +11,8 @@ from side_ray.memorization.hits import BandHits, Hits, union
 from side_ray.memorization.intervals import McNemar, clopper_pearson, distinct_interval, mcnemar
 from side_ray.memorization.richness import richness
 
+FEW = 5
+"""Matches below which intervals are wide and, being exact, cover more than they say."""
 TOP_PERCENTS = ("0.01", "0.05", "0.1", "0.5", "1", "5", "10")
 
 
@@ -88,7 +90,8 @@ def band_metrics(
         `ams`, `ams_count`, `ams_ci` (Clopper–Pearson); `ums`, `ums_count`, `ums_ci` (`intervals.distinct_interval`: of the
         expected UMS at this N); `ums_best`, `ums_best_count`, `ums_best_ci` (distinct best matches); `holdout_ams`,
         `holdout_count`, `holdout_ci`; `lift` (member share over held-out share, None where no held-out image matches) and
-        `lift_ci` (from the two shares' 97.5 % intervals, so at least 95 %; an upper end of None has no bound).
+        `lift_ci` (from the two shares' 97.5 % intervals, so at least 95 %; an upper end of None has no bound);
+        `few` where fewer than five samples match.
     """
     n = int(matches.size)
     count = int(matches.sum())
@@ -105,6 +108,7 @@ def band_metrics(
         "ums_best": best.train_ids.size / n,
         "ums_best_count": int(best.train_ids.size),
         "ums_best_ci": [best_low / n, best_high / n],
+        "few": count < FEW,
     }
     if holdout_matches is None:
         return entry | dict.fromkeys(("holdout_ams", "holdout_count", "holdout_ci", "lift", "lift_ci"))

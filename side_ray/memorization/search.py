@@ -84,12 +84,12 @@ class Index:
         queries = self._checked_queries(queries)
         if levels is not None and self.part.metric != "ip":
             raise ValueError("with l2 the levels are relative to the merged neighbours: search first, then count")
+        if k < 1:
+            raise ValueError("k must be at least 1")
         counter = None if levels is None else self._counter(queries, levels, None)
         k = min(k, len(self.part.features))
-        if self.faiss is not None:
-            return self._faiss_search(queries, k, counter)
-        neighbors, counts = self._scan(queries, k, counter)
-        return neighbors, counts
+        neighbors, counts = (self._scan if self.faiss is None else self._faiss_search)(queries, k, counter)
+        return neighbors, Counts.merge([]) if levels is not None and counts is None else counts
 
     def count(self, queries: np.ndarray, levels: Levels, unit: np.ndarray | None = None) -> Counts:
         """How many queries have each training image at each named level, without a search.

@@ -3,6 +3,7 @@
 import time
 
 from side_ray.config import Config
+from side_ray.errors import naming
 from side_ray.run import Run
 from side_ray.stages.extract import extract, extract_synthetic
 from side_ray.stages.plan import Artifacts, conditions
@@ -21,7 +22,8 @@ STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "sc
 
 def open_run(config: Config) -> Artifacts:
     """The run directory of a config, not yet touched."""
-    store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+    with naming("run.uri"):
+        store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
     return Artifacts(config, Run(store))
 
 

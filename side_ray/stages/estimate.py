@@ -17,8 +17,8 @@ from side_ray.diffusion.sampler import Noise, sample, unet_evaluations
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.images import encode_png, to_uint8
 from side_ray.stages.plan import Artifacts, conditions
+from side_ray.stages.train_dpm import fetch_import
 from side_ray.stages.train_surrogate import network
-from side_ray.storage import open_store
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -
     if artifacts.dpm.done:
         return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
     if config.dpm.kind == "import":
-        assert config.dpm.path is not None
-        source = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
-        return load_dpm(source.fetch_dir(""))
+        return load_dpm(fetch_import(config, shape))
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
     if config.dpm.kind == "optimal":
         return OptimalDpm(torch.zeros(config.data.members, *shape), schedule)

@@ -5,10 +5,12 @@ from side_ray.datasets import load_source, split_indices
 from side_ray.diffusion.dpm import new_unet
 from side_ray.diffusion.sampler import visited_timesteps
 from side_ray.diffusion.schedule import new_schedule
-from side_ray.errors import UserError
+from side_ray.errors import UserError, naming
 from side_ray.memorization.bands import Bands
+from side_ray.stages.estimate import image_shape
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.score import similarity_of
+from side_ray.stages.train_dpm import fetch_import
 
 
 def preflight(config: Config, artifacts: Artifacts) -> None:
@@ -18,9 +20,9 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         UserError: one line naming the key and the remedy.
         RunError: the run directory cannot be read and written.
     """
-    visited_timesteps(
-        new_schedule(config.dpm.schedule, config.dpm.timesteps), config.extract.sampler, config.extract.steps
-    )
+    with naming("extract.steps"):
+        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
+        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
     similarity = similarity_of(config.score)
     Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
     if not artifacts.prepare.done:
@@ -28,7 +30,8 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         split_indices(config.data, len(source), config.run.seed)
         height, width, channels = source.images.shape[1:]
         if config.dpm.kind == "train":
-            new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+            with naming("dpm.unet"):
+                new_unet(config.dpm.unet.model_dump(), (channels, height, width))
         if source.labels is None and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
             raise UserError(
                 f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
@@ -39,5 +42,6 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
             f"dpm.batch_size: {config.dpm.batch_size} is not divisible by cluster.train_workers "
             f"({config.cluster.train_workers}); choose a multiple"
         )
-    _ = artifacts.dpm
+    if config.dpm.kind == "import" and not artifacts.dpm.done:
+        fetch_import(config, image_shape(config, artifacts))
     artifacts.run.store.check()

@@ -15,7 +15,7 @@ from side_ray.datasets import read_split
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.schedule import new_schedule
-from side_ray.errors import UserError
+from side_ray.errors import UserError, naming
 from side_ray.images import to_float
 from side_ray.run import Artifact
 from side_ray.stages.plan import Artifacts
@@ -126,22 +126,27 @@ def _write_optimal(config: Config, artifacts: Artifacts) -> None:
     artifact.finish(kind="optimal", images=len(images))
 
 
-def _import(config: Config, artifacts: Artifacts) -> None:
-    """Copy a pipeline into the run, after it was opened and found to make images of the data's shape.
+def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
+    """The imported pipeline's directory, after it was opened and found to make images of `shape` (C, H, W).
 
     Raises:
         UserError: it cannot be opened, or its images have another shape.
     """
-    artifact = artifacts.dpm
     assert config.dpm.path is not None
-    source = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
-    directory = source.fetch_dir("")
-    dpm = load_dpm(directory)
-    height, width, channels = artifacts.prepare.info()["shape"]
-    if tuple(dpm.image_shape) != (channels, height, width):
+    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+    directory = store.fetch_dir("")
+    with naming("dpm.path"):
+        made = tuple(load_dpm(directory).image_shape)
+    if made != shape:
         raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {tuple(dpm.image_shape)}, the data has "
-            f"{(channels, height, width)}; give the data set that this model was trained on"
+            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
+            "model was trained on"
         )
-    artifact.store.put_dir(directory, artifact.key)
+    return directory
+
+
+def _import(config: Config, artifacts: Artifacts) -> None:
+    artifact = artifacts.dpm
+    height, width, channels = artifacts.prepare.info()["shape"]
+    artifact.store.put_dir(fetch_import(config, (channels, height, width)), artifact.key)
     artifact.finish(kind="import", path=config.dpm.path)

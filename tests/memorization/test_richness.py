@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from side_ray.memorization.richness import chao2, coverage, curve, extrapolate, rarefaction_variance, rarefy, richness
+from side_ray.memorization.richness import (
+    at_size,
+    chao2,
+    coverage,
+    curve,
+    extrapolate,
+    rarefaction_variance,
+    rarefy,
+    richness,
+)
 
 incidences = st.integers(2, 40).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), min_size=1, max_size=15))
@@ -133,6 +142,17 @@ def test_rarefaction_variance_matches_repetitions() -> None:
         at.append(float(rarefy(seen, n, 250)))
         variances.append(float(rarefaction_variance(seen, n, 250)))
     assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(at), rel=0.2)
+
+
+def test_conditions_of_different_size_are_compared_at_one() -> None:
+    rng = np.random.default_rng(7)
+    rates = np.full(300, 1 / 500)
+    small, large = rng.binomial(500, rates), rng.binomial(2000, rates)
+    a, b = at_size(small[small > 0], 500, 500), at_size(large[large > 0], 2000, 500)
+    assert a["distinct"] == pytest.approx((small > 0).sum())
+    assert abs(a["ums"] - b["ums"]) < 0.05
+    assert (large > 0).sum() / 2000 < 0.7 * a["ums"]
+    assert b["ums_ci"][0] < b["ums"] < b["ums_ci"][1]
 
 
 @pytest.mark.parametrize("counts", [[], [1], [1, 1, 2], [7, 9]])

@@ -242,7 +242,11 @@ def test_an_index_that_was_asked_in_small_batches_keeps_its_threads() -> None:
 def test_no_named_level_counts_nothing() -> None:
     train = unit_vectors(18, 20, 4)
     levels = Levels(np.array([0.1], np.float32), ((),), True)
-    assert Index(train, np.arange(20), "ip").count(train, levels).levels.size == 0
+    built = Index(train, np.arange(20), "ip")
+    assert built.count(train, levels).levels.size == 0
+    counts = built.search(train, 3, levels)[1]
+    assert counts is not None
+    assert counts.levels.size == 0
 
 
 def test_queries_beyond_pixels_on_an_index_of_pixels() -> None:
@@ -265,6 +269,15 @@ def test_bad_features(features: np.ndarray, metric: str, words: str) -> None:
         Index(features, np.arange(len(features)), metric)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_memory_is_no_reason_to_warn() -> None:
+    train, queries = unit_vectors(24, 50, 8), unit_vectors(25, 5, 8)
+    train.setflags(write=False)
+    queries.setflags(write=False)
+    for way in WAYS:
+        assert_search(queries, train, np.arange(50), "ip", 5, way)
+
+
 def test_misuse_is_refused() -> None:
     built = Index(pixels(21, 60, 4), np.arange(60), "l2")
     with pytest.raises(ValueError, match="search first"):
@@ -273,6 +286,8 @@ def test_misuse_is_refused() -> None:
         built.count(pixels(22, 2, 4), PAPER)
     with pytest.raises(ValueError, match="direction"):
         built.count(pixels(22, 2, 4), SSCD, np.ones(2))
+    with pytest.raises(ValueError, match="k must"):
+        built.search(pixels(22, 2, 4), 0)
     with pytest.raises(ValueError, match="features"):
         built.search(pixels(22, 2, 5), 5)
 
