@@ -221,6 +221,7 @@ def test_the_job_has_as_many_actors_as_there_can_be_gpus() -> None:
 # The cluster launcher
 
 AWS = load(CLUSTER / "aws.yaml")
+RUN_INSTANCES = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
 
 
 def launcher_faults(config: Any) -> list[str]:
@@ -231,10 +232,9 @@ def launcher_faults(config: Any) -> list[str]:
     faults += [
         f"provider: {key}" for key in config["provider"].keys() - LAUNCHER["properties"]["provider"]["properties"]
     ]
-    run_instances = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for name, node in config["available_node_types"].items():
         request = {"MinCount": 1, "MaxCount": 1, **node.get("node_config", {})}
-        report = botocore.validate.ParamValidator().validate(request, run_instances)
+        report = botocore.validate.ParamValidator().validate(request, RUN_INSTANCES)
         faults += [f"{name}: {report.generate_report()}"] if report.has_errors() else []
     return faults
 
