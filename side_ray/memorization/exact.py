@@ -44,23 +44,59 @@ def values_of_pairs(
 
 
 def rank_candidates(
-    queries: np.ndarray, train: np.ndarray, ids: np.ndarray, candidates: np.ndarray, k: int, metric: Metric
+    queries: np.ndarray,
+    train: np.ndarray,
+    ids: np.ndarray,
+    candidates: np.ndarray,
+    closest: np.ndarray,
+    k: int,
+    metric: Metric,
 ) -> Neighbors:
     """The k nearest of each query's candidates, by exact value and id.
 
     Args:
         queries, train: float32 [Q, d] and [n, d].
         ids: int64 [n].
-        candidates: int64 [Q, c], rows of `train`, distinct, at least k of them; -1 pads at the end.
+        candidates: int64 [Q, c], rows of `train`, distinct, at least k of them, most promising first; -1 pads at the end.
+        closest: float64 [Q, c], the closest value that each candidate can have; one that cannot reach the k-th of the
+            first k is not looked at.
 
     Returns:
         Neighbors [Q, k].
     """
-    counts = (candidates >= 0).sum(axis=1)
-    values = np.empty(candidates.shape)
-    # Rows of like counts together, so that little is computed for padding.
-    order = np.argsort(counts, kind="stable")
+    worst = np.inf if metric == "l2" else -np.inf
+    values = np.full(candidates.shape, worst)
+    every = np.arange(len(queries))
+    _fill(values[:, :k], queries, train, candidates[:, :k], every, metric)
+    reached = (
+        closest <= values[:, :k].max(axis=1)[:, None]
+        if metric == "l2"
+        else closest >= values[:, :k].min(axis=1)[:, None]
+    )
+    rest = np.where(reached & (candidates >= 0), candidates, -1)[:, k:]
+    counts = (rest >= 0).sum(axis=1)
+    # To the front, and rows of like counts together, so that little is computed for padding.
+    front = np.argsort(rest < 0, axis=1, kind="stable")
+    later = np.full(rest.shape, worst)
+    order = np.argsort(counts, kind="stable")[np.count_nonzero(counts == 0) :]
+    _fill(later, queries, train, np.take_along_axis(rest, front, 1), order, metric)
+    np.put_along_axis(values[:, k:], front, later, 1)
+    found = np.where(values != worst, ids[candidates], np.iinfo(np.int64).max)
+    chosen = nearest_first(values, found, metric)[:, :k]
+    return Neighbors(np.take_along_axis(found, chosen, 1), np.take_along_axis(values, chosen, 1))
+
+
+def _fill(
+    values: np.ndarray,
+    queries: np.ndarray,
+    train: np.ndarray,
+    candidates: np.ndarray,
+    order: np.ndarray,
+    metric: Metric,
+) -> None:
+    """Write the exact values of the candidates (-1 at a row's end pads) of the rows `order`, ascending in their number."""
     dimension = queries.shape[1]
+    counts = (candidates >= 0).sum(axis=1)
     room = max(CHUNK, dimension)
     single, double = np.empty(room, np.float32), np.empty(room)
     start = 0
@@ -71,14 +107,11 @@ def rank_candidates(
         left = queries[rows].astype(np.float64)[:, None, :]
         width = max(1, room // (dimension * rows.size))
         for column in range(0, int(counts[rows[-1]]), width):
-            columns = np.maximum(candidates[rows, column : column + width], 0)
-            # Into memory that is in the cache already; `clip` spares a buffer of numpy's (the rows are in range).
+            columns = candidates[rows, column : column + width]
+            # Into memory that is in the cache already; `clip` spares a buffer of numpy's, and reads row 0 for padding.
             gathered = single[: columns.size * dimension].reshape(columns.size, dimension)
             np.take(train, columns.ravel(), axis=0, out=gathered, mode="clip")
             right = double[: gathered.size].reshape(*columns.shape, dimension)
             right[...] = gathered.reshape(right.shape)
-            values[rows, column : column + width] = pair_values(left, right, metric)
-    values[candidates < 0] = np.inf if metric == "l2" else -np.inf
-    found = np.where(candidates >= 0, ids[candidates], np.iinfo(np.int64).max)
-    chosen = nearest_first(values, found, metric)[:, :k]
-    return Neighbors(np.take_along_axis(found, chosen, 1), np.take_along_axis(values, chosen, 1))
+            exact = pair_values(left, right, metric)
+            values[rows, column : column + width] = np.where(columns >= 0, exact, values[rows, column : column + width])

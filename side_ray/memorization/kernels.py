@@ -88,6 +88,14 @@ class Kernel(ABC):
             return 2 * epsilon
         return (2 * epsilon + 2 * self.relative * np.abs(kth)) / (1 - self.relative)
 
+    def closest_values(self, scores: np.ndarray, queries: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
+        """The closest value that a tile score can stand for, float64 [Q, c]; scores may be -inf."""
+        scores = np.maximum(scores, np.finfo(np.float32).min)
+        highest = scores + epsilon[:, None] + self.relative * np.abs(scores)
+        if self.metric == "ip":
+            return highest
+        return np.sqrt(np.maximum(self.query_norms(queries)[:, None] - highest, 0.0))
+
 
 class Scratch(threading.local):
     """A thread's own tiles: fresh memory would cost a page fault per 4 KiB and tile."""

@@ -64,7 +64,8 @@ class FaissIndex:
         candidates = np.where(scores >= at_least[:, None], columns, -1)
         full = scores[:, -1] >= at_least
         unsure = np.flatnonzero(full) if width < len(self.part.features) else np.empty(0, np.int64)
-        found = rank_candidates(queries, self.part.features, self.part.ids, candidates, k, self.part.metric)
+        closest = self.kernel.closest_values(scores, queries, epsilon)
+        found = rank_candidates(queries, self.part.features, self.part.ids, candidates, closest, k, self.part.metric)
         return found, unsure
 
     def count(self, counter: LevelCounter) -> Counts:

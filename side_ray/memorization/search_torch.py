@@ -157,7 +157,8 @@ class _Block:
         at_least = self._lowered(scores[:, task.k - 1])
         kept = scores >= at_least[:, None]
         columns = np.where(kept, part.by_rank[np.where(kept, ranks, 0)], -1)
-        found = rank_candidates(queries, part.features, part.ids, columns, task.k, part.metric)
+        closest = task.kernel.closest_values(scores, queries, self.epsilon)
+        found = rank_candidates(queries, part.features, part.ids, columns, closest, task.k, part.metric)
         neighbors.ids[self.rows], neighbors.values[self.rows] = found.ids, found.values
         if task.width == len(part.features):
             return np.empty(0, np.int64)
