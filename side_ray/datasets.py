@@ -1,4 +1,4 @@
-"""Sources of training images, the seeded split, and the run's own Parquet of them."""
+"""The digits, the seeded split, and the run's own Parquet of images."""
 
 import io
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one split. `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None."""
+    """Images of one split. `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None; the label of an image
+    that has none among others that have is -1."""
 
     ids: np.ndarray
     images: np.ndarray
@@ -36,31 +37,62 @@ class ImageSet:
         return len(self.ids)
 
 
-def load_source(data: DataSection) -> ImageSet:
-    """All images of the configured source, in the source's own order."""
-    from sklearn.datasets import load_digits
+def load_digits() -> ImageSet:
+    """scikit-learn's 1,797 scanned digits, uint8 [N, 8, 8, 1], in their own order."""
+    from sklearn import datasets
 
-    digits = load_digits()
+    digits = datasets.load_digits()
     # The scans run from 0 to 16; 255/16 maps them onto the whole range of a byte.
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
     return ImageSet(np.arange(len(images)), images, digits.target.astype(np.int64))
 
 
-def split_indices(data: DataSection, total: int, seed: int) -> dict[str, np.ndarray]:
-    """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
+def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None:
+    """Refuse a split that the images do not suffice for.
+
+    Args:
+        total: images in the source.
+        apart: images in `data.holdout_path`, None without one.
 
     Raises:
-        UserError: the source holds fewer images than the three sets need.
+        UserError: names the key and both numbers.
     """
-    needed = data.members + 2 * data.holdout
-    if needed > total:
+    if apart is None:
+        needed = data.members + 2 * data.holdout
+        if needed > total:
+            raise UserError(
+                f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
+                f"but {data.source} holds {total}; lower data.members or data.holdout"
+            )
+        return
+    if data.members > total:
         raise UserError(
-            f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
-            f"but {data.source} holds {total}; lower data.members or data.holdout"
+            f"data.members: {data.members} are wanted, but {data.path} holds {total} images; lower data.members"
         )
+    if 2 * data.holdout > apart:
+        raise UserError(
+            f"data.holdout: twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; "
+            "lower data.holdout"
+        )
+
+
+def split_indices(data: DataSection, total: int, seed: int, apart: int | None = None) -> dict[str, np.ndarray]:
+    """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
+
+    Args:
+        total: images in the source.
+        apart: images in `data.holdout_path`; their positions are `total` … `total + apart` − 1.
+
+    Raises:
+        UserError: there are fewer images than the three sets need.
+    """
+    check_sizes(data, total, apart)
     order = np.random.default_rng([seed, 0]).permutation(total)
+    if apart is not None:
+        unseen = np.random.default_rng([seed, 3]).permutation(apart)
+        order = np.concatenate([order[: data.members], total + unseen])
     bounds = np.cumsum([data.members, data.holdout, data.holdout])
-    return dict(zip(SPLITS, np.split(order[:needed], bounds[:-1]), strict=True))
+    return dict(zip(SPLITS, np.split(order[: bounds[-1]], bounds[:-1]), strict=True))
 
 
 def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
@@ -77,10 +109,12 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
     )
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of one Parquet file."""
+def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
+    """Tables of one schema as the bytes of one Parquet file, each in row groups of its own of at most `rows` rows."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    with pq.ParquetWriter(buffer, tables[0].schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=rows)
     return buffer.getvalue()
 
 
@@ -97,7 +131,7 @@ def read_split(store: Store, prepared: str, split: str, start: int = 0, stop: in
         chosen.append(("id", "<", stop))
     parts = []
     for key in sorted(entry.key for entry in store.list(prepared)):
-        if key.endswith(".parquet"):
+        if key.removeprefix(f"{prepared}/").startswith("part-"):
             with store.open_input(key) as source:
                 parts.append(pq.read_table(source, filters=chosen))
     table = pa.concat_tables(parts).sort_by("id")
@@ -105,5 +139,5 @@ def read_split(store: Store, prepared: str, split: str, start: int = 0, stop: in
     return ImageSet(
         table.column("id").to_numpy(),
         decode_column(table.column("image")),
-        None if labels.null_count == len(labels) else labels.to_numpy(),
+        None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy(),
     )

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn import datasets
 
 from side_ray.config import DataSection
-from side_ray.datasets import SPLITS, load_source, read_split, split_indices, split_table, to_parquet
+from side_ray.datasets import SPLITS, load_digits, read_split, split_indices, split_table, to_parquet
 from side_ray.errors import UserError
 from side_ray.storage import open_store
 
@@ -11,8 +11,8 @@ DATA = DataSection(source="digits", members=40, holdout=30)
 
 
 def test_digits_fill_the_byte_range_and_stay_distinct():
-    source = load_source(DATA)
-    raw = load_digits()
+    source = load_digits()
+    raw = datasets.load_digits()
     assert source.images.shape == (1797, 8, 8, 1)
     assert source.images.min() == 0
     assert source.images.max() == 255
@@ -36,7 +36,7 @@ def test_too_many_members_names_both_numbers():
 
 
 def test_parquet_round_trip_keeps_ids_images_and_labels(tmp_path):
-    store, source = open_store(str(tmp_path)), load_source(DATA)
+    store, source = open_store(str(tmp_path)), load_digits()
     chosen = split_indices(DATA, len(source), seed=3)
     for number, split in enumerate(SPLITS):
         store.write(f"prepare/x/part-{number:06d}.parquet", to_parquet(split_table(source, chosen[split], split)))

@@ -9,13 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
-from side_ray.datasets import load_source
 from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample, unet_evaluations
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.images import encode_png, to_uint8
+from side_ray.sources.pools import describe
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.train_dpm import fetch_import
 from side_ray.stages.train_surrogate import network
@@ -60,7 +60,7 @@ def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
     if artifacts.prepare.done:
         height, width, channels = artifacts.prepare.info()["shape"]
     else:
-        height, width, channels = load_source(config.data).images.shape[1:]
+        height, width, channels = describe(config.data, artifacts.pools).shape
     return channels, height, width
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from side_ray.config import Config, Method
 from side_ray.errors import UserError
 from side_ray.run import Artifact, Run
+from side_ray.sources.base import Source
+from side_ray.sources.pools import open_pools
 from side_ray.stages.shards import ShardSet
 from side_ray.storage import open_store
 
@@ -45,8 +47,15 @@ class Artifacts:
         return self.run.artifact(stage, VERSIONS[stage], *parts)
 
     @cached_property
+    def pools(self) -> tuple[Source, ...]:
+        """Where the images come from; empty for digits."""
+        return open_pools(self.config.data, self.config.storage)
+
+    @cached_property
     def prepare(self) -> Artifact:
-        return self._artifact("prepare", self.config.data.model_dump(mode="json"), self.config.run.seed)
+        # The content counts, not where it lies.
+        content = [pool.identity() for pool in self.pools]
+        return self._artifact("prepare", self.config.data.settings(), self.config.run.seed, *content)
 
     @cached_property
     def dpm(self) -> Artifact:

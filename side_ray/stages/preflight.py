@@ -1,12 +1,13 @@
 """Checks that need more than the config's own text, made before anything is written."""
 
 from side_ray.config import Config
-from side_ray.datasets import load_source, split_indices
+from side_ray.datasets import check_sizes
 from side_ray.diffusion.dpm import new_unet
 from side_ray.diffusion.sampler import visited_timesteps
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError, naming
 from side_ray.memorization.bands import Bands
+from side_ray.sources.pools import describe
 from side_ray.stages.estimate import image_shape
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.score import similarity_of
@@ -26,13 +27,15 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
     similarity = similarity_of(config.score)
     Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
     if not artifacts.prepare.done:
-        source = load_source(config.data)
-        split_indices(config.data, len(source), config.run.seed)
-        height, width, channels = source.images.shape[1:]
+        source = describe(config.data, artifacts.pools)
+        counts = [count for count in source.counts if count is not None]
+        if len(counts) == len(source.counts):
+            check_sizes(config.data, *counts)
+        height, width, channels = source.shape
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
                 new_unet(config.dpm.unet.model_dump(), (channels, height, width))
-        if source.labels is None and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
+        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
             raise UserError(
                 f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
                 "drop ti from extract.methods and use surrogate.labels: cluster"

@@ -1,28 +1,278 @@
 """Brings the training images into the run's canonical Parquet, split into members and two sets that nothing is trained on."""
 
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from side_ray.config import Config
-from side_ray.datasets import SPLITS, load_source, split_indices, split_table, to_parquet
+from side_ray.datasets import SPLITS, load_digits, split_indices, split_table, to_parquet
+from side_ray.errors import RunError, UserError
+from side_ray.run import Artifact
+from side_ray.sources.pools import transform_of
+from side_ray.sources.select import Census, Chosen, capped, choose, copies_across, without_near
+from side_ray.stages.ingest import (
+    DISTINCT,
+    PART_IMAGES,
+    PLAN,
+    PLAN_SCHEMA,
+    UNITS,
+    IngestSpec,
+    Near,
+    Pass,
+    Scan,
+    Write,
+    near_key,
+    part_key,
+    pixels_key,
+    run_pass,
+    scan_key,
+)
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.progress import Reporter
+from side_ray.stages.session import ensure_ray
+
+BROKEN = "broken.json"
+READERS = 16
+"""Small tables that the driver reads at a time: object storage takes its time for each."""
 
 
 def prepare(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Write `part-*.parquet`, one part per split; does nothing if they are there.
+    """Write `part-*.parquet`; does nothing if they are there.
 
     Raises:
-        UserError: the source holds fewer images than the splits need.
+        UserError: the source holds fewer images than the splits need, some that cannot be used, or several sizes.
+        RunError: a part of the source could not be read.
     """
     artifact = artifacts.prepare
     if artifact.done:
         reporter.say("prepare: images are there")
     else:
-        source = load_source(config.data)
-        chosen = split_indices(config.data, len(source), config.run.seed)
-        for number, split in enumerate(SPLITS):
-            table = split_table(source, chosen[split], split)
-            artifact.store.write(f"{artifact.key}/part-{number:06d}.parquet", to_parquet(table))
-        sizes = {split: len(chosen[split]) for split in SPLITS}
-        classes = 0 if source.labels is None else int(source.labels.max()) + 1
-        artifact.finish(source=config.data.source, shape=list(source.images.shape[1:]), classes=classes, **sizes)
-        reporter.say(f"prepare: {sizes['member']} members, {sizes['calibration']} + {sizes['holdout']} unseen images")
+        if config.data.source == "digits":
+            _write_digits(config, artifact)
+        else:
+            _Preparation(config, artifacts, reporter).run()
+        info = artifact.info()
+        reporter.say(
+            f"prepare: {info['member']:,} members, {info['calibration']:,} + {info['holdout']:,} unseen images"
+        )
     artifacts.run.point_latest(prepare=artifact.key)
+
+
+def _write_digits(config: Config, artifact: Artifact) -> None:
+    source = load_digits()
+    chosen = split_indices(config.data, len(source), config.run.seed)
+    for number, split in enumerate(SPLITS):
+        artifact.store.write(
+            f"{artifact.key}/{part_key(number)}", to_parquet(split_table(source, chosen[split], split))
+        )
+    sizes = {split: len(chosen[split]) for split in SPLITS}
+    artifact.finish(source="digits", shape=list(source.images.shape[1:]), classes=10, **sizes)
+
+
+class _Preparation:
+    """One data source on its way into the run. The driver sees a few tens of bytes per image, never an image."""
+
+    def __init__(self, config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+        self.config, self.data, self.reporter = config, config.data, reporter
+        self.artifact, self.pools = artifacts.prepare, artifacts.pools
+        self.unit_pools: list[int] = []
+
+    def run(self) -> None:
+        self._list_units()
+        self._do(Scan, "read", {unit: [scan_key(unit)] for unit in range(len(self.unit_pools))})
+        with ThreadPoolExecutor(READERS) as readers:
+            columns = ["label", "digest", "height", "width"]
+            scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), range(len(self.unit_pools))))
+        census = Census.of(scans, self.unit_pools)
+        broken = self._check_usable(census)
+        shape = self._check_shape(scans)
+        candidates = self._candidates(census)
+        chosen = choose(census, candidates, self.data, self.config.run.seed)
+        self._write(census, chosen)
+        self._warn_of_members(census, candidates)
+        copies = copies_across(census, chosen)
+        if copies:
+            self.reporter.warn(
+                f"{copies:,} unseen images are exact copies of members, which makes false matches look frequent; "
+                "set data.dedup=exact unless that is meant"
+            )
+        self.artifact.finish(
+            source=self.data.source,
+            shape=shape,
+            classes=len(chosen.class_names),
+            class_names=chosen.class_names,
+            images=len(census.usable),
+            broken=broken,
+            candidates=len(candidates),
+            copies=copies,
+            **{split: len(rows) for split, rows in chosen.rows.items()},
+        )
+
+    def _warn_of_members(self, census: Census, candidates: np.ndarray) -> None:
+        """An imported model was trained on what it was trained on, whatever is drawn here."""
+        if self.config.dpm.kind != "import":
+            return
+        if self.data.holdout_path is None:
+            self.reporter.warn(
+                f"the unseen images are drawn from {self.data.path}, which is right only if the imported model was not "
+                "trained on them; give others as data.holdout_path"
+            )
+        elif (count := int((census.pool[candidates] == 0).sum())) > self.data.members:
+            self.reporter.warn(
+                f"data.members: {self.data.members:,} of the {count:,} images of {self.data.path} are searched for; set it to "
+                f"{count} if the imported model was trained on all"
+            )
+
+    def _list_units(self) -> None:
+        columns: dict[str, list[Any]] = {"unit": [], "pool": [], "content": []}
+        for pool, source in enumerate(self.pools):
+            for unit in source.units():
+                columns["unit"].append(len(columns["unit"]))
+                columns["pool"].append(pool)
+                columns["content"].append(json.dumps(unit))
+        self.unit_pools = columns["pool"]
+        self._put(UNITS, pa.table(columns), rows=4)
+
+    def _spec(self) -> IngestSpec:
+        near = self.data.dedup_bound if self.data.dedup == "near" else None
+        return IngestSpec(self.artifact, self.pools, transform_of(self.data), near, len(self.unit_pools))
+
+    def _do(self, work: type[Pass], verb: str, outputs: dict[int, list[str]]) -> None:
+        """Have the units done whose outputs (keys below the artifact) are not all there."""
+        there = {entry.key for entry in self.artifact.store.list(self.artifact.key)}
+        missing = [
+            unit for unit, keys in outputs.items() if not {f"{self.artifact.key}/{key}" for key in keys} <= there
+        ]
+        if not missing:
+            return
+        ensure_ray(self.config.cluster)
+        with self.reporter.bar(f"prepare: {verb}", len(outputs), "parts", done=len(outputs) - len(missing)) as bar:
+            failures = run_pass(work(self._spec()), missing, self.config.cluster, bar)
+        if failures:
+            reason = failures[min(failures)]
+            if reason.startswith("data."):
+                raise UserError(reason)
+            raise RunError(
+                f"prepare: {len(failures)} of {len(outputs)} parts of {self.data.path} could not be done ({reason}); "
+                "the others are kept: run the same command again, with the data where every machine can read it"
+            )
+
+    def _check_usable(self, census: Census) -> int:
+        """How many images cannot be used; all are listed in `broken.json`."""
+        found: list[dict[str, str]] = []
+        for unit in np.unique(census.unit[~census.usable]).tolist():
+            table = self._table(scan_key(unit), ["name", "error"])
+            found += table.filter(pc.is_valid(table.column("error"))).to_pylist()
+        if not found:
+            return 0
+        self.artifact.write_json(BROKEN, found)
+        named = "; ".join(f"{each['name']}: {each['error']}" for each in found[:3])
+        where = f"{self.artifact.store.uri}/{self.artifact.key}/{BROKEN}"
+        count = (
+            f"{len(found):,} of {len(census.usable):,} images cannot be used ({named}{' …' if len(found) > 3 else ''})"
+        )
+        if not self.data.skip_corrupt:
+            raise UserError(
+                f"data.path: {count}; mend or remove them, or leave them out with "
+                f"data.skip_corrupt=true. All are listed in {where}"
+            )
+        self.reporter.warn(f"{count} and are left out; all are listed in {where}")
+        return len(found)
+
+    def _check_shape(self, scans: Sequence[pa.Table]) -> list[int]:
+        """[H, W, C] of all usable images."""
+        sizes: dict[tuple[int, int], int] = {}
+        for unit, table in enumerate(scans):
+            for size in (
+                table.filter(pc.is_valid(table.column("digest")))
+                .select(["height", "width"])
+                .group_by(["height", "width"])
+                .aggregate([])
+                .to_pylist()
+            ):
+                sizes.setdefault((size["height"], size["width"]), unit)
+        if len(sizes) > 1:
+            shown = ", ".join(
+                f"{width}×{height} ({self._example(size, unit)})"
+                for size, unit in list(sizes.items())[:3]
+                for height, width in [size]
+            )
+            raise UserError(
+                f"data.image_size: the images of {self.data.path} have {len(sizes)} sizes, among them {shown}; give "
+                "data.image_size, to which all are cropped and resized"
+            )
+        height, width = next(iter(sizes), (0, 0))
+        return [height, width, 1 if self.data.grayscale else 3]
+
+    def _example(self, size: tuple[int, int], unit: int) -> str:
+        table = self._table(scan_key(unit), ["name", "height", "width"])
+        same = pc.and_(pc.equal(table.column("height"), size[0]), pc.equal(table.column("width"), size[1]))
+        return str(table.filter(same).column("name")[0].as_py())
+
+    def _candidates(self, census: Census) -> np.ndarray:
+        """Census indices of the images that may be drawn, ascending."""
+        candidates = np.flatnonzero(census.usable) if self.data.dedup == "none" else census.distinct()
+        if self.data.dedup == "near":
+            candidates = without_near(candidates, self._near_pairs(census, candidates))
+        left_out = int(census.usable.sum()) - len(candidates)
+        if left_out:
+            self.reporter.say(f"prepare: {left_out:,} duplicates are left out")
+        if self.data.per_class is not None:
+            candidates = capped(census, candidates, self.data.per_class, self.config.run.seed)
+        return candidates
+
+    def _near_pairs(self, census: Census, candidates: np.ndarray) -> np.ndarray:
+        # Row of each usable image in the pixels that the scan kept of its unit.
+        usable = np.cumsum(census.usable)
+        before = np.r_[0, usable][np.searchsorted(census.unit, census.unit[candidates])]
+        rows = usable[candidates] - 1 - before
+        self._put(DISTINCT, pa.table({"unit": census.unit[candidates], "row": rows, "index": candidates}), rows=4096)
+        units = range(len(self.unit_pools))
+        self._do(Near, "compare", {unit: [near_key(unit)] for unit in units})
+        tables = [self._table(near_key(unit)) for unit in units]
+        for unit in units:
+            self.artifact.store.delete(f"{self.artifact.key}/{pixels_key(unit)}")
+        pairs = pa.concat_tables(tables)
+        return np.stack([pairs.column("first").to_numpy(), pairs.column("second").to_numpy()], axis=1)
+
+    def _write(self, census: Census, chosen: Chosen) -> None:
+        """Plan where each chosen image goes, and have it written there."""
+        rows = np.concatenate([chosen.rows[split] for split in SPLITS])
+        sizes = [len(chosen.rows[split]) for split in SPLITS]
+        order = np.argsort(rows)
+        ids = np.concatenate([np.arange(size) for size in sizes])[order]
+        splits = np.repeat(np.array(SPLITS), sizes)[order]
+        rows = rows[order]
+        units = census.unit[rows]
+        # Parts are numbered through, and none holds images of two units.
+        starts = np.flatnonzero(np.r_[True, np.diff(units) != 0])
+        within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
+        parts = np.cumsum((within % PART_IMAGES) == 0) - 1
+        labels = chosen.class_of[census.label[rows]]
+        plan = {
+            "unit": units,
+            "position": census.position[rows],
+            "part": parts.astype(np.int32),
+            "split": splits.tolist(),
+            "id": ids,
+            "label": pa.array(labels, pa.int64(), mask=labels < 0),
+            "digest": pa.array(census.digest[rows].tolist(), pa.binary(census.digest.dtype.itemsize)),
+        }
+        self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
+        outputs: dict[int, list[str]] = {}
+        for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
+            outputs.setdefault(unit, []).append(part_key(part))
+        self._do(Write, "write", outputs)
+
+    def _put(self, key: str, table: pa.Table, rows: int) -> None:
+        self.artifact.store.write(f"{self.artifact.key}/{key}", to_parquet(table, rows=rows))
+
+    def _table(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        with self.artifact.store.open_input(f"{self.artifact.key}/{key}") as source:
+            return pq.read_table(source, columns=columns)

@@ -1,0 +1,1 @@
+"""Sources of training images: one module per format behind `base.Source`, opened by `pools`."""
