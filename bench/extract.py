@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from side_ray.config import Config, load_config
+from side_ray.config import Config
+from side_ray.config_file import load_config
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.datasets import read_split
 from side_ray.diffusion.dpm import new_unet
 from side_ray.diffusion.schedule import new_schedule

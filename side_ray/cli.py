@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.errors import UserError
 
 app = typer.Typer(

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from side_ray.config import Config, parse_config
+from side_ray.config import Config
+from side_ray.config_file import parse_config
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.errors import UserError
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"

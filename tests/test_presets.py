@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.diffusion.dpm import new_unet
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))

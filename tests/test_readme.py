@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [

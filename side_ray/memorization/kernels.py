@@ -159,7 +159,7 @@ class Int8Kernel(Kernel):
     dtype = np.int32
     exact = True
     bytes_per_value = 1
-    block = (256, 2048)
+    block = (1024, 2048)
 
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(_shifted(queries))
@@ -206,7 +206,7 @@ class Bfloat16Kernel(Kernel):
     name = "bfloat16"
     relative = 2.0**-8
     bytes_per_value = 2
-    block = (1024, 2048)
+    block = (1024, 4096)
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         super().__init__(features, metric)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from side_ray.config import Config, parse_config
+from side_ray.config import Config
+from side_ray.config_file import parse_config
 from side_ray.errors import UserError
 from side_ray.run import Artifact, Run
 from side_ray.stages.plan import Artifacts, conditions

@@ -2,7 +2,7 @@
 
 import pytest
 
-from side_ray.config import load_config, parse_config
+from side_ray.config_file import load_config, parse_config
 from side_ray.errors import UserError
 from tests.audits import DIGITS, tiny_values
 

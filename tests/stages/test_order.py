@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.order import Half, pooled
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.stages.audit import run_until
 from side_ray.stages.progress import Reporter
 from tests.bruteforce import check

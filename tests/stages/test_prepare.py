@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from side_ray.config import load_config
+from side_ray.config_file import load_config
 from side_ray.datasets import read_split
 from side_ray.errors import UserError
 from side_ray.images import decode_column

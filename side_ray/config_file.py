@@ -1,0 +1,131 @@
+"""Reading a config: the YAML file, the overrides of the command line, and every fault told in one line."""
+
+import difflib
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from side_ray.config import Config
+from side_ray.errors import UserError
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence: a λ grid would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} stands twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check a config.
+
+    Args:
+        path: a YAML file.
+        overrides: `section.key=value`, the value read as YAML.
+
+    Raises:
+        UserError: one line per fault, each naming the key and the remedy.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check the values of a config; `where` is named in the error."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+    if (
+        "://" not in config.run.uri
+        and not Path(config.run.uri).is_absolute()
+        and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    ):
+        raise UserError(
+            f"{where}: run.uri: {config.run.uri!r} is relative, and a submitted job's working directory vanishes with "
+            "the job; give an absolute path on shared storage or s3://bucket/prefix"
+        )
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); check the file") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{path}: {place}not valid YAML ({getattr(error, 'problem', error)}); mend the file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no sections; a config starts with `run:` and the other sections")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise UserError(f"override {override!r}: write section.key=value, for example extract.samples=2000")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError:
+        raise UserError(
+            f"override {override!r}: the value is not valid YAML; quote it for the shell, as in 'extract.lambdas=[0, 5]'"
+        ) from None
+    target = values
+    for key in keys[:-1]:
+        inner = target.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"override {override!r}: {key} is no section; check the name")
+        target = inner
+    target[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        # Positions inside a union carry the tried type's name, which is no key of the file.
+        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        key = ".".join(str(part) for part in location)
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key; {_suggest(location)}"
+        elif fault["type"] == "missing":
+            message = "is missing; add it"
+        elif fault["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
+        lines.append(
+            message
+            if not key or (fault["type"] == "value_error" and message.startswith(key + "."))
+            else f"{key}: {message}"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def _suggest(location: list[Any]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        candidates = [annotation, *get_args(annotation)]
+        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    names = list(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
