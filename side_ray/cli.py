@@ -35,13 +35,11 @@ def _until(last: str, path: str, overrides: list[str]) -> None:
     from rich.console import Console
 
     from side_ray.report.table import terminal_table
-    from side_ray.stages.audit import describe, run_until
+    from side_ray.stages.audit import run_until
     from side_ray.stages.progress import Reporter
     from side_ray.stages.session import shut_down
 
     reporter = Reporter()
-    if last == "report":
-        reporter.say(describe(config))
     try:
         artifacts = run_until(last, config, reporter)
         if last == "report":

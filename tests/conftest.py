@@ -8,6 +8,13 @@ import pytest
 
 from tests.s3 import Server, s3_server
 
+# Ray reads these once, when any test first imports it.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 if TYPE_CHECKING:
     from side_ray.stages.plan import Artifacts
 
@@ -33,10 +40,6 @@ def s3(s3_process: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole session, with more logical processors than the machine, so that pools fit beside each other."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
 
     ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)

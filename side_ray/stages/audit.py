@@ -1,9 +1,10 @@
 """The whole audit: the paper's Algorithm 1, from training images to a report."""
 
 import time
+from collections.abc import Callable, Sequence
 
 from side_ray.config import Config
-from side_ray.errors import naming
+from side_ray.errors import RunError, naming
 from side_ray.run import Run
 from side_ray.stages.extract import extract, extract_synthetic
 from side_ray.stages.plan import Artifacts, conditions
@@ -17,6 +18,8 @@ from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 from side_ray.storage import open_store
 
+Stage = Callable[[Config, Artifacts, Reporter], None]
+MOST_REPAIRS = 5
 STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "report")
 
 
@@ -39,23 +42,36 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
     artifacts = open_run(config)
     preflight(config, artifacts)
     artifacts.run.store.write("config.yaml", config.to_yaml().encode())
+    if last == STAGES[-1]:
+        reporter.say(describe(config))
     stages = (prepare, train_dpm, extract_synthetic, train_surrogate, extract, score, report)
+    wanted = stages[: STAGES.index(last) + 1]
     began = time.monotonic()
-    for name, stage in zip(STAGES, stages, strict=True):
-        try:
-            stage(config, artifacts, reporter)
-        except DamagedShard as damage:
-            reporter.warn(f"{damage}: making it again")
-            artifacts.run.store.delete(damage.key)
-            extract_synthetic(config, artifacts, reporter)
-            if name in ("score", "report"):
-                extract(config, artifacts, reporter)
-                score(config, artifacts, reporter)
-            stage(config, artifacts, reporter)
-        if name == last:
-            break
+    for number in range(len(wanted)):
+        _run_repairing(wanted[: number + 1], config, artifacts, reporter)
     reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
     return artifacts
+
+
+def _run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Run the last of `stages`; where it finds a damaged shard, have the earlier ones make that again first.
+
+    Raises:
+        RunError: shards are damaged again and again, as by a store that does not keep what it is given.
+    """
+    damaged = ""
+    for _ in range(MOST_REPAIRS):
+        try:
+            stages[-1](config, artifacts, reporter)
+        except DamagedShard as damage:
+            damaged = str(damage)
+            reporter.warn(f"{damaged}: making it again")
+            artifacts.run.store.delete(damage.key)
+            for earlier in stages[:-1]:
+                earlier(config, artifacts, reporter)
+        else:
+            return
+    raise RunError(f"{damaged}, after {MOST_REPAIRS - 1} repairs: check the store that the run lies in")
 
 
 def describe(config: Config) -> str:

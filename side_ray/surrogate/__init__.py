@@ -1,4 +1,4 @@
-"""The surrogate condition p_t(y|x_t) of SIDE: implicit labels, a time-dependent ResNet, and the distillation between them (TDKD).
+"""The surrogate condition p_t(y|x_t) of SIDE: implicit labels, a time-dependent ResNet, and their distillation (TDKD).
 
 Pure torch, numpy and faiss; nothing here knows about Ray, storage or the run directory.
 

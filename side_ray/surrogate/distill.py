@@ -147,7 +147,7 @@ def require_better_than_chance(curve: list[Accuracy], labels: Tensor, significan
     first = curve[0]
     if stats.binom.sf(first.hits - 1, first.count, chance) > significance:
         raise RunError(
-            f"the student is right for {first.share:.1%} of {first.count} nearly clean images (t ≤ {first.last}), which "
-            f"does not beat always guessing the commonest label ({chance:.1%}): train it longer, use fewer classes, "
-            "or check the labels"
+            f"the student is right for {first.share:.1%} of {first.count} nearly clean images (t ≤ {first.last}), "
+            f"which does not beat always guessing the commonest label ({chance:.1%}): train it longer, "
+            "use fewer classes, or check the labels"
         )

@@ -145,5 +145,5 @@ def random_labels(images: int, classes: int, seed: int) -> NDArray[np.int64]:
 
 
 def hard_targets(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Teacher probabilities float32 [N, classes] that put everything on the label. labels: int64 [N] in [0, classes)."""
+    """Teacher probabilities float32 [N, classes], all on the label. labels: int64 [N] in [0, classes)."""
     return np.eye(classes, dtype=np.float32)[labels]

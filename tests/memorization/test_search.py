@@ -208,16 +208,18 @@ def test_shards_batches_tiles_and_order_change_nothing(
 
 
 def test_values_are_the_same_to_the_last_bit_however_they_are_found() -> None:
-    train, queries = unit_vectors(13, 900, 700), unit_vectors(14, 40, 700)
-    queries[:20] = train[:20] * np.float32(0.99)
-    whole, _ = index(train, np.arange(900), "ip", WAYS[0]).search(queries, 50)
+    train, queries = unit_vectors(13, 500, 700), unit_vectors(14, 12, 700)
+    queries[:6] = train[:6] * np.float32(0.99)
+    whole, _ = index(train, np.arange(500), "ip", WAYS[0]).search(queries, 50)
     for way in WAYS:
-        parts = [index(train[rows], rows, "ip", way) for rows in np.array_split(np.arange(900), 7)]
-        answers = [
-            np.concatenate([part.search(queries[i : i + 3], 50)[0].values for i in range(0, 40, 3)]) for part in parts
-        ]
-        ids = [np.concatenate([part.search(queries[i : i + 3], 50)[0].ids for i in range(0, 40, 3)]) for part in parts]
-        found = merge([Neighbors(a, b) for a, b in zip(ids, answers, strict=True)], 50, "ip")
+        parts = []
+        for rows in np.array_split(np.arange(500), 4):
+            part = index(train[rows], rows, "ip", way)
+            batches = [part.search(queries[i : i + 5], 50)[0] for i in range(0, 12, 5)]
+            parts.append(
+                Neighbors(*(np.concatenate([getattr(b, name) for b in batches]) for name in ("ids", "values")))
+            )
+        found = merge(parts, 50, "ip")
         np.testing.assert_array_equal(found.ids, whole.ids)
         np.testing.assert_array_equal(found.values, whole.values)
 

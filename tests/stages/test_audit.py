@@ -143,7 +143,12 @@ def test_replicated_scorers_find_what_split_ones_find(copied, tiny_audit, ray_se
 
 def test_the_optimal_victim_is_all_copies(tmp_path, ray_session):
     config = tiny_config(
-        tmp_path / "run", dpm__kind="optimal", extract__steps=20, surrogate__labels="classifier", surrogate__ti_steps=80
+        tmp_path / "run",
+        dpm__kind="optimal",
+        extract__steps=20,
+        surrogate__labels="classifier",
+        extract__methods=["random", "td"],
+        surrogate__ti_steps=80,
     )
     metrics = run_until("report", config, Reporter()).report.read_json("metrics.json")
     random = metrics["conditions"][0]

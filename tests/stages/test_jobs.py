@@ -52,6 +52,7 @@ def head(tmp_path_factory):
     ]
     command += [
         f"--port={free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}",
         f"--dashboard-port={port}",
         "--temp-dir=/tmp/ray-jobs-test",
         f"--object-store-memory={100 * 2**20}",
@@ -91,7 +92,7 @@ def test_a_stopped_job_goes_on_when_submitted_again(head, tmp_path):
     work = working_directory(tmp_path, extract__methods=["random"], extract__samples=1000, extract__steps=40)
     submit = ["job", "submit", "--working-dir", str(work)]
     entry = ["--", sys.executable, "jobs/audit.py", "--config", "audit.yaml"]
-    ray(head, *submit, "--no-wait", "--submission-id", "first", *entry)
+    wait_for(lambda: ray(head, *submit, "--no-wait", "--submission-id", "first", *entry).returncode == 0, 60)
     wait_for(lambda: len(list((tmp_path / "run" / "samples").rglob("part-*.parquet"))) > 1, 200)
     ray(head, "job", "stop", "first")
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").rglob("part-*.parquet")}

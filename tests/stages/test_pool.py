@@ -1,41 +1,18 @@
 """A pool of real actors: a poisoned shard stays alone, what every shard would meet ends the stage, a dead actor is replaced."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from side_ray.config import ClusterSection
 from side_ray.errors import RunError
-from side_ray.stages.pool import FAILED, ShardActor, Task, report_failures, run_tasks
+from side_ray.stages.pool import FAILED, Task, report_failures, run_tasks
 from side_ray.stages.progress import Bar
 from side_ray.stages.shards import ShardSet
 from side_ray.storage import open_store
+from tests.toucher import Toucher
 
 CLUSTER = ClusterSection(actors=(2, 2))
-
-
-class Toucher(ShardActor):
-    """Makes a file per task, and fails as its spec says."""
-
-    stage = "touch"
-    phases = ("touch",)
-
-    def __init__(self, spec: dict) -> None:
-        self.spec = spec
-
-    def make(self, task: Task, row: dict) -> None:
-        if task.shard == self.spec.get("poisoned"):
-            raise ValueError("poison\nwith more lines")
-        if task.shard == self.spec.get("full"):
-            raise RunError("/disk: no space left; free some")
-        mark = Path(self.spec["directory"]) / f"died-{task.shard}"
-        if task.shard == self.spec.get("deadly") and not mark.exists():
-            mark.touch()
-            os._exit(1)
-        with open(Path(self.spec["directory"]) / str(task.shard), "a") as file:
-            file.write("made\n")
-        row |= {"rows": 1, "retries": 2, "seconds_touch": 0.5}
 
 
 def run(tmp_path: Path, count: int = 12, **spec):

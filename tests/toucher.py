@@ -1,0 +1,30 @@
+"""An actor for tests of the pool, in a module that Ray's workers can import."""
+
+import os
+from pathlib import Path
+
+from side_ray.errors import RunError
+from side_ray.stages.pool import ShardActor, Task
+
+
+class Toucher(ShardActor):
+    """Makes a file per task, and fails as its spec says."""
+
+    stage = "touch"
+    phases = ("touch",)
+
+    def __init__(self, spec: dict) -> None:
+        self.spec = spec
+
+    def make(self, task: Task, row: dict) -> None:
+        if task.shard == self.spec.get("poisoned"):
+            raise ValueError("poison\nwith more lines")
+        if task.shard == self.spec.get("full"):
+            raise RunError("/disk: no space left; free some")
+        mark = Path(self.spec["directory"]) / f"died-{task.shard}"
+        if task.shard == self.spec.get("deadly") and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        with open(Path(self.spec["directory"]) / str(task.shard), "a") as file:
+            file.write("made\n")
+        row |= {"rows": 1, "retries": 2, "seconds_touch": 0.5}
