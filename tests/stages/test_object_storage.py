@@ -15,6 +15,8 @@ from side_ray.storage import open_store
 from tests.audits import tiny_config, tiny_values
 from tests.s3 import faulty_proxy
 
+pytestmark = pytest.mark.slow
+
 
 def side_ray(verb: str, tmp_path, env: dict[str, str], uri: str, **changes) -> subprocess.CompletedProcess[str]:
     config = tmp_path / "audit.yaml"
