@@ -15,8 +15,6 @@ from side_ray.storage import open_store
 from tests.audits import tiny_config, tiny_values
 from tests.s3 import faulty_proxy
 
-pytestmark = pytest.mark.slow
-
 
 def side_ray(verb: str, tmp_path, env: dict[str, str], uri: str, **changes) -> subprocess.CompletedProcess[str]:
     config = tmp_path / "audit.yaml"
@@ -25,6 +23,8 @@ def side_ray(verb: str, tmp_path, env: dict[str, str], uri: str, **changes) -> s
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=280)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_bad_way_to_the_store_changes_nothing(s3, tiny_audit, tmp_path):
     uri = f"s3://{s3.bucket}/audits/tiny"
     with faulty_proxy(s3.endpoint, 0.1) as proxy:
