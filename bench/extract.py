@@ -50,7 +50,7 @@ def stage(directory: Path, config: Config, shards: int, actors: int, name: str) 
     group = Group(ShardSet(store, name, "bench", config.extract.shard_size), "extract", 5.0, "student")
     spec = GeneratorSpec(store, "dpm", [group], config.extract, 0, "fp32", 1)
     cluster = config.cluster.model_copy(update={"actors": (actors, actors)})
-    run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], cluster, Bar("", shards, "", 0), 1)
+    run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], cluster, Bar("", shards, "", 0))
     written = sorted(group.shards.written().values())
     # The first shard of each actor holds its start.
     return (len(written) - actors) * config.extract.shard_size / (written[-1] - written[actors - 1])

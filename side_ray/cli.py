@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from side_ray.config import Config
 from side_ray.config_file import load_config
 from side_ray.errors import UserError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML file of the audit, for example jobs/configs/digits.yaml")
 ]
+OptionalConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the audit")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace those of the file")
 ]
@@ -30,7 +32,10 @@ def _run(last: str, path: str, overrides: list[str] | None) -> None:
 
 
 def _until(last: str, path: str, overrides: list[str]) -> None:
-    config = load_config(path, overrides)
+    _audit(last, load_config(path, overrides))
+
+
+def _audit(last: str, config: Config) -> None:
     # Imported late: a wrong config should be told at once, not after seconds of loading libraries.
     from rich.console import Console
 
@@ -76,9 +81,32 @@ def extract(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command("score")
-def score(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Score every sample against the training images and the unseen ones."""
-    _run("score", config, overrides)
+def score(
+    config: OptionalConfigPath = None,
+    overrides: Overrides = None,
+    samples: Annotated[str | None, typer.Option(help="Generated images: a folder, a zip archive or Parquet")] = None,
+    train: Annotated[str | None, typer.Option(help="The training set they are compared with")] = None,
+    unseen: Annotated[str | None, typer.Option(help="Like images that the model never saw: they set the cut")] = None,
+    run: Annotated[str, typer.Option(help="Run directory for the scores and the report")] = "runs/score",
+) -> None:
+    """Score every sample of an audit; or, with --samples and --train, generated images that you have, without any config."""
+    given = [text for text in (config, *(overrides or [])) if text is not None]
+    raise typer.Exit(guarded(lambda: _score(given, samples, train, unseen, run)))
+
+
+def _score(given: list[str], samples: str | None, train: str | None, unseen: str | None, run: str) -> None:
+    if samples is None and train is None:
+        if not given:
+            raise UserError("score: give CONFIG, or --samples and --train; see side-ray score --help")
+        _audit("score", load_config(given[0], given[1:]))
+        return
+    if samples is None or train is None:
+        raise UserError(
+            "score: --samples and --train go together: generated images, and the training set they may copy"
+        )
+    from side_ray.stages.given import given_config
+
+    _audit("report", given_config(samples, train, unseen, run, given))
 
 
 @app.command("report")

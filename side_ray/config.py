@@ -72,8 +72,9 @@ class DataSection(Section):
     out."""
     members: Count
     """Images that the DPM is trained on."""
-    holdout: Count
-    """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it."""
+    holdout: Whole
+    """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it. 0, neither
+    cut nor control, only for samples that are given."""
     crop: Count | None = None
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
     image_size: Count | None = None
@@ -225,12 +226,6 @@ class ExtractSection(Section):
             raise ValueError("extract.ti_lambdas: method ti needs a λ > 0; add one or drop ti from extract.methods")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("extract.methods: holds a method twice; list each once")
-        if self.samples % self.shard_size:
-            fix = max(1, round(self.samples / self.shard_size)) * self.shard_size
-            raise ValueError(
-                f"extract.samples: {self.samples} is not a multiple of extract.shard_size ({self.shard_size}); "
-                f"use for example {fix}"
-            )
         return self
 
     def scales_of(self, method: Method) -> list[float]:
@@ -269,6 +264,13 @@ class ScoreSection(Section):
                         f"score.bands: {name} is [{low}, {high}]; write [from, to] with from < to, null for an open end"
                     )
         return self
+
+
+class GivenSection(Section):
+    """Generated images that are there already, scored in place of samples from a DPM."""
+
+    samples: Annotated[str, Field(min_length=1)]
+    """Where they are: a folder of images, a zip archive, or Parquet with a column `image`; local or s3://bucket/prefix."""
 
 
 class ReportSection(Section):
@@ -311,6 +313,7 @@ class Config(Section):
 
     run: RunSection
     data: DataSection
+    given: GivenSection | None = None
     dpm: DpmSection = DpmSection()
     surrogate: SurrogateSection = SurrogateSection()
     extract: ExtractSection
@@ -321,7 +324,30 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _between_sections(self) -> Self:
+        if self.given is None:
+            self._check_sampling()
+        if self.score.similarity == "nl2" and self.score.bands == "sscd":
+            raise ValueError(
+                "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper or bands of your own"
+            )
+        if self.score.similarity == "sscd" and self.score.bands in ("cumulative", "paper"):
+            raise ValueError(
+                f"score.bands: preset {self.score.bands} is for score.similarity nl2; use sscd or bands of your own"
+            )
+        return self
+
+    def _check_sampling(self) -> None:
         surrogate, size = self.surrogate, self.extract.shard_size
+        if not self.data.holdout:
+            raise ValueError(
+                "data.holdout: the calibrated cut and the false-match rate need unseen images; give 1 or more"
+            )
+        if self.extract.samples % size:
+            fix = max(1, round(self.extract.samples / size)) * size
+            raise ValueError(
+                f"extract.samples: {self.extract.samples} is not a multiple of extract.shard_size ({size}); "
+                f"use for example {fix}"
+            )
         if surrogate.synthetic % size:
             fix = max(1, round(surrogate.synthetic / size)) * size
             raise ValueError(
@@ -333,15 +359,6 @@ class Config(Section):
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
                 "lower it or raise surrogate.synthetic"
             )
-        if self.score.similarity == "nl2" and self.score.bands == "sscd":
-            raise ValueError(
-                "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper or bands of your own"
-            )
-        if self.score.similarity == "sscd" and self.score.bands in ("cumulative", "paper"):
-            raise ValueError(
-                f"score.bands: preset {self.score.bands} is for score.similarity nl2; use sscd or bands of your own"
-            )
-        return self
 
     def to_yaml(self) -> str:
         """The resolved config as YAML that `load_config` reads back to an equal one."""

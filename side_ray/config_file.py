@@ -38,9 +38,18 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         UserError: one line per fault, each naming the key and the remedy.
     """
     values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply(values, override)
+    override(values, overrides)
     return parse_config(values, str(path))
+
+
+def override(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `section.key=value` in the values of a config, in place.
+
+    Raises:
+        UserError: an override is not of this form.
+    """
+    for each in overrides:
+        _apply(values, each)
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:

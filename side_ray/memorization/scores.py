@@ -144,7 +144,8 @@ def top_mean(best: np.ndarray, percent: str | float, larger_is_closer: bool) -> 
     count = max(1, best.size * round(float(percent) * 10_000) // 1_000_000)
     closeness = np.partition(closeness_of(best, larger_is_closer), best.size - count)[best.size - count :]
     mean = float(closeness.astype(np.float64).mean())
-    return mean if larger_is_closer else -mean, count
+    # Not −mean, which of exact copies would be −0.
+    return mean if larger_is_closer else 0.0 - mean, count
 
 
 def percentile_95(best: np.ndarray, larger_is_closer: bool) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI"}
+METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI", "given": "Given samples"}
 SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
 SIMILARITIES = {"nl2": "nL2", "sscd": "SSCD cosine"}

@@ -63,6 +63,10 @@ class Source(ABC):
             only: positions in the piece that matter; the records at others may come without content.
         """
 
+    def size(self, unit: Unit) -> int:
+        """Images of one piece, where it is known without reading them."""
+        raise NotImplementedError(f"{type(self).__name__} does not know before it reads")
+
     @abstractmethod
     def identity(self) -> str:
         """A string that changes when the content does, and does not when the same content lies elsewhere."""

@@ -95,5 +95,8 @@ class FolderSource(Source):
             except Unreadable as error:
                 yield Record(name, label=label, error=str(error))
 
+    def size(self, unit: Unit) -> int:
+        return len(unit["names"])
+
     def identity(self) -> str:
         return self.files.identity()

@@ -101,7 +101,7 @@ class ParquetSource(Source):
                 run.append(index)
                 rows += size
                 if rows >= self.unit_images or index == len(groups) - 1:
-                    yield {"name": name, "groups": run, "first": before, "labels": self.labelled}
+                    yield {"name": name, "groups": run, "first": before, "rows": rows, "labels": self.labelled}
                     before, run, rows = before + rows, [], 0
 
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
@@ -119,6 +119,9 @@ class ParquetSource(Source):
             except (pa.ArrowInvalid, OSError) as error:
                 reason = " ".join(str(error).split())[:120]
                 yield Record(f"{name}#{row}", error=f"the file is damaged from here on ({reason})")
+
+    def size(self, unit: Unit) -> int:
+        return int(unit["rows"])
 
     def identity(self) -> str:
         return self.files.identity()

@@ -53,6 +53,39 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
     return tuple(pools)
 
 
+def open_samples(path: str, storage: StorageSection) -> Source:
+    """Generated images to be scored, in a folder, a zip archive or Parquet.
+
+    Raises:
+        UserError: the path leads nowhere, or holds no images in one of these formats.
+        RunError: the storage cannot be reached.
+    """
+    files = open_files(path, "given.samples", storage.endpoint, storage.region)
+    try:
+        source = ParquetSource(files, labels=False) if _kind(files) == "parquet" else FolderSource(files, labels=False)
+        source.count()
+        return source
+    except UserError as error:
+        raise type(error)(str(error).replace("data.path", "given.samples")) from None
+
+
+def kind_of(path: str, key: str, storage: StorageSection) -> Literal["parquet", "webdataset", "folder"]:
+    """The `data.source` that can read what lies at a path.
+
+    Raises:
+        UserError: the path leads nowhere.
+        RunError: the storage cannot be reached.
+    """
+    return _kind(open_files(path, key, storage.endpoint, storage.region))
+
+
+def _kind(files: Files) -> Literal["parquet", "webdataset", "folder"]:
+    listing = files.listing()
+    if len(listing.matching(r"\.parquet$").names):
+        return "parquet"
+    return "webdataset" if len(listing.matching(r"\.(tar|tar\.gz|tgz)$").names) else "folder"
+
+
 def _open(data: DataSection, storage: StorageSection, path: str, key: str, role: Role) -> Source:
     files = open_files(path, key, storage.endpoint, storage.region)
     # The unseen images need no labels: nothing is trained on them.

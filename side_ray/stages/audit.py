@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from side_ray.config import Config
-from side_ray.errors import RunError, naming
+from side_ray.errors import RunError, UserError, naming
 from side_ray.run import Run
 from side_ray.stages.extract import extract, extract_synthetic
+from side_ray.stages.given import describe_given, take_given
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.preflight import preflight
 from side_ray.stages.prepare import prepare
@@ -43,14 +44,32 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
     preflight(config, artifacts)
     artifacts.run.store.write("config.yaml", config.to_yaml().encode())
     if last == STAGES[-1]:
-        reporter.say(describe(config))
-    stages = (prepare, train_dpm, extract_synthetic, train_surrogate, extract, score, report)
-    wanted = stages[: STAGES.index(last) + 1]
+        reporter.say(describe_given(config) if config.given else describe(config))
+    wanted = _stages_until(last, config)
     began = time.monotonic()
     for number in range(len(wanted)):
         _run_repairing(wanted[: number + 1], config, artifacts, reporter)
     reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
     return artifacts
+
+
+def _stages_until(last: str, config: Config) -> list[Stage]:
+    sampling: dict[str, Stage] = {
+        "train_dpm": train_dpm,
+        "synthetic": extract_synthetic,
+        "train_surrogate": train_surrogate,
+        "extract": extract,
+    }
+    stages = {
+        "prepare": prepare,
+        **({"extract": take_given} if config.given else sampling),
+        "score": score,
+        "report": report,
+    }
+    if last not in stages:
+        raise UserError(f"given: samples are given, so there is nothing for {last} to do; drop the section `given`")
+    names = list(stages)
+    return [stages[name] for name in names[: names.index(last) + 1]]
 
 
 def _run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts, reporter: Reporter) -> None:

@@ -184,7 +184,7 @@ def _run(
     )
     ensure_ray(config.cluster)
     with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
-        outcome = run_tasks(Generator, spec, tasks, config.cluster, bar, size)
+        outcome = run_tasks(Generator, spec, tasks, config.cluster, bar)
     for note in sorted(outcome.notes):
         reporter.warn(note)
     report_failures(title, [group.shards for group in groups], outcome)

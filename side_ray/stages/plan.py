@@ -1,17 +1,17 @@
 """What an audit consists of: its conditions, their shards, and where each artifact of it lies. No Ray in here."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from side_ray.config import Config, Method
 from side_ray.errors import UserError
 from side_ray.run import Artifact, Run
 from side_ray.sources.base import Source
-from side_ray.sources.pools import open_pools
-from side_ray.stages.shards import ShardSet
+from side_ray.sources.pools import open_pools, open_samples, transform_of
+from side_ray.stages.shards import ShardSet, shards_of
 from side_ray.storage import open_store
 
 # A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
@@ -20,9 +20,9 @@ VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """One way of sampling: a method and its guidance scale λ."""
+    """One way of sampling: a method and its guidance scale λ. Samples that are given are a method of their own."""
 
-    method: Method
+    method: Method | Literal["given"]
     scale: float
 
     @property
@@ -31,7 +31,9 @@ class Condition:
 
 
 def conditions(config: Config) -> list[Condition]:
-    """Every condition of the audit: Random first, then OL-TI and SIDE by ascending λ."""
+    """Every condition of the audit: Random first, then OL-TI and SIDE by ascending λ; or the given samples alone."""
+    if config.given:
+        return [Condition("given", 0.0)]
     methods: list[Method] = [method for method in ("random", "ti", "td") if method in config.extract.methods]
     return [Condition(method, scale) for method in methods for scale in config.extract.scales_of(method)]
 
@@ -68,7 +70,15 @@ class Artifacts:
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
+    def given(self) -> Source:
+        """The samples that are given in place of a DPM."""
+        assert self.config.given is not None
+        return open_samples(self.config.given.samples, self.config.storage)
+
+    @cached_property
     def synthetic(self) -> ShardSet:
+        if self.config.given:
+            return self._shards(self._artifact("synthetic", *self._given), self.config.surrogate.synthetic)
         return self._shards(self._artifact("synthetic", "synthetic", *self._sampling))
 
     @cached_property
@@ -78,6 +88,9 @@ class Artifacts:
 
     def samples(self, condition: Condition) -> ShardSet:
         """Shards of one condition. Random's do not depend on any classifier, OL-TI's not on the surrogate labels."""
+        if condition.method == "given":
+            artifact = self._artifact("samples", *self._given)
+            return self._shards(artifact.child(condition.name), self.config.extract.samples)
         classifier: list[Any] = []
         if condition.method == "td":
             classifier = [self.surrogate.fingerprint]
@@ -92,14 +105,29 @@ class Artifacts:
         # The hits hold those of the calibrated cut, which the synthetic set's size and the rate decide.
         cut = [self.cut.fingerprint, self.config.surrogate.synthetic, self.config.score.false_match_rate]
         bands = self.config.score.model_dump(mode="json", include={"bands"})
-        artifact = self._artifact("scores", *self._scoring, bands, cut, self.samples(condition).fingerprint)
-        return self._shards(artifact.child(condition.name))
+        samples = self.samples(condition)
+        artifact = self._artifact("scores", *self._scoring, bands, cut, samples.fingerprint)
+        return self._shards(artifact.child(condition.name), samples.total)
 
     @cached_property
     def cut(self) -> ShardSet:
         """Scores of the synthetic set against the calibration images; they set the calibrated cut."""
         artifact = self._artifact("scores", *self._scoring, self.synthetic.fingerprint)
-        return self._shards(artifact.child("method=synthetic/lambda=0.0"))
+        return self._shards(artifact.child("method=synthetic/lambda=0.0"), self.synthetic.total)
+
+    @property
+    def sample_shards(self) -> int:
+        """Shards of every condition."""
+        return shards_of(self.config.extract.samples, self.config.extract.shard_size)
+
+    @property
+    def cut_shards(self) -> int:
+        """Shards of the synthetic set that set the calibrated cut; none where no image is unseen."""
+        return (
+            shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
+            if self.config.data.holdout
+            else 0
+        )
 
     @cached_property
     def report(self) -> Artifact:
@@ -108,8 +136,13 @@ class Artifacts:
         settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 
-    def _shards(self, artifact: Artifact) -> ShardSet:
-        return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size)
+    def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
+        return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)
+
+    @cached_property
+    def _given(self) -> list[Any]:
+        transform = asdict(transform_of(self.config.data))
+        return ["given", self.given.identity(), transform, self.config.extract.shard_size]
 
     @property
     def _precision(self) -> str:

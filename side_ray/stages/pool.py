@@ -64,9 +64,7 @@ class ShardActor:
         return {name: np.array([value]) for name, value in row.items()}
 
 
-def run_tasks(
-    actor: type[ShardActor], spec: Any, tasks: Sequence[Task], cluster: ClusterSection, bar: Bar, units: int
-) -> Outcome:
+def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], cluster: ClusterSection, bar: Bar) -> Outcome:
     """Have every task done by a pool of `actor`s.
 
     An actor or node that dies has its tasks done again by another; an exception stays with its shard, so that the others
@@ -76,7 +74,7 @@ def run_tasks(
         actor: constructed with `spec`.
         spec: small and picklable: paths, not data.
         tasks: what to do, in the order of preference.
-        units: what one finished task adds to `bar`.
+        bar: advances by the rows of every finished shard.
 
     Raises:
         RunError: Ray or the store cannot go on at all.
@@ -90,7 +88,7 @@ def run_tasks(
             outcome.failures[task] = row["error"]
         else:
             outcome.finished += 1
-            bar.advance(units, row["retries"])
+            bar.advance(row["rows"], row["retries"])
         if row["note"]:
             outcome.notes.add(row["note"])
         for phase in actor.phases:

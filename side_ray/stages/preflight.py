@@ -7,8 +7,9 @@ from side_ray.diffusion.sampler import visited_timesteps
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError, naming
 from side_ray.memorization.bands import Bands
-from side_ray.sources.pools import describe
+from side_ray.sources.pools import Description, describe
 from side_ray.stages.estimate import image_shape
+from side_ray.stages.given import check_given
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.score import similarity_of
 from side_ray.stages.train_dpm import fetch_import
@@ -21,16 +22,25 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         UserError: one line naming the key and the remedy.
         RunError: the run directory cannot be read and written.
     """
-    with naming("extract.steps"):
-        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
     similarity = similarity_of(config.score)
     Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
-    if not artifacts.prepare.done:
-        source = describe(config.data, artifacts.pools)
+    source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
+    if source is not None:
         counts = [count for count in source.counts if count is not None]
         if len(counts) == len(source.counts):
             check_sizes(config.data, *counts)
+    if config.given:
+        check_given(config, artifacts)
+    else:
+        _check_dpm(config, artifacts, source)
+    artifacts.run.store.check()
+
+
+def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None) -> None:
+    with naming("extract.steps"):
+        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
+        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+    if source is not None:
         height, width, channels = source.shape
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
@@ -47,4 +57,3 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         )
     if config.dpm.kind == "import" and not artifacts.dpm.done:
         fetch_import(config, image_shape(config, artifacts))
-    artifacts.run.store.check()

@@ -31,12 +31,11 @@ def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     target = artifacts.report
     if not target.done:
         cut = read_cut(config, artifacts)
-        if not cut.known:
-            reporter.warn(
-                f"{cut.n:,} synthetic images are too few to know a false-match rate of {cut.false_match_rate:g}; "
-                f"raise surrogate.synthetic to {round(1 / cut.false_match_rate):,} or more"
-            )
-        scores = {each: read_scores(config, artifacts.scores(each)) for each in conditions(config)}
+        if cut is not None and not cut.known:
+            reporter.warn(_too_few(config, cut))
+        scores = {
+            each: read_scores(config, artifacts.scores(each), artifacts.sample_shards) for each in conditions(config)
+        }
         metrics = build_metrics(config, artifacts, scores, cut)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
@@ -55,14 +54,22 @@ def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     artifacts.run.point_latest(report=target.key)
 
 
-def read_scores(config: Config, scores: ShardSet) -> ConditionScores:
-    """The scores of one condition, shard by shard, in the order of the sample ids."""
-    count = config.extract.samples // scores.rows
+def _too_few(config: Config, cut: Cut) -> str:
+    remedy = "give more samples" if config.given else "raise surrogate.synthetic"
+    wanted = round(1 / cut.false_match_rate) * (2 if config.given else 1)
+    return (
+        f"{cut.n:,} images are too few to know a false-match rate of {cut.false_match_rate:g}; "
+        f"{remedy} to {wanted:,} or more, or set score.false_match_rate"
+    )
+
+
+def read_scores(config: Config, scores: ShardSet, count: int) -> ConditionScores:
+    """The scores of the first `count` shards of one condition, in the order of the sample ids."""
     parts: dict[str, list[np.ndarray]] = {"best": [], "best_id": [], "holdout_best": [], "second": []}
     hits: list[Hits] = []
     for index in range(count):
         table = scores.read(index)
-        for name in ("best", "best_id", "holdout_best"):
+        for name in ("best", "best_id", *(["holdout_best"] if config.data.holdout else [])):
             parts[name].append(table.column(name).to_numpy())
         if config.score.similarity == "nl2":
             parts["second"].append(pc.list_element(table.column("neighbor_values"), 1).to_numpy())
@@ -77,7 +84,7 @@ def read_scores(config: Config, scores: ShardSet) -> ConditionScores:
 
 
 def build_metrics(
-    config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut
+    config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut | None
 ) -> dict[str, Any]:
     """The contents of metrics.json."""
     bands, similarity = bands_of(config), similarity_of(config.score)
@@ -88,7 +95,7 @@ def build_metrics(
     for each, found in scores.items():
         row: dict[str, Any] = {"method": each.method, "lambda": each.scale}
         row |= condition_metrics(found, bands, cut, train_size=sizes["member"])
-        if random is not None and random is not found:
+        if cut is not None and random is not None and random is not found:
             test = compare(found, sample_ids, random, sample_ids, cut, bands.larger_is_closer)
             row["mcnemar"] = {"p_value": test.p_value, "only_this": test.only_a, "only_random": test.only_b}
         rows.append(row)
@@ -98,15 +105,24 @@ def build_metrics(
         "train_size": sizes["member"],
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
+        **_cut_metrics(config, cut),
+        "provenance": _provenance(config, artifacts),
+        "conditions": rows,
+    }
+
+
+def _cut_metrics(config: Config, cut: Cut | None) -> dict[str, Any]:
+    if cut is None:
+        return {"cut": None}
+    found = {
         "cut": cut.value,
         "cut_n": cut.n,
         "cut_rank": cut.rank,
         "cut_known": cut.known,
         "false_match_rate": cut.false_match_rate,
         "false_match_rate_ci": list(cut.rate_ci),
-        "provenance": _provenance(config, artifacts),
-        "conditions": rows,
     }
+    return found | ({"cut_source": "every second of the given samples"} if config.given else {})
 
 
 def _provenance(config: Config, artifacts: Artifacts) -> dict[str, Any]:

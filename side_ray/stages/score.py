@@ -128,7 +128,8 @@ class Scorer(ShardActor):
         if group.levels is not None:
             columns["neighbor_ids"] = _lists(nearest.ids, pa.int64())
             columns["neighbor_values"] = _lists(values, pa.float32())
-            columns["holdout_best"] = pa.array(self._search(group.splits[1], queries, None)[1][:, 0], pa.float32())
+            for split in group.splits[1:]:
+                columns[f"{split}_best"] = pa.array(self._search(split, queries, None)[1][:, 0], pa.float32())
         row["seconds_search"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -139,7 +140,7 @@ class Scorer(ShardActor):
         # Last, since its presence says that the shard is scored.
         group.scores.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
-        row |= {"retries": self.spec.prepared.store.retries - retries, "rows": group.scores.rows}
+        row |= {"retries": self.spec.prepared.store.retries - retries, "rows": group.scores.size(shard)}
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -200,25 +201,27 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "calibration", "holdout")}
     synthetic = Group(artifacts.synthetic, artifacts.cut, ("calibration",), None)
     many = [(each, artifacts.samples(each), artifacts.scores(each)) for each in conditions(config)]
-    size = config.extract.shard_size
-    to_cut = artifacts.cut.missing(config.surrogate.synthetic // size)
-    to_score = [scores.missing(config.extract.samples // size) for _, _, scores in many]
-    total = config.surrogate.synthetic + config.extract.samples * len(many)
+    to_cut = artifacts.cut.missing(artifacts.cut_shards)
+    to_score = [scores.missing(artifacts.sample_shards) for _, _, scores in many]
+    total = config.extract.samples * len(many) + (config.surrogate.synthetic if artifacts.cut_shards else 0)
     if not to_cut and not any(to_score):
         reporter.say(f"score: {total:,} samples are scored")
     else:
-        left = size * (len(to_cut) + sum(map(len, to_score)))
+        left = sum(artifacts.cut.size(shard) for shard in to_cut)
+        left += sum(scores.size(i) for (_, _, scores), missing in zip(many, to_score, strict=True) for i in missing)
         ensure_ray(config.cluster)
         servers = _start_servers(config, artifacts, sizes)
         with reporter.bar("score", total, "samples", done=total - left) as bar:
             spec = ScorerSpec(artifacts.prepare, [synthetic], config.score, sizes, servers, config.cluster.actor_cpus)
             tasks = [Task(0, shard) for shard in to_cut]
-            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar, size))
-            levels = bands_of(config).levels(read_cut(config, artifacts).value)
-            groups = [Group(samples, scores, ("member", "holdout"), levels) for _, samples, scores in many]
+            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
+            cut = read_cut(config, artifacts)
+            levels = bands_of(config).levels(cut.value if cut else None)
+            splits: tuple[Split, ...] = ("member", "holdout") if sizes["holdout"] else ("member",)
+            groups = [Group(samples, scores, splits, levels) for _, samples, scores in many]
             spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
             tasks = [Task(g, shard) for g, missing in enumerate(to_score) for shard in missing]
-            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar, size))
+            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
         _stop_servers(servers)
     artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
 
@@ -229,10 +232,11 @@ def bands_of(config: Config) -> Bands:
     return Bands.make(config.score.bands, config.score.similarity, larger_is_closer)
 
 
-def read_cut(config: Config, artifacts: Artifacts) -> Cut:
-    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
-    count = config.surrogate.synthetic // config.extract.shard_size
-    best = artifacts.cut.read_first(count, ["best"]).column("best").to_numpy()
+def read_cut(config: Config, artifacts: Artifacts) -> Cut | None:
+    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on; None without such."""
+    if not artifacts.cut_shards:
+        return None
+    best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
     return calibrated_cut(best, config.score.false_match_rate, larger_is_closer=config.score.similarity == "sscd")
 
 

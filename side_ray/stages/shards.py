@@ -23,14 +23,27 @@ class DamagedShard(Exception):
         self.key = key
 
 
+def shards_of(samples: int, rows: int) -> int:
+    """Shards that hold `samples` rows, `rows` in each."""
+    return -(-samples // rows)
+
+
 @dataclass(frozen=True)
 class ShardSet:
-    """The shards of one table: `part-000000.parquet`, `part-000001.parquet`, … of `rows` rows each."""
+    """The shards of one table: `part-000000.parquet`, `part-000001.parquet`, … of `rows` rows each.
+
+    With `total` given, the table has that many rows, and its last shard may be a shorter one.
+    """
 
     store: Store
     directory: str
     fingerprint: str
     rows: int
+    total: int | None = None
+
+    def size(self, index: int) -> int:
+        """Rows of one shard."""
+        return self.rows if self.total is None else min(self.rows, self.total - index * self.rows)
 
     def key(self, index: int) -> str:
         return f"{self.directory}/part-{index:06d}.parquet"
@@ -58,8 +71,8 @@ class ShardSet:
 
     def write(self, index: int, table: pa.Table, note: str = "") -> None:
         """Put one shard, whole. `note` marks a shard whose last bits may differ, and why."""
-        if table.num_rows != self.rows:
-            raise ValueError(f"a shard has {self.rows} rows, not {table.num_rows}")
+        if table.num_rows != self.size(index):
+            raise ValueError(f"shard {index} has {self.size(index)} rows, not {table.num_rows}")
         metadata = {**(table.schema.metadata or {}), _FINGERPRINT: self.fingerprint.encode()}
         if note:
             metadata[_NOTE] = note.encode()
@@ -77,7 +90,9 @@ class ShardSet:
             with self.store.open_input(key) as source:
                 file = pq.ParquetFile(source)
                 metadata: dict[bytes, Any] = file.schema_arrow.metadata or {}
-                if metadata.get(_FINGERPRINT) != self.fingerprint.encode() or file.metadata.num_rows != self.rows:
+                if metadata.get(_FINGERPRINT) != self.fingerprint.encode() or file.metadata.num_rows != self.size(
+                    index
+                ):
                     raise DamagedShard(key, "is not a shard of this plan")
                 return file.read(columns)
         except pa.ArrowInvalid as error:

@@ -17,9 +17,7 @@ CLUSTER = ClusterSection(actors=(2, 2))
 
 def run(tmp_path: Path, count: int = 12, **spec):
     bar = Bar("touch", count, "shards", 0)
-    outcome = run_tasks(
-        Toucher, {"directory": str(tmp_path), **spec}, [Task(0, i) for i in range(count)], CLUSTER, bar, 1
-    )
+    outcome = run_tasks(Toucher, {"directory": str(tmp_path), **spec}, [Task(0, i) for i in range(count)], CLUSTER, bar)
     return outcome, bar
 
 
@@ -59,7 +57,7 @@ def test_a_dead_actor_is_replaced_and_its_shard_made(tmp_path, ray_session):
 
 
 def test_no_task_starts_no_pool(tmp_path):
-    outcome = run_tasks(Toucher, {}, [], CLUSTER, Bar("touch", 0, "shards", 0), 1)
+    outcome = run_tasks(Toucher, {}, [], CLUSTER, Bar("touch", 0, "shards", 0))
     assert outcome.finished == 0
 
 
