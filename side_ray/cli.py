@@ -9,7 +9,7 @@ import typer
 
 from side_ray.config import Config
 from side_ray.config_file import load_config
-from side_ray.errors import UserError
+from side_ray.errors import NotThere, RunError, UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -159,8 +159,13 @@ def _plan(path: str, overrides: list[str], timed: bool, throughput: float | None
     from side_ray.stages.preflight import preflight
 
     artifacts = open_run(config)
-    preflight(config, artifacts)
-    print("\n".join(plan_lines(config, artifacts, probe(config, artifacts) if timed else throughput)))
+    obstacle = ""
+    try:
+        preflight(config, artifacts)
+    except (NotThere, RunError) as error:
+        # What an audit costs can be told before its data, weights and storage are there.
+        obstacle = str(error)
+    print("\n".join(plan_lines(config, artifacts, probe(config, artifacts) if timed else throughput, obstacle)))
 
 
 def guarded(action: Callable[[], object]) -> int:

@@ -13,6 +13,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class NotThere(UserError):
+    """A path of the config leads nowhere, yet."""
+
+
 class RunError(UserError):
     """A run that stopped, or finished with parts missing, for a reason outside its config."""
 

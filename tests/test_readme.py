@@ -1,5 +1,6 @@
 """Every command of the README that this kind of machine can run is run."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from side_ray.config_file import load_config
+from tests.stages.test_given import drawn, folder
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -25,9 +27,10 @@ def of_verb(verb: str) -> list[str]:
     return found[0]
 
 
-def side_ray(*arguments: str) -> subprocess.CompletedProcess[str]:
+def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "side_ray.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=250, env=env)
 
 
 def test_no_command_is_left_out_here():
@@ -41,6 +44,16 @@ def test_plan(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "device-hours" in result.stdout
     assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_score_of_generated_images(tmp_path):
+    train, unseen, samples = drawn()
+    for name, images in (("generated", samples), ("train", train), ("unseen", unseen)):
+        folder(tmp_path / name, images)
+    result = side_ray("score", *of_verb("score"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Given samples" in result.stdout
+    assert list((tmp_path / "runs" / "generated" / "report").rglob("index.html"))
 
 
 def test_audit_settings_are_accepted():

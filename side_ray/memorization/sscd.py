@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.errors import UserError
+from side_ray.errors import NotThere, UserError
 from side_ray.memorization.neighbors import Metric, Neighbors
 from side_ray.memorization.similarity import Images, Similarity
 
@@ -77,7 +77,7 @@ class Sscd(Similarity):
             raise UserError(f"score.preprocessing: {policy!r} is unknown; use one of {', '.join(POLICIES)}")
         path = Path(checkpoint)
         if not path.is_file():
-            raise UserError(f"score.checkpoint: {path} is no file; give the path of SSCD weights (TorchScript or ONNX)")
+            raise NotThere(f"score.checkpoint: {path} is no file; give the path of SSCD weights (TorchScript or ONNX)")
         self.policy_name, self.policy = policy, POLICIES[policy]
         self.device, self.batch_size = device, batch_size
         self.format = "onnx" if path.suffix == ".onnx" else "torchscript"

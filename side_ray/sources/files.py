@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from side_ray.errors import UserError
+from side_ray.errors import NotThere, UserError
 from side_ray.storage import Store, open_store
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
@@ -201,7 +201,7 @@ def open_files(path: str, key: str, endpoint: str | None = None, region: str | N
         return Files(open_store(str(local)), path)
     if local.is_file():
         return Files(open_store(str(local.parent)), path, local.name)
-    raise UserError(f"{key}: there is no file or directory {path}; check the path")
+    raise NotThere(f"{key}: there is no file or directory {path}; check the path")
 
 
 def _store(uri: str, key: str, endpoint: str | None, region: str | None) -> Store:

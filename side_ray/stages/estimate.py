@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +13,14 @@ from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample, unet_evaluations
 from side_ray.diffusion.schedule import new_schedule
+from side_ray.errors import UserError
 from side_ray.images import encode_png, to_uint8
 from side_ray.sources.pools import describe
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.train_dpm import fetch_import
 from side_ray.stages.train_surrogate import network
+
+CIFAR_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,14 @@ def estimate(config: Config, artifacts: Artifacts) -> Estimate:
 
 
 def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
-    """(C, H, W) of the images, from the prepared data set or else its source."""
+    """(C, H, W) of the images: from the config where it says, else from the data set.
+
+    Raises:
+        UserError: the config does not say, and the data set cannot be read.
+    """
+    side = config.data.image_size or config.data.crop or (CIFAR_SIDE if config.data.source == "cifar10" else None)
+    if side:
+        return (1 if config.data.grayscale else 3), side, side
     if artifacts.prepare.done:
         height, width, channels = artifacts.prepare.info()["shape"]
     else:
@@ -64,15 +73,27 @@ def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = None) -> list[str]:
+def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
     """The plan for a terminal: what would run, what of it is there, and what sampling takes.
 
     Args:
         throughput: samples per second of one device, measured or known; None leaves out the hours.
+        obstacle: why the audit could not start yet; it is then not known what of it is there.
+
+    Raises:
+        UserError: samples are given, so nothing is sampled; or see `image_shape`.
     """
+    if config.given:
+        raise UserError("given.samples: a plan tells what sampling costs, and here the samples are given")
     cost, many = estimate(config, artifacts), conditions(config)
-    per_condition = config.extract.samples // config.extract.shard_size
-    found = sum(per_condition - len(artifacts.samples(each).missing(per_condition)) for each in many)
+    shards = f"{len(many) * artifacts.sample_shards:,}"
+    if not obstacle:
+        missing = sum(len(artifacts.samples(each).missing(artifacts.sample_shards)) for each in many)
+        shards = f"{len(many) * artifacts.sample_shards - missing:,} of {shards} are there (synthetic apart)"
+
+    def state(stage: str) -> str:
+        return "" if obstacle else "[there]" if getattr(artifacts, stage).done else "[to do]"
+
     victims = {"train": f"train for {config.dpm.steps:,} steps", "import": "import", "optimal": "closed form"}
     victim = victims[config.dpm.kind]
     student = f"{config.surrogate.labels} labels, {config.surrogate.steps:,} steps"
@@ -80,12 +101,12 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
     total = f"{len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}"
     lines = {
         "run directory": artifacts.run.store.uri,
-        "prepare": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen {_state(artifacts.prepare.done)}",
-        "dpm": f"{victim} {_state(artifacts.dpm.done)}",
-        "surrogate": f"{student} {_state(artifacts.surrogate.done)}",
+        "prepare": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen {state('prepare')}",
+        "dpm": f"{victim} {state('dpm')}",
+        "surrogate": f"{student} {state('surrogate')}",
         "conditions": f"{len(many)}: {names}",
         "samples": total,
-        "shards": f"{found:,} of {len(many) * per_condition:,} are there (synthetic apart)",
+        "shards": shards,
         "U-Net": f"{cost.unet_evaluations:,} evaluations × {_si(cost.unet_flops)}FLOP",
         "classifier": f"{cost.classifier_evaluations:,} evaluations with gradient × {_si(cost.classifier_flops)}FLOP",
         "sampling": f"{_si(cost.flops)}FLOP",
@@ -94,7 +115,9 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
     if throughput is not None:
         hours = cost.samples / throughput / 3600
         lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s of a device"
-    return [f"{name:14}{text}" for name, text in lines.items()]
+    if obstacle:
+        lines["not ready"] = obstacle
+    return [f"{name:14}{text.rstrip()}" for name, text in lines.items()]
 
 
 def probe(config: Config, artifacts: Artifacts) -> float:
@@ -131,14 +154,13 @@ def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -
     return UnetDpm(new_unet(config.dpm.unet.model_dump(), shape).eval(), schedule)
 
 
-def _state(done: bool) -> str:
-    return "[there]" if done else "[to do]"
-
-
-def _count(module: torch.nn.Module, *inputs: Any, backward: bool = False) -> int:
+def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = False) -> int:
+    """FLOPs of one call, counted on tensors without data."""
     counter = FlopCounterMode(display=False)
     with counter:
-        output = module(*inputs)
+        output = module.to("meta")(
+            *(torch.empty_like(each, device="meta", requires_grad=each.requires_grad) for each in inputs)
+        )
         if backward:
             output.sum().backward()
     return counter.get_total_flops()
@@ -148,10 +170,14 @@ def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int
     if config.dpm.kind == "optimal":
         # A product with every member for the distances, another for their mean.
         return 4 * config.data.members * int(np.prod(shape))
-    dpm = _victim(config, artifacts, shape)
-    assert isinstance(dpm, UnetDpm)
+    if config.dpm.kind == "train":
+        unet = new_unet(config.dpm.unet.model_dump(), shape).eval()
+    else:
+        dpm = _victim(config, artifacts, shape)
+        assert isinstance(dpm, UnetDpm)
+        unet = dpm.unet
     with torch.no_grad():
-        return _count(dpm.unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+        return _count(unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

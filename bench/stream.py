@@ -1,0 +1,86 @@
+"""Memory of the driver while a million samples stream past it, rows per second, and Ray's share of the time.
+
+    python -m bench.stream [--samples 1000000] [--actors 2]
+
+The samples are tiny (4×4 pixels, two steps, the closed-form victim of 64 random images), so that bookkeeping weighs as much
+as it can. The driver's memory at the end is set against that after 50,000 samples.
+"""
+
+import argparse
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import psutil
+import torch
+
+from side_ray.config import ClusterSection, ExtractSection
+from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.schedule import new_schedule
+from side_ray.stages.extract import Generator, GeneratorSpec, Group
+from side_ray.stages.pool import Task, run_tasks
+from side_ray.stages.progress import Bar
+from side_ray.stages.session import ensure_ray, shut_down
+from side_ray.stages.shards import ShardSet
+from side_ray.storage import open_store
+
+SHARD = 500
+EARLY = 50_000
+
+
+class Memory(threading.Thread):
+    """Resident memory of this process in bytes, by how many samples are done, once a second."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__(daemon=True)
+        self.bar, self.process, self.over = bar, psutil.Process(os.getpid()), threading.Event()
+        self.seen: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        while not self.over.wait(1.0):
+            self.seen.append((self.bar.done, self.process.memory_info().rss))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--actors", type=int, default=2)
+    options = parser.parse_args()
+    cluster = ClusterSection(actors=(options.actors, options.actors))
+    settings = ExtractSection(
+        lambdas=[0], methods=["random"], samples=SHARD, shard_size=SHARD, batch_size=SHARD, steps=2
+    )
+    with tempfile.TemporaryDirectory() as name:
+        images = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        Path(name, "dpm").mkdir()
+        OptimalDpm(images, new_schedule()).save(Path(name, "dpm"))
+        store = open_store(name)
+        shards = ShardSet(store, "samples", "bench", SHARD)
+        spec = GeneratorSpec(store, "dpm", [Group(shards, "extract", 0.0, None)], settings, 0, "fp32", 1)
+        tasks = [Task(0, index) for index in range(options.samples // SHARD)]
+        ensure_ray(cluster)
+        bar = Bar("stream", options.samples, "samples", 0)
+        memory = Memory(bar)
+        memory.start()
+        outcome = run_tasks(Generator, spec, tasks, cluster, bar)
+        memory.over.set()
+        memory.join()
+        written = sorted(shards.written().values())
+        shut_down()
+    wall = written[-1] - written[0]
+    busy = sum(outcome.seconds.values()) * (len(tasks) - 1) / len(tasks)
+    early = next(rss for done, rss in memory.seen if done >= min(EARLY, options.samples))
+    last = memory.seen[-1][1]
+    print(f"{options.samples:,} samples, {outcome.finished:,} shards: {options.samples / wall:,.0f} rows/s")
+    print(
+        "seconds of the actors by phase: " + ", ".join(f"{name} {value:.0f}" for name, value in outcome.seconds.items())
+    )
+    print(f"outside the phases: {1 - busy / (options.actors * wall):.1%} of the actors' time")
+    print(
+        f"driver {early / 2**20:.0f} MiB after {EARLY:,} samples, {last / 2**20:.0f} MiB at the end: × {last / early:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
