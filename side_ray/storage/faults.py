@@ -31,8 +31,8 @@ CAUSES = {
     "RequestExpired": ("the request or its credentials have expired", _RENEW),
     "InvalidToken": ("the session token is not valid", "check AWS_SESSION_TOKEN, or unset it for permanent keys"),
     "RequestTimeTooSkewed": ("this machine's clock differs too much from the server's", "set the clock"),
-    "NoSuchBucket": ("there is no such bucket", "create it, or check run.uri and storage.endpoint"),
-    "InvalidBucketName": ("the bucket's name is not valid", "check run.uri"),
+    "NoSuchBucket": ("there is no such bucket", "create it, or check the URI and storage.endpoint"),
+    "InvalidBucketName": ("the bucket's name is not valid", "check the URI"),
     "PermanentRedirect": ("the bucket is in another region", "set AWS_REGION to the bucket's region"),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "set AWS_REGION to the bucket's region"),
     "QuotaExceeded": ("the storage quota is used up", "free some space or choose another run.uri"),
@@ -100,5 +100,5 @@ def explained(error: Exception, action: str, endpoint: str) -> RunError:
     elif isinstance(inner, Exception) and is_passing(inner):
         cause, remedy = f"it still fails after several tries ({code or type(inner).__name__})", "try again later"
     else:
-        cause, remedy = " ".join(str(inner).split())[:300], "check run.uri and storage.endpoint"
+        cause, remedy = " ".join(str(inner).split())[:300], "check the URI and storage.endpoint"
     return RunError(f"cannot {action} at {endpoint}: {cause}; {remedy}")
