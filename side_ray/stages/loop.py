@@ -115,6 +115,7 @@ class TrainingLoop:
         )
         self.ema = _ema(self.raw, schedule) if schedule.ema_decay else None
         self.step = 0
+        self.resumed: list[int] = []
         self.curve: dict[str, list[float]] = {"steps": [], "loss": [], "lr": []}
         self._since_curve = [0.0, 0]
         self._losses: list[torch.Tensor] = []
@@ -157,9 +158,8 @@ class TrainingLoop:
             artifact.store.put_dir(Path(directory), artifact.key)
         artifact.write_json(CURVE, self.curve)
         self.board.close()
-        artifact.finish(
-            steps=self.step, final_loss=self.curve["loss"][-1], workers=self.accelerator.num_processes, **info
-        )
+        told = {"steps": self.step, "final_loss": self.curve["loss"][-1], "resumed_at": self.resumed}
+        artifact.finish(**told, workers=self.accelerator.num_processes, **info)
 
     def _train_step(self, rows: slice) -> torch.Tensor:
         """One optimizer step; the mean loss of this worker's rows, weighted so that the mean over workers is the batch's."""
@@ -224,6 +224,7 @@ class TrainingLoop:
             "scaler": scaler.state_dict() if scaler else {},
             "curve": self.curve,
             "since_curve": self._since_curve,
+            "resumed": self.resumed,
         }
         self.checkpoints.begin(self.step, state)
         if wait:
@@ -247,6 +248,7 @@ class TrainingLoop:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.curve, self._since_curve = step, state["curve"], state["since_curve"]
+        self.resumed = [*state["resumed"], step]
 
 
 def checkpoint_steps(every: int) -> int:

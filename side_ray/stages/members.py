@@ -54,7 +54,7 @@ class Cached(Members):
         self.images, self.order, self.device = images, order, device
         self.pixels = on_device(images.images, device)
         self.count, self.shape = len(images), tuple(self.pixels.shape[1:])
-        self.labels = None if images.labels is None else torch.from_numpy(images.labels).to(device)
+        self.labels = None if images.labels is None else torch.tensor(images.labels, device=device)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.from_numpy(self.order(step)[rows]).to(self.pixels.device)
