@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
@@ -23,10 +22,10 @@ from side_ray.diffusion.dpm import new_unet
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.images import to_float
 from side_ray.stages.audit import open_run, run_until
+from side_ray.stages.loop import Schedule, TrainingLoop, TrainSpec
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray, shut_down
 from side_ray.stages.train_dpm import DpmRecipeMaker
-from side_ray.stages.trainer import Schedule, TrainingLoop, TrainSpec
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
@@ -60,7 +59,7 @@ def compare(config: dict) -> None:
 
     spec, steps, rounds = config["spec"], config["steps"], config["rounds"]
     torch.set_num_threads(spec.threads)
-    loop = TrainingLoop(spec, Accelerator(cpu=True))
+    loop = TrainingLoop(spec)
     bare = bare_steps(spec)
 
     def ours(count: int) -> None:

@@ -4,17 +4,10 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from side_ray.config_training import Training
+from side_ray.config_types import Count, Positive, Real, Section, Share, Whole, later
 from side_ray.sources.options import check_options
 
 Method = Literal["random", "ti", "td"]
@@ -23,23 +16,12 @@ Preset = Literal["cumulative", "paper", "sscd"]
 Edge = float | None
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true/false")
-    return value
-
-
 def _distinct(values: list[float]) -> list[float]:
     if len(set(values)) != len(values):
         raise ValueError("holds a value twice; list each guidance scale once")
     return sorted(values)
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
-Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Positive = Annotated[Real, Field(gt=0)]
-Share = Annotated[Real, Field(ge=0, le=1)]
 Lambda = Annotated[Real, Field(ge=0)]
 LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 
@@ -52,8 +34,10 @@ BandSpec = Annotated[
 ]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Workers = Annotated[
+    Annotated[Count, Tag("a number")] | Annotated[tuple[Count, Count], Tag("least and most")],
+    Discriminator(lambda value: "least and most" if isinstance(value, (list, tuple)) else "a number"),
+]
 
 
 class RunSection(Section):
@@ -85,7 +69,7 @@ class DataSection(Section):
     """Whether the source's labels are taken, where it has any."""
     labels_file: str | None = None
     """celeba, celeba_hq: the identity or attribute list; by default looked for in `path` and beside it."""
-    attributes: list[str] = []
+    attributes: list[str] = Field(default=[])
     """celeba: classes by these attributes of list_attr_celeba.txt instead of by person."""
     min_per_class: Count = 1
     """celeba, celeba_hq: persons with fewer images in `path` are left out."""
@@ -119,7 +103,7 @@ class DataSection(Section):
 class UnetSection(Section):
     """Arguments of diffusers' `UNet2DModel` by their own names."""
 
-    block_out_channels: list[Count] = [128, 128, 256, 256, 512, 512]
+    block_out_channels: list[Count] = Field(default=[128, 128, 256, 256, 512, 512])
     down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
     up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
     layers_per_block: Count = 2
@@ -139,7 +123,7 @@ class UnetSection(Section):
         return self
 
 
-class DpmSection(Section):
+class DpmSection(Training):
     kind: Literal["train", "import", "optimal"] = "train"
     """Train a U-Net, import a diffusers pipeline from `path`, or use the closed-form optimum of the members."""
     path: str | None = None
@@ -148,18 +132,6 @@ class DpmSection(Section):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-    steps: Count = 10_000
-    batch_size: Count = 64
-    """Images per optimizer step, over all workers together."""
-    lr: Positive = 1e-4
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: Whole = 0
-    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
-    grad_clip: Positive = 1.0
-    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.9999
-    flips: bool = False
-    """Mirror images left to right at random: right for faces, wrong for digits."""
-    checkpoint_every: Count = 1000
 
     @model_validator(mode="before")
     @classmethod
@@ -183,6 +155,17 @@ class SurrogateSection(Section):
     """Clusters or random labels; a classifier has as many as the members' labels, whatever stands here."""
     synthetic: Count = 50_000
     """Images sampled from the DPM at λ = 0: they teach the student, make the clusters and set the calibrated cut."""
+    features: Literal["pixels", "teacher", "sscd", "clip"] = later("pixels")
+    """What clusters are made of: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image encoder's."""
+    encoder: str | None = later(None)
+    """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: TorchScript or ONNX."""
+    teacher: str | None = later(None)
+    """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
+    torch saves it), used instead of training one on the members' labels."""
+    teacher_size: Count | None = later(None)
+    """Side that images are resized to for that classifier; by default they stay as they are."""
+    teacher_input: Literal["imagenet", "symmetric"] = later("imagenet")
+    """How it wants its pixels: with ImageNet's mean and deviation, or from -1 to 1."""
     cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
     """Least mean cosine similarity of a cluster to its centroid (centred features); looser clusters are dropped."""
     arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
@@ -200,9 +183,33 @@ class SurrogateSection(Section):
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
     checkpoint_every: Count = 1000
 
+    @model_validator(mode="after")
+    def _labels_together(self) -> Self:
+        clusters = self.labels == "cluster"
+        if self.features != "pixels" and not clusters:
+            raise ValueError(f"surrogate.features: is for surrogate.labels cluster, not {self.labels}; drop it")
+        if self.encoder is not None and self.features not in ("sscd", "clip"):
+            raise ValueError("surrogate.encoder: goes with surrogate.features sscd or clip; give one, or drop it")
+        if self.features == "clip" and self.encoder is None:
+            raise ValueError(
+                "surrogate.encoder: features clip need the path of a CLIP image encoder (TorchScript or ONNX)"
+            )
+        if self.teacher is not None and self.labels != "classifier" and self.features != "teacher":
+            raise ValueError("surrogate.teacher: goes with surrogate.labels classifier or surrogate.features teacher")
+        if self.teacher is None and (self.teacher_size is not None or self.teacher_input != "imagenet"):
+            raise ValueError(
+                "surrogate.teacher_size and teacher_input: go with surrogate.teacher; give its path or drop them"
+            )
+        return self
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the members' labels are needed to make the surrogate's."""
+        return self.teacher is None and (self.labels == "classifier" or self.features == "teacher")
+
 
 class ExtractSection(Section):
-    methods: Annotated[list[Method], Field(min_length=1)] = ["random", "ti", "td"]
+    methods: Annotated[list[Method], Field(min_length=1)] = Field(default=["random", "ti", "td"])
     lambdas: LambdaGrid
     """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
     ti_lambdas: LambdaGrid | None = None
@@ -288,8 +295,14 @@ class StorageSection(Section):
 class ClusterSection(Section):
     address: str | None = None
     """A running Ray cluster; absent, a submitted job uses its own cluster and anything else starts Ray on this machine."""
-    train_workers: Count = 1
+    train_workers: Workers = 1
+    """Workers that train the DPM together, or [least, most] for a number that follows what the cluster has. The classifiers
+    have BatchNorm and are trained by one."""
     train_cpus: Count = 2
+    train_cache_gb: Positive = 8.0
+    """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read over and over from storage."""
+    train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
+    """How often a training may lose workers before it gives up; -1 = as often as it takes."""
     actors: tuple[Count, Count] = (1, 2)
     """Least and most actors of the pools that sample and score."""
     actor_cpus: Count = 1
@@ -297,8 +310,14 @@ class ClusterSection(Section):
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
+    @property
+    def most_train_workers(self) -> int:
+        return self.train_workers if isinstance(self.train_workers, int) else self.train_workers[1]
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if not isinstance(self.train_workers, int) and self.train_workers[0] > self.train_workers[1]:
+            raise ValueError(f"cluster.train_workers: [least, most] with least ≤ most, not {list(self.train_workers)}")
         if self.actors[0] > self.actors[1]:
             raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
         if self.gpus > 1 and self.gpus % 1:
@@ -359,6 +378,20 @@ class Config(Section):
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
                 "lower it or raise surrogate.synthetic"
             )
+        if surrogate.features == "sscd" and not (surrogate.encoder or self.score.checkpoint):
+            raise ValueError(
+                "surrogate.encoder: features sscd need the path of SSCD weights, here or as score.checkpoint"
+            )
+
+    @property
+    def label_weights(self) -> dict[str, str]:
+        """Paths of the weights that the surrogate's labels are made with, by the keys that name them."""
+        surrogate = self.surrogate
+        found = {"surrogate.teacher": surrogate.teacher}
+        if surrogate.features in ("sscd", "clip"):
+            key = "surrogate.encoder" if surrogate.encoder else "score.checkpoint"
+            found[key] = surrogate.encoder or self.score.checkpoint
+        return {key: path for key, path in found.items() if path is not None}
 
     def to_yaml(self) -> str:
         """The resolved config as YAML that `load_config` reads back to an equal one."""

@@ -142,6 +142,16 @@ def write_celeba_hq(directory: Path) -> np.ndarray:
     return images
 
 
+def write_celeba_hq_fi(directory: Path, persons: int, each: int, others: int) -> None:
+    """As `write_celeba_hq`: `persons` with `each` images, and `others` of whom there is one image each."""
+    images = pictures(persons * each + others, (48, 48))
+    (directory / "CelebA-HQ-img").mkdir(parents=True)
+    for number, image in enumerate(images):
+        (directory / "CelebA-HQ-img" / f"{number}.jpg").write_bytes(encoded(image, "JPEG", quality=95))
+    whose = [number % persons if number < persons * each else number for number in range(len(images))]
+    (directory / "CelebA-HQ-identity.txt").write_text("".join(f"{n}.jpg {who}\n" for n, who in enumerate(whose)))
+
+
 def write_folder(directory: Path, images: np.ndarray, classes: int = 2) -> None:
     """PNG files in `classes` sub-folders, in turn; flat with 0."""
     for number, image in enumerate(images):

@@ -19,6 +19,7 @@ from side_ray.memorization.similarity import Images, Similarity
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 LONGEST = 32
 """Sides' ratio above which an image resized by its short side would fill the memory."""
 BATCH_PIXELS = 2**25
@@ -27,7 +28,7 @@ BATCH_PIXELS = 2**25
 
 @dataclass(frozen=True)
 class Policy:
-    """How images become the network's input: bilinear with antialiasing, rounded to 8 bits, as Pillow resizes."""
+    """How images become the network's input: resized with antialiasing and rounded to 8 bits, as Pillow does it."""
 
     short: int | None
     """Short side after resizing, the aspect kept; None resizes to `square`."""
@@ -35,6 +36,8 @@ class Policy:
     """Side after resizing (`short` None) or of the centre crop."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation of each channel, of values in [0, 1]."""
+    mode: str = "bilinear"
+    """How torch interpolates."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing, before any crop."""
@@ -49,6 +52,7 @@ POLICIES = {
     "resize288": Policy(288, None, IMAGENET),  # SSCD's own recommendation
     "resize320": Policy(None, 320, IMAGENET),  # SSCD's, where inputs must be of one size
     "center224": Policy(256, 224, HALF),  # the diffusion replication studies'
+    "clip224": Policy(224, 224, CLIP, "bicubic"),  # for CLIP image encoders, which this class opens too
 }
 
 
@@ -105,6 +109,9 @@ class Sscd(Similarity):
         features: np.ndarray | None = None
         for rows, batch in self._batches(images):
             described = self.network(batch).astype(np.float64)
+            if described.ndim != 2:
+                shape = "×".join(map(str, described.shape))
+                raise UserError(f"score.checkpoint: gives {shape} values, not one vector per image; export that output")
             lengths = np.linalg.norm(described, axis=1, keepdims=True)
             if not (np.isfinite(described).all() and lengths.all()):
                 raise UserError("score.checkpoint: gives descriptors that are not finite or zero; check the file")
@@ -137,7 +144,9 @@ class Sscd(Similarity):
         pixels = torch.from_numpy(np.ascontiguousarray(color)).to(self.device).permute(0, 3, 1, 2).float()
         size = self.policy.size(*pixels.shape[2:])
         pixels = (
-            torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+            torch.nn.functional.interpolate(pixels, size=size, mode=self.policy.mode, antialias=True)
+            .round_()
+            .clamp_(0, 255)
         )
         if self.policy.short is not None and self.policy.square is not None:
             side = self.policy.square

@@ -28,7 +28,7 @@ def build_figures(
     Args:
         metrics: the content of metrics.json.
         curves: training curves: dicts of `stage` with `steps` and `loss`, or `t` and `accuracy` (0…1), `chance`
-            optional.
+            optional, or the `sizes` of clusters and which are `kept`.
         values: dicts of `method`, `lambda`, `best` (float [N_G], each sample's best value against the training set) and
             `holdout_best` (the same against the held-out set, or None).
     """

@@ -13,13 +13,14 @@ STAGES = {"dpm": "DPM", "student": "SIDE student (sees t)", "teacher": "Teacher"
 
 
 def training_figures(curves: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    """The loss of each stage that has one, and all accuracies over t in one figure."""
+    """The loss of each stage that has one, all accuracies over t in one figure, and the sizes of clusters."""
     for place, curve in enumerate(curves):
         if curve.get("steps") is not None and len(curve["steps"]):
             yield training_loss(curve, f"loss-{slug(str(curve['stage']))}-{place}")
     accuracies = [curve for curve in curves if curve.get("t") is not None and len(curve["t"])]
     if accuracies:
         yield accuracy_by_t(accuracies)
+    yield from (cluster_sizes(curve) for curve in curves if curve.get("sizes"))
 
 
 def training_loss(curve: Mapping[str, Any], name: str) -> Figure:
@@ -68,5 +69,31 @@ def accuracy_by_t(curves: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("timestep t (0 = clean image)")
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(0, 100)
+        svg.legend_above(axes)
+        return Figure(name, "training", title, "", alt, svg.to_svg(axes, name, alt))
+
+
+def cluster_sizes(found: Mapping[str, Any]) -> Figure:
+    """Images per cluster of the synthetic set, largest first, those that the cohesion filter dropped told apart.
+
+    Args:
+        found: `sizes` of all clusters and `kept`, the numbers of those that were kept.
+    """
+    name, title = "cluster-sizes", "Clusters of the synthetic set"
+    sizes, kept = np.asarray(found["sizes"]), np.zeros(len(found["sizes"]), bool)
+    kept[np.asarray(found["kept"], int)] = True
+    order = np.argsort(-sizes, kind="stable")
+    alt = (
+        f"{title}: {kept.sum()} of {len(sizes)} are kept, of {sizes[kept].min():,} to {sizes[kept].max():,} images; "
+        f"{sizes[~kept].sum():,} of {sizes.sum():,} images are in clusters that were dropped as too loose."
+    )
+    places = np.arange(len(sizes))
+    with svg.panel() as axes:
+        for mask, colour, label in ((kept, svg.METHOD_COLOURS["td"], "kept"), (~kept, svg.MUTED, "dropped")):
+            chosen = mask[order]
+            if chosen.any():
+                axes.bar(places[chosen], sizes[order][chosen], width=0.8, color=colour, label=label)
+        axes.set_xlabel("cluster, largest first")
+        axes.set_ylabel("images")
         svg.legend_above(axes)
         return Figure(name, "training", title, "", alt, svg.to_svg(axes, name, alt))

@@ -66,8 +66,9 @@ class Artifacts:
             return self._artifact("dpm", "import", _content_hash(self.config))
         if dpm.kind == "optimal":
             return self._artifact("dpm", "optimal", dpm.schedule, dpm.timesteps, self.prepare.fingerprint)
-        settings = dpm.model_dump(mode="json", exclude={"checkpoint_every", "path"})
-        return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
+        return self._artifact(
+            "dpm", dpm.training_settings(), self._precision, self.config.run.seed, self.prepare.fingerprint
+        )
 
     @cached_property
     def given(self) -> Source:
@@ -83,8 +84,11 @@ class Artifacts:
 
     @cached_property
     def surrogate(self) -> Artifact:
-        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every"})
-        return self._artifact("surrogate", settings, self.synthetic.fingerprint, self.prepare.fingerprint)
+        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", "encoder", "teacher"})
+        weights = [_file_hash(key, path) for key, path in self.config.label_weights.items()]
+        if self.config.surrogate.features == "sscd":
+            weights.append(self.config.score.preprocessing)
+        return self._artifact("surrogate", settings, self.synthetic.fingerprint, self.prepare.fingerprint, *weights)
 
     def samples(self, condition: Condition) -> ShardSet:
         """Shards of one condition. Random's do not depend on any classifier, OL-TI's not on the surrogate labels."""
@@ -159,6 +163,15 @@ class Artifacts:
     def _scoring(self) -> list[Any]:
         fields = {"similarity", "neighbors", "checkpoint", "preprocessing"}
         return [self.config.score.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+
+
+def _file_hash(key: str, path: str) -> str:
+    """SHA-256 of a file of weights; the same path with other weights makes other labels."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise UserError(f"{key}: {path} is no file that can be read; give the local path of the weights") from None
 
 
 def _content_hash(config: Config) -> str:

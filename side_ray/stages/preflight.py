@@ -13,6 +13,7 @@ from side_ray.stages.given import check_given
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.score import similarity_of
 from side_ray.stages.train_dpm import fetch_import
+from side_ray.surrogate.encoders import open_teacher
 
 
 def preflight(config: Config, artifacts: Artifacts) -> None:
@@ -45,15 +46,28 @@ def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None)
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
                 new_unet(config.dpm.unet.model_dump(), (channels, height, width))
-        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
+        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.wants_labels):
             raise UserError(
                 f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
                 "drop ti from extract.methods and use surrogate.labels: cluster"
             )
-    if config.dpm.kind == "train" and config.dpm.batch_size % config.cluster.train_workers:
-        raise UserError(
-            f"dpm.batch_size: {config.dpm.batch_size} is not divisible by cluster.train_workers "
-            f"({config.cluster.train_workers}); choose a multiple"
-        )
+    if config.dpm.kind == "train":
+        _check_batch(config)
+    if config.surrogate.teacher is not None and "td" in config.extract.methods:
+        open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
     if config.dpm.kind == "import" and not artifacts.dpm.done:
         fetch_import(config, image_shape(config, artifacts))
+
+
+def _check_batch(config: Config) -> None:
+    batch, workers, parts = config.dpm.batch_size, config.cluster.train_workers, config.dpm.grad_accumulation
+    # An elastic group has any size in between, and unequal shares.
+    if isinstance(workers, int) and batch % workers:
+        raise UserError(
+            f"dpm.batch_size: {batch} is not divisible by cluster.train_workers ({workers}); choose a multiple"
+        )
+    if batch < config.cluster.most_train_workers * parts:
+        raise UserError(
+            f"dpm.batch_size: {batch} images do not suffice for {config.cluster.most_train_workers} workers in {parts} "
+            "part(s) each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
+        )

@@ -17,11 +17,12 @@ from side_ray.memorization.scores import ConditionScores, compare, condition_met
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv
+from side_ray.stages.labelling import FOUND
+from side_ray.stages.loop import CURVE
 from side_ray.stages.plan import Artifacts, Condition, conditions
 from side_ray.stages.progress import Reporter
 from side_ray.stages.score import bands_of, hits_key, read_cut, similarity_of
 from side_ray.stages.shards import ShardSet
-from side_ray.stages.trainer import CURVE
 
 SCHEMA = 1
 
@@ -106,6 +107,7 @@ def build_metrics(
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
+        "surrogate": _surrogate(config, artifacts),
         "provenance": _provenance(config, artifacts),
         "conditions": rows,
     }
@@ -135,6 +137,16 @@ def _provenance(config: Config, artifacts: Artifacts) -> dict[str, Any]:
         "versions": {name: _version(name) for name in libraries},
         "config": config.model_dump(mode="json"),
     }
+
+
+def _surrogate(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+    """What the student was taught, and its accuracy by timestep on images that it was not trained on; empty without one."""
+    student = artifacts.surrogate.child("student")
+    if not student.done:
+        return {}
+    section, found = config.surrogate, artifacts.surrogate.read_json(FOUND)
+    made_of = {"features": section.features} if section.labels == "cluster" else {}
+    return {"labels": section.labels, **made_of, **found, "accuracy": student.info()["accuracy"]}
 
 
 def _version(distribution: str) -> str | None:
@@ -171,6 +183,8 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
             curve["accuracy"] = [row["hits"] / row["count"] for row in info["accuracy"]]
             curve["chance"] = max(info["truth"]) / sum(info["truth"])
         curves.append(curve)
+    if surrogate.child("student").done:
+        curves.append({"stage": "clusters", **surrogate.read_json(FOUND)})
     return curves
 
 

@@ -12,15 +12,18 @@ from torch.nn import functional
 
 from side_ray.config import Config, DpmSection
 from side_ray.datasets import read_split
-from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError, naming
 from side_ray.images import to_float
 from side_ray.run import Artifact
+from side_ray.stages.loop import Recipe, Schedule, TrainSpec
+from side_ray.stages.members import Members, open_members
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.progress import Reporter
-from side_ray.stages.trainer import Schedule, TrainSpec, train
+from side_ray.stages.trainer import train
+from side_ray.stages.watch import WatchSpec, watch
 from side_ray.storage import open_store
 from side_ray.surrogate.distill import noisy
 
@@ -32,36 +35,43 @@ class DpmRecipeMaker:
     prepared: Artifact
     dpm: DpmSection
     seed: int
+    cache_bytes: float = float("inf")
+    watch: WatchSpec | None = None
 
     def __call__(self, device: torch.device) -> "DpmRecipe":
-        images = to_float(read_split(self.prepared.store, self.prepared.key, "member").images)
-        return DpmRecipe(images.to(device), self.dpm, self.seed)
+        members = open_members(self.prepared, self.cache_bytes, self.dpm.batch_size, None, self.seed, device)
+        return DpmRecipe(members, self.dpm, self.seed, device, self.watch)
 
 
-class DpmRecipe:
-    """Denoising score matching: the mean squared error of the U-Net's prediction (Ho et al. 2020, Eq. 14).
+class DpmRecipe(Recipe):
+    """Denoising score matching: the mean squared error of the U-Net's prediction (Ho et al. 2020, Eq. 14)."""
 
-    Args:
-        images: float32 [N, C, H, W] in [-1, 1], all on the device: thousands of epochs read them from memory.
-    """
-
-    def __init__(self, images: torch.Tensor, dpm: DpmSection, seed: int) -> None:
-        self.images, self.dpm, self.seed = images, dpm, seed
+    def __init__(
+        self, members: Members, dpm: DpmSection, seed: int, device: torch.device, watch: WatchSpec | None = None
+    ) -> None:
+        self.members, self.dpm, self.seed, self.device, self.watch_spec = members, dpm, seed, device, watch
         torch.manual_seed(seed)
         self.schedule = new_schedule(dpm.schedule, dpm.timesteps, dpm.prediction)
-        self.alphas_cumprod = self.schedule.alphas_cumprod.to(images.device)
-        self.module: nn.Module = new_unet(dpm.unet.model_dump(), tuple(images.shape[1:]))
+        self.alphas_cumprod = self.schedule.alphas_cumprod.to(device)
+        self.module: nn.Module = new_unet(dpm.unet.model_dump(), members.shape)
 
-    def loss(self, module: nn.Module, step: int, rows: slice) -> torch.Tensor:
-        generator = torch.Generator(self.images.device).manual_seed(_step_seed(self.seed, step))
-        size, device = self.dpm.batch_size, self.images.device
-        x0 = self.images[torch.from_numpy(epoch_rows(len(self.images), size, step, self.seed)).to(device)]
-        eps = torch.randn(x0.shape, generator=generator, device=device)
-        t = torch.randint(self.dpm.timesteps, (size,), generator=generator, device=device)
+    def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
+        """x₀ and ε, float32 [n, C, H, W], and t, int64 [n]."""
+        generator = torch.Generator(self.device).manual_seed(_step_seed(self.seed, step))
+        size = self.dpm.batch_size
+        x0, _ = self.members.draw(step, rows)
+        eps = torch.randn((size, *self.members.shape), generator=generator, device=self.device)
+        t = torch.randint(self.dpm.timesteps, (size,), generator=generator, device=self.device)
         if self.dpm.flips:
-            mirrored = torch.rand(size, generator=generator, device=device) < 0.5
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
-        x0, eps, t = x0[rows], eps[rows], t[rows]
+            mirrored = torch.rand(size, generator=generator, device=self.device) < 0.5
+            x0 = torch.where(mirrored[rows, None, None, None], x0.flip(-1), x0)
+        if self.dpm.unet.dropout:
+            # Dropout draws from the common generator, which a resumed training would find elsewhere.
+            torch.manual_seed(_step_seed(self.seed, step) ^ rows.start)
+        return x0, eps[rows], t[rows]
+
+    def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
+        x0, eps, t = parts
         prediction = module(noisy(x0, t, eps, self.alphas_cumprod), t).sample
         return functional.mse_loss(prediction.float(), self._target(x0, eps, t))
 
@@ -70,18 +80,13 @@ class DpmRecipe:
             return eps
         return x0 if self.dpm.prediction == "sample" else self.schedule.get_velocity(x0, eps, t)
 
+    def watch(self) -> tuple[dict[str, float], np.ndarray]:
+        assert self.watch_spec is not None
+        return watch(self.watch_spec, UnetDpm(self.module, self.schedule), self.members.pieces())
+
     def export(self, directory: Path) -> dict[str, Any]:
         save_pipeline(self.module, self.schedule.config, directory)
         return {"parameters": sum(p.numel() for p in self.module.parameters())}
-
-
-def epoch_rows(total: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Rows int64 [batch] of the given step, reading a new seeded permutation of the data set in every epoch."""
-    position = np.arange(step * batch, (step + 1) * batch)
-    epochs = {
-        epoch: np.random.default_rng([seed, 1, epoch]).permutation(total) for epoch in set((position // total).tolist())
-    }
-    return np.array([epochs[p // total][p % total] for p in position.tolist()], np.int64)
 
 
 def _step_seed(seed: int, step: int) -> int:
@@ -100,12 +105,18 @@ def train_dpm(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
             checkpoint_every=dpm.checkpoint_every,
             lr_schedule=dpm.lr_schedule,
             warmup_steps=dpm.warmup_steps,
+            accumulation=dpm.grad_accumulation,
             grad_clip=dpm.grad_clip,
             ema_decay=dpm.ema_decay,
+            ema_power=dpm.ema_power,
+            ema_inv_gamma=dpm.ema_inv_gamma,
+            watch_every=dpm.samples_every,
         )
-        maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed)
-        spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus)
-        train(spec, "train_dpm", config.cluster, reporter)
+        watched = WatchSpec(config.run.seed, config.extract, config.score, dpm.probe) if dpm.samples_every else None
+        cache_bytes = config.cluster.train_cache_gb * 2**30
+        maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, watched)
+        spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
+        train(spec, config.cluster, reporter)
     elif artifact.done:
         reporter.say("dpm: the model is there")
     elif dpm.kind == "import":

@@ -1,27 +1,25 @@
 """Makes the surrogate condition: implicit labels of the synthetic set, the time-dependent student (TDKD), and OL-TI."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 from torch.nn import functional
 
 from side_ray.config import Config, SurrogateSection
-from side_ray.datasets import ImageSet, read_split, to_parquet
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.errors import UserError
 from side_ray.images import decode_column, to_float
 from side_ray.run import Artifact
+from side_ray.stages.labelling import labels_there, make_labels, read_labels
+from side_ray.stages.loop import Recipe, Schedule, TrainSpec
+from side_ray.stages.members import Members, floats, on_device, open_members
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.progress import Reporter
-from side_ray.stages.trainer import Schedule, TrainSpec, train
-from side_ray.surrogate import labels as implicit
+from side_ray.stages.trainer import train
 from side_ray.surrogate.distill import (
     Accuracy,
     accuracy_by_timestep,
@@ -32,9 +30,10 @@ from side_ray.surrogate.distill import (
 )
 from side_ray.surrogate.resnet import ResNet
 
-LABELS = "labels.parquet"
 # Images that the student is not trained on, to tell its accuracy by timestep.
 HELD_BACK = 0.1
+EVALUATED = 512
+"""Images that are classified at a time."""
 
 
 def network(section: SurrogateSection, channels: int, classes: int, time: bool) -> ResNet:
@@ -61,36 +60,46 @@ class CleanRecipeMaker:
     prepared: Artifact
     section: SurrogateSection
     seed: int
+    cache_bytes: float
 
     def __call__(self, device: torch.device) -> "CleanRecipe":
-        return CleanRecipe(
-            read_split(self.prepared.store, self.prepared.key, "member"), self.section, self.seed, device
-        )
+        count, batch = self.prepared.info()["member"], self.section.batch_size
+
+        def order(step: int) -> np.ndarray:
+            return np.random.Generator(np.random.Philox(key=[self.seed, step])).integers(count, size=batch)
+
+        members = open_members(self.prepared, self.cache_bytes, batch, order, self.seed, device)
+        return CleanRecipe(members, self.section, self.seed, device)
 
 
-class CleanRecipe:
+class CleanRecipe(Recipe):
     """Cross-entropy on the members and their original labels, without time module."""
 
-    def __init__(self, members: ImageSet, section: SurrogateSection, seed: int, device: torch.device) -> None:
+    def __init__(self, members: Members, section: SurrogateSection, seed: int, device: torch.device) -> None:
         assert members.labels is not None
-        self.images, self.labels = to_float(members.images).to(device), torch.from_numpy(members.labels).to(device)
-        self.batch, self.seed = section.batch_size, seed
+        self.members, self.labels, self.device = members, members.labels, device
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, self.images.shape[1], int(self.labels.max()) + 1, time=False)
+        self.module: nn.Module = network(section, members.shape[0], int(self.labels.max()) + 1, time=False)
 
-    def loss(self, module: nn.Module, step: int, rows: slice) -> torch.Tensor:
-        chosen = np.random.Generator(np.random.Philox(key=[self.seed, step])).integers(
-            len(self.images), size=self.batch
-        )
-        picked = torch.from_numpy(chosen)[rows].to(self.images.device)
-        return functional.cross_entropy(module(self.images[picked]), self.labels[picked])
+    def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
+        """Images float32 [n, C, H, W] and their labels int64 [n]."""
+        images, ids = self.members.draw(step, rows)
+        return images, self.labels[ids]
+
+    def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
+        images, labels = parts
+        return functional.cross_entropy(module(images), labels)
 
     @torch.no_grad()
     def export(self, directory: Path) -> dict[str, Any]:
         assert isinstance(self.module, ResNet)
         self.module.save(directory)
-        right = (self.module(self.images).argmax(1) == self.labels).float().mean()
-        return {"classes": self.module.config.num_classes, "accuracy_on_members": float(right)}
+        right = 0
+        for piece in self.members.pieces():
+            ids = torch.from_numpy(piece.ids).to(self.device)
+            for some, images in zip(ids.split(EVALUATED), to_float(piece.images).split(EVALUATED), strict=True):
+                right += int((self.module(images.to(self.device)).argmax(1) == self.labels[some]).sum())
+        return {"classes": self.module.config.num_classes, "accuracy_on_members": right / self.members.count}
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class StudentRecipeMaker:
         return StudentRecipe(images[kept], teacher[kept], dpm.alphas_cumprod, config.surrogate, config.run.seed, device)
 
 
-class StudentRecipe:
+class StudentRecipe(Recipe):
     """Time-dependent knowledge distillation (Eq. 13): the student sees x_t and t, the teacher's probabilities are of x₀.
 
     Args:
@@ -129,24 +138,32 @@ class StudentRecipe:
         device: torch.device,
     ) -> None:
         held = max(1, round(len(images) * HELD_BACK))
-        self.images, self.teacher = to_float(images).to(device), torch.from_numpy(teacher).to(device)
+        self.pixels = on_device(images, device)
+        self.teacher, self.device = torch.from_numpy(teacher).to(device), device
         self.trained_on = len(images) - held
         self.alphas_cumprod = alphas_cumprod.to(device)
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, self.images.shape[1], teacher.shape[1], time=True)
+        self.module: nn.Module = network(section, self.pixels.shape[1], teacher.shape[1], time=True)
 
-    def loss(self, module: nn.Module, step: int, rows: slice) -> torch.Tensor:
-        shape, device = tuple(self.images.shape[1:]), self.images.device
-        chosen = draw(self.seed, step, self.section.batch_size, self.trained_on, shape, len(self.alphas_cumprod))
-        picked, t, eps = (part[rows].to(device) for part in chosen)
-        logits = module(noisy(self.images[picked], t, eps, self.alphas_cumprod), t)
-        return distillation_loss(self.teacher[picked], logits, self.section.loss, self.section.temperature)
+    def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
+        """x₀ float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""
+        shape = tuple(self.pixels.shape[1:])
+        drawn = draw(self.seed, step, self.section.batch_size, self.trained_on, shape, len(self.alphas_cumprod))
+        picked, t, eps = (part[rows] for part in drawn)
+        x0 = floats(self.pixels[picked.to(self.pixels.device)].to(self.device))
+        return x0, self.teacher[picked.to(self.device)], t.to(self.device), eps.to(self.device)
+
+    def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
+        x0, teacher, t, eps = parts
+        logits = module(noisy(x0, t, eps, self.alphas_cumprod), t)
+        return distillation_loss(teacher, logits, self.section.loss, self.section.temperature)
 
     def export(self, directory: Path) -> dict[str, Any]:
         assert isinstance(self.module, ResNet)
         self.module.save(directory)
-        unseen, truth = self.images[self.trained_on :], self.teacher[self.trained_on :].argmax(1)
+        unseen = floats(self.pixels[self.trained_on :].to(self.device))
+        truth = self.teacher[self.trained_on :].argmax(1)
         curve = accuracy_by_timestep(self.module, unseen, truth, self.alphas_cumprod)
         rows = [{"first": c.first, "last": c.last, "hits": c.hits, "count": c.count} for c in curve]
         return {"classes": self.module.config.num_classes, "accuracy": rows, "truth": torch.bincount(truth).tolist()}
@@ -161,15 +178,16 @@ def train_surrogate(config: Config, artifacts: Artifacts, reporter: Reporter) ->
     """
     classes = artifacts.prepare.info()["classes"]
     needs = [name for name in ("ti",) if name in config.extract.methods]
-    needs += (
-        ["labels: classifier"] if "td" in config.extract.methods and config.surrogate.labels == "classifier" else []
-    )
+    needs += ["surrogate.teacher"] if "td" in config.extract.methods and config.surrogate.wants_labels else []
     if needs and not classes:
         raise UserError(
             f"{needs[0]} needs labels, and {config.data.source} has none; drop it or use surrogate.labels: cluster"
         )
     if "td" in config.extract.methods:
-        _make_labels(config, artifacts, reporter)
+        if not labels_there(artifacts):
+            if config.surrogate.wants_labels:
+                _train_clean(config, artifacts, "teacher", reporter)
+            make_labels(config, artifacts, reporter)
         maker = StudentRecipeMaker(artifacts)
         _train(
             config,
@@ -190,7 +208,8 @@ def train_surrogate(config: Config, artifacts: Artifacts, reporter: Reporter) ->
 
 
 def _train_clean(config: Config, artifacts: Artifacts, name: Literal["teacher", "ol_ti"], reporter: Reporter) -> None:
-    maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed)
+    cache_bytes = config.cluster.train_cache_gb * 2**30
+    maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes)
     _train(
         config,
         artifacts,
@@ -207,59 +226,9 @@ def _train(
 ) -> None:
     # BatchNorm's statistics are those of one worker's rows: split over several, another network would come out.
     cluster = config.cluster.model_copy(update={"train_workers": 1})
-    spec = TrainSpec(target, maker, schedule_of(config.surrogate, steps), config.cluster.precision, cluster.train_cpus)
-    train(spec, title, cluster, reporter)
-
-
-def _make_labels(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Write `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities)."""
-    target = artifacts.surrogate
-    if target.store.exists(f"{target.key}/{LABELS}"):
-        return
-    if config.surrogate.labels == "classifier":
-        _train_clean(config, artifacts, "teacher", reporter)
-    count = config.surrogate.synthetic // config.extract.shard_size
-    table = artifacts.synthetic.read_first(count, ["sample_id", "image"])
-    label, teacher, found = _label(config, artifacts, decode_column(table.column("image")))
-    columns = {
-        "sample_id": table.column("sample_id"),
-        "label": pa.array(label, pa.int64()),
-        "teacher": pa.FixedSizeListArray.from_arrays(pa.array(teacher.ravel(), pa.float32()), teacher.shape[1]),
-    }
-    target.write_json("labels.json", found)
-    target.store.write(f"{target.key}/{LABELS}", to_parquet(pa.table(columns)))
-    reporter.say(
-        f"train_surrogate: {found['classes']} {config.surrogate.labels} labels for {int((label >= 0).sum()):,} synthetic images"
-    )
-
-
-def _label(config: Config, artifacts: Artifacts, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels int64 [N], teacher probabilities float32 [N, K], and what is worth knowing of them."""
-    section = config.surrogate
-    if section.labels == "random":
-        label = implicit.random_labels(len(images), section.classes, config.run.seed)
-        return label, implicit.hard_targets(label, section.classes), {"classes": section.classes}
-    if section.labels == "cluster":
-        features = implicit.pixel_features(images)
-        clusters = implicit.cluster_labels(features, section.classes, section.cohesion, config.run.seed)
-        found = {
-            "classes": len(clusters.kept),
-            "asked": section.classes,
-            "sizes": clusters.sizes.tolist(),
-            "cohesion": [round(float(value), 4) for value in clusters.cohesion],
-            "kept": clusters.kept.tolist(),
-        }
-        return clusters.assignment, clusters.targets, found
-    teacher = ResNet.load(artifacts.run.store.fetch_dir(artifacts.surrogate.child("teacher").key))
-    with torch.no_grad():
-        probabilities = torch.cat([teacher(part).softmax(1) for part in to_float(images).split(512)]).numpy()
-    return probabilities.argmax(1), probabilities, {"classes": probabilities.shape[1]}
-
-
-def read_labels(artifacts: Artifacts) -> pa.Table:
-    """The labelled synthetic set, without its images."""
-    data = artifacts.run.store.read(f"{artifacts.surrogate.key}/{LABELS}")
-    return pq.read_table(io.BytesIO(data))
+    schedule = schedule_of(config.surrogate, steps)
+    spec = TrainSpec(target, maker, schedule, config.cluster.precision, cluster.train_cpus, title)
+    train(spec, cluster, reporter)
 
 
 def _require_skill(info: dict[str, Any]) -> None:

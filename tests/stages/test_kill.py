@@ -41,7 +41,7 @@ def test_killed_three_times_ends_as_if_undisturbed(command, tmp_path, tiny_audit
     config = tiny_config(run)
     artifacts = Artifacts(config, type(tiny_audit.run)(_store(run)))
 
-    kill_when(command, lambda: any((run / artifacts.dpm.key / "checkpoints").rglob("optimizer.pt")))
+    kill_when(command, lambda: any((run / artifacts.dpm.key / "checkpoints").glob("step-*.pt")))
     assert not artifacts.dpm.done
     kill_when(command, lambda: any(len(artifacts.samples(each).present()) for each in conditions(config)))
     assert not all(artifacts.samples(each).missing(4) == [] for each in conditions(config))
