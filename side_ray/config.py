@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from side_ray.config_studies import ControlSection, TheorySection
 from side_ray.sources.options import check_options
 
 Method = Literal["random", "ti", "td"]
@@ -74,6 +75,8 @@ class DataSection(Section):
     """Images that the DPM is trained on."""
     holdout: Count
     """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it."""
+    skip: Whole = 0
+    """Images of the drawn order that are passed over before the members: the control's begin behind the audit's sets."""
     crop: Count | None = None
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
     image_size: Count | None = None
@@ -111,8 +114,13 @@ class DataSection(Section):
     def settings(self) -> dict[str, Any]:
         """What the prepared images depend on besides the content of the paths."""
         if self.source == "digits":
-            return self.model_dump(mode="json", include={"source", "members", "holdout"})
-        return self.model_dump(mode="json", exclude={"path", "holdout_path", "labels_file", "skip_corrupt"})
+            return self.model_dump(mode="json", include={"source", "members", "holdout"} | self._skipping)
+        left_out = {"path", "holdout_path", "labels_file", "skip_corrupt", "skip"} - self._skipping
+        return self.model_dump(mode="json", exclude=left_out)
+
+    @property
+    def _skipping(self) -> set[str]:
+        return {"skip"} if self.skip else set()
 
 
 class UnetSection(Section):
@@ -147,6 +155,10 @@ class DpmSection(Section):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    condition: Literal["none", "labels", "random", "unique"] = "none"
+    """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
+    condition_classes: Annotated[int, Field(strict=True, ge=2)] = 10
+    """Classes of condition random."""
     steps: Count = 10_000
     batch_size: Count = 64
     """Images per optimizer step, over all workers together."""
@@ -173,7 +185,15 @@ class DpmSection(Section):
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
+        if self.kind != "train" and self.condition != "none":
+            raise ValueError(
+                f"dpm.condition: {self.condition} is for training; an imported model brings its own, kind optimal has none"
+            )
         return self
+
+    def condition_defaults(self) -> set[str]:
+        """Keys of the condition that say nothing here; artifacts made before there were any keep their names."""
+        return {"none": {"condition", "condition_classes"}, "random": set()}.get(self.condition, {"condition_classes"})
 
 
 class SurrogateSection(Section):
@@ -318,6 +338,8 @@ class Config(Section):
     report: ReportSection = ReportSection()
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
+    theory: TheorySection = TheorySection()
+    control: ControlSection | None = None
 
     @model_validator(mode="after")
     def _between_sections(self) -> Self:
@@ -332,6 +354,20 @@ class Config(Section):
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
                 "lower it or raise surrogate.synthetic"
+            )
+        if self.dpm.condition == "random" and self.dpm.condition_classes > self.data.members:
+            raise ValueError(
+                f"dpm.condition_classes: {self.dpm.condition_classes} classes for {self.data.members} members; lower it"
+            )
+        if self.control and self.dpm.kind == "import":
+            raise ValueError(
+                "control: trains a second DPM like the audited one, whose training an imported model does not tell; drop it"
+            )
+        if self.control and set(self.control.lambdas or []) - set(
+            self.extract.lambdas + (self.extract.ti_lambdas or [])
+        ):
+            raise ValueError(
+                "control.lambdas: holds a λ that the audit does not sample; take them from extract.lambdas"
             )
         if self.score.similarity == "nl2" and self.score.bands == "sscd":
             raise ValueError(

@@ -10,7 +10,7 @@ DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
 
 def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
-    """Values of an audit that takes seconds; `changes` are given as section__key=value."""
+    """Values of an audit that takes seconds; `changes` are given as section__key=value or section={…}."""
     values: dict[str, Any] = {
         "run": {"uri": uri, "seed": 3},
         "data": {"source": "digits", "members": 60, "holdout": 60},
@@ -60,7 +60,7 @@ def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
     }
     for name, value in changes.items():
         section, _, key = name.partition("__")
-        values.setdefault(section, {})[key] = value
+        values[section] = {**values.get(section, {}), key: value} if key else value
     return values
 
 

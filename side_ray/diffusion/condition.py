@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ class Condition:
         path = directory / FILE
         if not path.exists():
             return cls.uniform(classes)
-        counts = read_json(path).get("counts")
+        counts: Any = read_json(path).get("counts")
         whole = isinstance(counts, list) and all(isinstance(each, int) and each >= 0 for each in counts)
         if not whole or len(counts) != classes or not any(counts):
             raise UserError(f"{path} must give `counts`, how often each of the model's {classes} classes was seen")

@@ -11,7 +11,7 @@ from side_ray.diffusion.dpm import UnetDpm
 def middle_block(
     dpm: UnetDpm, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The output of the U-Net's middle block, averaged over its positions.
+    """The output of the U-Net's middle block, averaged over its positions. Not for two threads on one U-Net at a time.
 
     Args:
         dpm: a U-Net; the closed-form DPM has no such block.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from side_ray.config import Config
 from side_ray.errors import RunError, naming
 from side_ray.run import Run
+from side_ray.stages.control import control
 from side_ray.stages.extract import extract, extract_synthetic
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.preflight import preflight
@@ -20,7 +21,7 @@ from side_ray.storage import open_store
 
 Stage = Callable[[Config, Artifacts, Reporter], None]
 MOST_REPAIRS = 5
-STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "report")
+STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "control", "report")
 
 
 def open_run(config: Config) -> Artifacts:
@@ -44,7 +45,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
     artifacts.run.store.write("config.yaml", config.to_yaml().encode())
     if last == STAGES[-1]:
         reporter.say(describe(config))
-    stages = (prepare, train_dpm, extract_synthetic, train_surrogate, extract, score, report)
+    stages = (prepare, train_dpm, extract_synthetic, train_surrogate, extract, score, control, report)
     wanted = stages[: STAGES.index(last) + 1]
     began = time.monotonic()
     for number in range(len(wanted)):
@@ -83,9 +84,10 @@ def describe(config: Config) -> str:
         "import": f"import {config.dpm.path}",
         "optimal": f"use the closed-form DPM of {config.data.members:,} images",
     }[config.dpm.kind]
+    beside = "; repeat it with a DPM of other images" if config.control else ""
     return (
         f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
         f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
         f"{config.extract.samples:,} = {total:,} images with {config.extract.sampler}-{config.extract.steps}; "
-        f"score by {config.score.similarity}; report"
+        f"score by {config.score.similarity}{beside}; report"
     )

@@ -114,7 +114,15 @@ def probe(config: Config, artifacts: Artifacts) -> float:
         guidance = ClassifierGuidance(classifier, targets, scale)
         noise = Noise(range(size), shape)
         to_uint8(
-            sample(dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, guidance=guidance)
+            sample(
+                dpm,
+                noise,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                eta=settings.eta,
+                guidance=guidance,
+                class_labels=None if dpm.num_classes is None else targets,
+            )
         )
         seconds = time.perf_counter() - began
     return size / seconds
@@ -151,7 +159,8 @@ def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int
     dpm = _victim(config, artifacts, shape)
     assert isinstance(dpm, UnetDpm)
     with torch.no_grad():
-        return _count(dpm.unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+        zero = torch.zeros(1, dtype=torch.int64)
+        return _count(dpm.unet, torch.zeros(1, *shape), zero, None if dpm.num_classes is None else zero)
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

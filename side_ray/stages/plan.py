@@ -16,6 +16,9 @@ from side_ray.storage import open_store
 
 # A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 1, "report": 1}
+VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1}
+
+CONTROL = "control.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +67,7 @@ class Artifacts:
             return self._artifact("dpm", "import", _content_hash(self.config))
         if dpm.kind == "optimal":
             return self._artifact("dpm", "optimal", dpm.schedule, dpm.timesteps, self.prepare.fingerprint)
-        settings = dpm.model_dump(mode="json", exclude={"checkpoint_every", "path"})
+        settings = dpm.model_dump(mode="json", exclude={"checkpoint_every", "path"} | dpm.condition_defaults())
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
@@ -105,8 +108,30 @@ class Artifacts:
     def report(self) -> Artifact:
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run"})
+        settings = self.config.model_dump(mode="json", exclude=self._not_reported)
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    @property
+    def _not_reported(self) -> dict[str, Any]:
+        """What of the config a report does not depend on, and keys at defaults that older reports do not know."""
+        left_out: dict[str, Any] = dict.fromkeys(("cluster", "storage", "run", "theory"), True)
+        left_out["dpm"] = self.config.dpm.condition_defaults()
+        left_out["data"] = set() if self.config.data.skip else {"skip"}
+        return left_out if self.config.control else left_out | {"control": True}
+
+    @cached_property
+    def theory(self) -> Artifact:
+        """The theory's quantities on this DPM and its members."""
+        settings = self.config.theory.model_dump(mode="json")
+        return self._artifact("theory", settings, self.config.run.seed, self.dpm.fingerprint, self.prepare.fingerprint)
+
+    @cached_property
+    def control(self) -> Artifact:
+        """What a DPM of other images gives under the same classifiers."""
+        assert self.config.control is not None
+        settings = self.config.control.model_dump(mode="json")
+        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        return self._artifact("control", settings, parts, self.dpm.fingerprint, self.prepare.fingerprint)
 
     def _shards(self, artifact: Artifact) -> ShardSet:
         return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size)

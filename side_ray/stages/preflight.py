@@ -8,6 +8,7 @@ from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError, naming
 from side_ray.memorization.bands import Bands
 from side_ray.sources.pools import describe
+from side_ray.stages.control import control_artifacts
 from side_ray.stages.estimate import image_shape
 from side_ray.stages.plan import Artifacts
 from side_ray.stages.score import similarity_of
@@ -35,6 +36,10 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
                 new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+        if not source.labelled and config.dpm.condition == "labels":
+            raise UserError(
+                f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"
+            )
         if not source.labelled and ("ti" in config.extract.methods or config.surrogate.labels == "classifier"):
             raise UserError(
                 f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
@@ -47,4 +52,17 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         )
     if config.dpm.kind == "import" and not artifacts.dpm.done:
         fetch_import(config, image_shape(config, artifacts))
+    if config.control:
+        _check_control(config, artifacts)
     artifacts.run.store.check()
+
+
+def _check_control(config: Config, artifacts: Artifacts) -> None:
+    """Refuse a control for which the source holds too few other images."""
+    other = control_artifacts(config, artifacts)
+    if other.prepare.done:
+        return
+    counts = [count for count in describe(other.config.data, other.pools).counts if count is not None]
+    if len(counts) == (1 if config.data.holdout_path is None else 2):
+        with naming("control.members"):
+            check_sizes(other.config.data, *counts)

@@ -17,7 +17,7 @@ from side_ray.memorization.scores import ConditionScores, compare, condition_met
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv
-from side_ray.stages.plan import Artifacts, Condition, conditions
+from side_ray.stages.plan import CONTROL, Artifacts, Condition, conditions
 from side_ray.stages.progress import Reporter
 from side_ray.stages.score import bands_of, hits_key, read_cut, similarity_of
 from side_ray.stages.shards import ShardSet
@@ -38,6 +38,8 @@ def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
             )
         scores = {each: read_scores(config, artifacts.scores(each)) for each in conditions(config)}
         metrics = build_metrics(config, artifacts, scores, cut)
+        if config.control:
+            metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
         values = [

@@ -223,6 +223,28 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
 
 
+def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], title: str, reporter: Reporter) -> None:
+    """Score the missing shards of N_G samples of each group.
+
+    Raises:
+        DamagedShard, RunError: as for `score`.
+    """
+    sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "holdout")}
+    size = config.extract.shard_size
+    count = config.extract.samples // size
+    tasks = [Task(g, shard) for g, group in enumerate(groups) for shard in group.scores.missing(count)]
+    total = config.extract.samples * len(groups)
+    if not tasks:
+        reporter.say(f"{title}: {total:,} samples are scored")
+        return
+    ensure_ray(config.cluster)
+    servers = _start_servers(config, artifacts, sizes)
+    with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
+        spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
+        _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar, size))
+    _stop_servers(servers)
+
+
 def bands_of(config: Config) -> Bands:
     """The bands that the config asks for."""
     larger_is_closer = config.score.similarity == "sscd"

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from side_ray.config import Config, DpmSection
-from side_ray.datasets import read_split
+from side_ray.datasets import ImageSet, read_split
+from side_ray.diffusion.condition import Condition, condition_labels
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.schedule import new_schedule
@@ -34,8 +35,9 @@ class DpmRecipeMaker:
     seed: int
 
     def __call__(self, device: torch.device) -> "DpmRecipe":
-        images = to_float(read_split(self.prepared.store, self.prepared.key, "member").images)
-        return DpmRecipe(images.to(device), self.dpm, self.seed)
+        members = read_split(self.prepared.store, self.prepared.key, "member")
+        labels = classes_of_members(members, self.dpm, self.seed)
+        return DpmRecipe(to_float(members.images).to(device), self.dpm, self.seed, labels)
 
 
 class DpmRecipe:
@@ -43,26 +45,31 @@ class DpmRecipe:
 
     Args:
         images: float32 [N, C, H, W] in [-1, 1], all on the device: thousands of epochs read them from memory.
+        labels: int64 [N], the class condition of each; None trains an unconditional model.
     """
 
-    def __init__(self, images: torch.Tensor, dpm: DpmSection, seed: int) -> None:
+    def __init__(self, images: torch.Tensor, dpm: DpmSection, seed: int, labels: np.ndarray | None = None) -> None:
         self.images, self.dpm, self.seed = images, dpm, seed
         torch.manual_seed(seed)
         self.schedule = new_schedule(dpm.schedule, dpm.timesteps, dpm.prediction)
         self.alphas_cumprod = self.schedule.alphas_cumprod.to(images.device)
-        self.module: nn.Module = new_unet(dpm.unet.model_dump(), tuple(images.shape[1:]))
+        self.condition = None if labels is None else Condition.of_labels(labels)
+        self.labels = None if labels is None else torch.from_numpy(labels).to(images.device)
+        classes = {"num_class_embeds": len(self.condition.counts)} if self.condition else {}
+        self.module: nn.Module = new_unet(dpm.unet.model_dump() | classes, tuple(images.shape[1:]))
 
     def loss(self, module: nn.Module, step: int, rows: slice) -> torch.Tensor:
         generator = torch.Generator(self.images.device).manual_seed(_step_seed(self.seed, step))
         size, device = self.dpm.batch_size, self.images.device
-        x0 = self.images[torch.from_numpy(epoch_rows(len(self.images), size, step, self.seed)).to(device)]
+        chosen = torch.from_numpy(epoch_rows(len(self.images), size, step, self.seed)).to(device)
+        x0, labels = self.images[chosen], None if self.labels is None else self.labels[chosen][rows]
         eps = torch.randn(x0.shape, generator=generator, device=device)
         t = torch.randint(self.dpm.timesteps, (size,), generator=generator, device=device)
         if self.dpm.flips:
             mirrored = torch.rand(size, generator=generator, device=device) < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         x0, eps, t = x0[rows], eps[rows], t[rows]
-        prediction = module(noisy(x0, t, eps, self.alphas_cumprod), t).sample
+        prediction = module(noisy(x0, t, eps, self.alphas_cumprod), t, class_labels=labels).sample
         return functional.mse_loss(prediction.float(), self._target(x0, eps, t))
 
     def _target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -72,7 +79,14 @@ class DpmRecipe:
 
     def export(self, directory: Path) -> dict[str, Any]:
         save_pipeline(self.module, self.schedule.config, directory)
+        if self.condition:
+            self.condition.save(directory)
         return {"parameters": sum(p.numel() for p in self.module.parameters())}
+
+
+def classes_of_members(members: ImageSet, dpm: DpmSection, seed: int) -> np.ndarray | None:
+    """The class that each member is trained with, int64 [N]; None for an unconditional model."""
+    return condition_labels(dpm.condition, members.labels, len(members), dpm.condition_classes, seed)
 
 
 def epoch_rows(total: int, batch: int, step: int, seed: int) -> np.ndarray:
