@@ -3,13 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from side_ray.config import Config
 from side_ray.config_file import load_config
 from side_ray.errors import NotThere, RunError, UserError
+
+if TYPE_CHECKING:
+    from side_ray.stages.progress import Reporter
 
 app = typer.Typer(
     add_completion=False,
@@ -46,6 +49,9 @@ def _audit(last: str, config: Config) -> None:
 
     reporter = Reporter()
     try:
+        if last in STUDIES:
+            print("\n".join(_study(last, config, reporter)))
+            return
         artifacts = run_until(last, config, reporter)
         if last == "report":
             Console(width=None if sys.stdout.isatty() else 160).print(
@@ -54,6 +60,17 @@ def _audit(last: str, config: Config) -> None:
             print(f"report: {artifacts.run.store.uri}/{artifacts.report.key}/index.html")
     finally:
         shut_down()
+
+
+STUDIES = ("theory", "twins")
+"""Verbs that go beyond an audit: each needs some of its stages and writes an artifact of its own."""
+
+
+def _study(name: str, config: Config, reporter: "Reporter") -> list[str]:
+    """Run a study; returns what it found, in lines for the terminal."""
+    from side_ray.stages.studies import run_theory, run_twins
+
+    return {"theory": run_theory, "twins": run_twins}[name](config, reporter)
 
 
 @app.command("prepare")
@@ -121,6 +138,18 @@ def audit(config: ConfigPath, overrides: Overrides = None) -> None:
     _run("report", config, overrides)
 
 
+@app.command("theory")
+def theory(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Compute the paper's theory on the DPM: its densities, its latents, and what labels do to them."""
+    _run("theory", config, overrides)
+
+
+@app.command("twins")
+def twins(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Audit the DPM's class-conditional twins beside it: true, random and unique labels."""
+    _run("twins", config, overrides)
+
+
 @app.command("plan")
 def plan(
     config: ConfigPath,
@@ -185,7 +214,7 @@ def job(last: str) -> None:
     """Entry point of a submitted job: `python jobs/audit.py --config FILE [section.key=value …]`.
 
     Args:
-        last: the stage to end with, one of `side_ray.stages.audit.STAGES`.
+        last: the stage to end with, one of `side_ray.stages.audit.STAGES`, or one of `STUDIES`.
     """
     parser = argparse.ArgumentParser(description=f"Run an audit up to and including its stage {last}.")
     parser.add_argument("--config", required=True, help="YAML file of the audit")

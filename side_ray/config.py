@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from side_ray.config_studies import ControlSection, TheorySection
 from side_ray.config_training import Training
 from side_ray.config_types import Count, Positive, Real, Section, Share, Whole, later
 from side_ray.sources.options import check_options
@@ -59,6 +60,8 @@ class DataSection(Section):
     holdout: Whole
     """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it. 0, neither
     cut nor control, only for samples that are given."""
+    skip: Whole = later(0)
+    """Images of the drawn order that are passed over before the members: the control's begin behind the audit's sets."""
     crop: Count | None = None
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
     image_size: Count | None = None
@@ -96,7 +99,7 @@ class DataSection(Section):
     def settings(self) -> dict[str, Any]:
         """What the prepared images depend on besides the content of the paths."""
         if self.source == "digits":
-            return self.model_dump(mode="json", include={"source", "members", "holdout"})
+            return self.model_dump(mode="json", include={"source", "members", "holdout", "skip"})
         return self.model_dump(mode="json", exclude={"path", "holdout_path", "labels_file", "skip_corrupt"})
 
 
@@ -132,6 +135,10 @@ class DpmSection(Training):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    condition: Literal["none", "labels", "random", "unique"] = later("none")
+    """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
+    condition_classes: Annotated[int, Field(strict=True, ge=2)] = later(10)
+    """Classes of condition random."""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +153,10 @@ class DpmSection(Training):
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
+        if self.kind != "train" and self.condition != "none":
+            raise ValueError(
+                f"dpm.condition: {self.condition} is for training; an imported model brings its own, kind optimal has none"
+            )
         return self
 
 
@@ -332,7 +343,7 @@ class Config(Section):
 
     run: RunSection
     data: DataSection
-    given: GivenSection | None = None
+    given: GivenSection | None = later(None)
     dpm: DpmSection = DpmSection()
     surrogate: SurrogateSection = SurrogateSection()
     extract: ExtractSection
@@ -340,11 +351,15 @@ class Config(Section):
     report: ReportSection = ReportSection()
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
+    theory: TheorySection = TheorySection()
+    control: ControlSection | None = later(None)
 
     @model_validator(mode="after")
     def _between_sections(self) -> Self:
         if self.given is None:
             self._check_sampling()
+        elif self.control:
+            raise ValueError("control: guides a second DPM, and here samples are given; drop it")
         if self.score.similarity == "nl2" and self.score.bands == "sscd":
             raise ValueError(
                 "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper or bands of your own"
@@ -377,6 +392,20 @@ class Config(Section):
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
                 "lower it or raise surrogate.synthetic"
+            )
+        if self.dpm.condition == "random" and self.dpm.condition_classes > self.data.members:
+            raise ValueError(
+                f"dpm.condition_classes: {self.dpm.condition_classes} classes for {self.data.members} members; lower it"
+            )
+        if self.control and self.dpm.kind == "import":
+            raise ValueError(
+                "control: trains a second DPM like the audited one, whose training an imported model does not tell; drop it"
+            )
+        if self.control and set(self.control.lambdas or []) - set(
+            self.extract.lambdas + (self.extract.ti_lambdas or [])
+        ):
+            raise ValueError(
+                "control.lambdas: holds a λ that the audit does not sample; take them from extract.lambdas"
             )
         if surrogate.features == "sscd" and not (surrogate.encoder or self.score.checkpoint):
             raise ValueError(

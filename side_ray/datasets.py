@@ -1,6 +1,7 @@
 """The digits, the seeded split, and the run's own Parquet of images."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,17 +58,19 @@ def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None
     Raises:
         UserError: names the key and both numbers.
     """
+    behind = f" behind the first {data.skip}" if data.skip else ""
+    total = max(0, total - data.skip)
     if apart is None:
         needed = data.members + 2 * data.holdout
         if needed > total:
             raise UserError(
                 f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
-                f"but {data.source} holds {total}; lower data.members or data.holdout"
+                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout"
             )
         return
     if data.members > total:
         raise UserError(
-            f"data.members: {data.members} are wanted, but {data.path} holds {total} images; lower data.members"
+            f"data.members: {data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members"
         )
     if 2 * data.holdout > apart:
         raise UserError(
@@ -87,7 +90,7 @@ def split_indices(data: DataSection, total: int, seed: int, apart: int | None = 
         UserError: there are fewer images than the three sets need.
     """
     check_sizes(data, total, apart)
-    order = np.random.default_rng([seed, 0]).permutation(total)
+    order = np.random.default_rng([seed, 0]).permutation(total)[data.skip :]
     if apart is not None:
         unseen = np.random.default_rng([seed, 3]).permutation(apart)
         order = np.concatenate([order[: data.members], total + unseen])
@@ -118,8 +121,10 @@ def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def read_split(store: Store, prepared: str, split: str, start: int = 0, stop: int | None = None) -> ImageSet:
-    """One split of a prepared data set, or its images of ids `start` … `stop` − 1, in the order of the ids.
+def read_split(
+    store: Store, prepared: str, split: str, start: int = 0, stop: int | None = None, ids: Sequence[int] | None = None
+) -> ImageSet:
+    """One split of a prepared data set, or its images of ids `start` … `stop` − 1 or of `ids`, in the order of the ids.
 
     Args:
         store: where the run lives.
@@ -129,6 +134,8 @@ def read_split(store: Store, prepared: str, split: str, start: int = 0, stop: in
     chosen: list[Any] = [("split", "==", split), ("id", ">=", start)]
     if stop is not None:
         chosen.append(("id", "<", stop))
+    if ids is not None:
+        chosen.append(("id", "in", list(ids)))
     parts = []
     for key in sorted(entry.key for entry in store.list(prepared)):
         if key.removeprefix(f"{prepared}/").startswith("part-"):

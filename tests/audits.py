@@ -13,12 +13,12 @@ DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"
 
 
 def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
-    """Values of digits_tiny.yaml, an audit that takes seconds; `changes` are given as section__key=value."""
+    """Values of digits_tiny.yaml, an audit that takes seconds; `changes` are given as section__key=value or section={…}."""
     values: dict[str, Any] = yaml.safe_load(TINY.read_text())
     values["run"] = {"uri": uri, "seed": 3}
     for name, value in changes.items():
         section, _, key = name.partition("__")
-        values.setdefault(section, {})[key] = value
+        values[section] = {**values.get(section, {}), key: value} if key else value
     return values
 
 

@@ -11,8 +11,16 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
+from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.optimal import KIND, OptimalDpm
-from side_ray.diffusion.schedule import alphas_cumprod, first_line, load_schedule, new_schedule, read_json
+from side_ray.diffusion.schedule import (
+    alpha_bar_at,
+    alphas_cumprod,
+    first_line,
+    load_schedule,
+    new_schedule,
+    read_json,
+)
 from side_ray.errors import UserError
 
 __all__ = ["Dpm", "UnetDpm", "load_dpm", "new_schedule", "new_unet", "save_pipeline"]
@@ -29,12 +37,20 @@ class Dpm(Protocol):
     """(C, H, W)."""
     num_classes: int | None
     """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not."""
+    condition: Condition | None
+    """How often a class-conditional model saw each class."""
 
     @property
     def device(self) -> torch.device: ...
 
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and the original timestep t int64 [B] in 0 … T−1."""
+        ...
+
+    def differentiable_eps(
+        self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """ε̂ as of `eps`, with autograd to x_t; t may also be float64 [B], between the trained timesteps."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
@@ -46,12 +62,13 @@ class UnetDpm:
     Args:
         unet: in eval mode. With 2·C output channels (learned variance) the first C are taken.
         schedule: its `prediction_type` says what the U-Net outputs.
+        condition: how often a class-conditional U-Net saw each class; by default all alike.
 
     Raises:
         UserError: the U-Net says no image size, its channels do not fit, or its class embedding takes no class indices.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler) -> None:
+    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler, condition: Condition | None = None) -> None:
         config = unet.config
         channels, size = config["in_channels"], config["sample_size"]
         sides = [size, size] if isinstance(size, int) else size
@@ -67,6 +84,7 @@ class UnetDpm:
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.image_shape = (channels, *sides)
         self.num_classes: int | None = config["num_class_embeds"]
+        self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
 
     @property
     def device(self) -> torch.device:
@@ -84,15 +102,28 @@ class UnetDpm:
         Raises:
             ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
         """
+        return self.differentiable_eps(x_t, t, class_labels)
+
+    def differentiable_eps(
+        self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """ε̂ float32 [B, C, H, W] with autograd to x_t [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
+
+        A fractional t reaches the U-Net as it is: its embedding is made of sinusoids of t.
+
+        Raises:
+            ValueError: as for `eps`.
+        """
         if self.unet.training:
             raise ValueError("the U-Net is in training mode: call .eval() before sampling")
         if (class_labels is None) != (self.num_classes is None):
             raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        x_t = x_t.float()
         output = self.unet(x_t, t, class_labels=class_labels, return_dict=False)[0].float()[:, : self.image_shape[0]]
         prediction = self.schedule.config["prediction_type"]
         if prediction == "epsilon":
             return output
-        alpha_bar = self.alphas_cumprod.to(x_t.device)[t].view(-1, 1, 1, 1)
+        alpha_bar = alpha_bar_at(self.alphas_cumprod, t).to(x_t.device).view(-1, 1, 1, 1)
         signal, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
         if prediction == "v_prediction":
             return signal * output + sigma * x_t
@@ -120,7 +151,9 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
         return OptimalDpm.load(directory, device)
     unet_dir = directory / "unet" if (directory / "unet").is_dir() else directory
     scheduler_dir = directory / "scheduler" if (directory / "scheduler").is_dir() else directory
-    return UnetDpm(_load_unet(unet_dir), load_schedule(scheduler_dir)).to(device)
+    unet, schedule = _load_unet(unet_dir), load_schedule(scheduler_dir)
+    classes = unet.config["num_class_embeds"]
+    return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
 
 def save_pipeline(unet: UNet2DModel, scheduler_config: Mapping[str, Any], directory: Path | str) -> None:

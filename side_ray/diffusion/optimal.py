@@ -15,7 +15,8 @@ from diffusers import DDPMScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from side_ray.diffusion.schedule import alphas_cumprod, first_line, load_schedule, read_json
+from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.schedule import alpha_bar_at, alphas_cumprod, first_line, load_schedule, read_json
 from side_ray.errors import UserError
 
 KIND = "optimal"
@@ -35,6 +36,7 @@ class OptimalDpm:
     """
 
     num_classes: int | None = None
+    condition: Condition | None = None
 
     def __init__(self, images: torch.Tensor, schedule: DDPMScheduler) -> None:
         if images.ndim != 4 or len(images) == 0:
@@ -56,7 +58,7 @@ class OptimalDpm:
         return self
 
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """ε*(x_t, t), shape and dtype of `x_t` [B, C, H, W]; t int64 [B].
+        """ε*(x_t, t), shape and dtype of `x_t` [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
 
         Raises:
             ValueError: class labels are given; the closed form has no class condition.
@@ -67,6 +69,8 @@ class OptimalDpm:
         _, mean = self.posterior(x_t, t)
         eps = (x_t.double() - signal[:, None, None, None] * mean) / sigma[:, None, None, None]
         return eps.to(x_t.dtype)
+
+    differentiable_eps = eps
 
     def log_density(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """log p_t(x_t) of the noised training set, float64 [B], in nats: a mixture of N Gaussians of variance 1−ᾱ_t."""
@@ -145,7 +149,7 @@ class OptimalDpm:
 
     def _levels(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """sqrt(ᾱ_t) and sqrt(1−ᾱ_t), float64 [B]."""
-        alpha_bar = self.alphas_cumprod.to(t.device)[t]
+        alpha_bar = alpha_bar_at(self.alphas_cumprod, t)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 

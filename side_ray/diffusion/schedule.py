@@ -67,6 +67,27 @@ def alphas_cumprod(schedule: DDPMScheduler) -> torch.Tensor:
     return schedule.alphas_cumprod.double().cpu()
 
 
+def log_sigma(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """log σ_t with σ_t = sqrt((1−ᾱ_t)/ᾱ_t), the noise of x_t/sqrt(ᾱ_t) around x₀; float64 [T], increasing in t."""
+    return 0.5 * (torch.log1p(-alphas_cumprod) - torch.log(alphas_cumprod))
+
+
+def alpha_bar_at(alphas_cumprod: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """ᾱ_t float64 [B] on the device of `t`: int64 [B], or float64 [B] in 0 … T−1, between whose whole numbers log σ is linear."""
+    if not t.is_floating_point():
+        return alphas_cumprod.to(t.device)[t]
+    levels = log_sigma(alphas_cumprod).to(t.device)
+    below = t.floor().long().clamp(0, len(levels) - 2)
+    return torch.sigmoid(-2 * torch.lerp(levels[below], levels[below + 1], t.double() - below))
+
+
+def timestep_at(alphas_cumprod: torch.Tensor, level: float) -> float:
+    """The fractional timestep t in 0 … T−1 at which log σ_t is `level`: the inverse of `alpha_bar_at`."""
+    levels = log_sigma(alphas_cumprod)
+    below = int(torch.searchsorted(levels, level, right=True).clamp(1, len(levels) - 1)) - 1
+    return below + float((level - levels[below]) / (levels[below + 1] - levels[below]))
+
+
 def read_json(path: Path) -> dict:
     """A JSON object from a file.
 

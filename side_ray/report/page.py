@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from side_ray.report import findings, svg, wording
+from side_ray.report.control import control_verdict
 from side_ray.report.svg import Figure
 
 _ENVIRONMENT = jinja2.Environment(
@@ -68,6 +69,7 @@ def render(
         richness=[each for each in metrics["conditions"] if each.get("richness")],
         richness_band=findings.richness_band(metrics),
         basis=list(_basis(metrics)),
+        control_verdict=control_verdict(metrics) if metrics.get("control") else None,
         similarity=_leaves(_without(metrics["similarity"], "bands")),
         provenance=_leaves(_without(metrics.get("provenance") or {}, "config")),
         config=_public(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)) if config else "",

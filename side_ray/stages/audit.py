@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from side_ray.config import Config
 from side_ray.errors import RunError, UserError, naming
 from side_ray.run import Run
+from side_ray.stages.control import control
 from side_ray.stages.extract import extract, extract_synthetic
 from side_ray.stages.given import describe_given, take_given
 from side_ray.stages.plan import Artifacts, conditions
@@ -21,7 +22,7 @@ from side_ray.storage import open_store
 
 Stage = Callable[[Config, Artifacts, Reporter], None]
 MOST_REPAIRS = 5
-STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "report")
+STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "control", "report")
 
 
 def open_run(config: Config) -> Artifacts:
@@ -64,6 +65,7 @@ def _stages_until(last: str, config: Config) -> list[Stage]:
         "prepare": prepare,
         **({"extract": take_given} if config.given else sampling),
         "score": score,
+        "control": control,
         "report": report,
     }
     if last not in stages:
@@ -102,9 +104,10 @@ def describe(config: Config) -> str:
         "import": f"import {config.dpm.path}",
         "optimal": f"use the closed-form DPM of {config.data.members:,} images",
     }[config.dpm.kind]
+    beside = "; repeat it with a DPM of other images" if config.control else ""
     return (
         f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
         f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
         f"{config.extract.samples:,} = {total:,} images with {config.extract.sampler}-{config.extract.steps}; "
-        f"score by {config.score.similarity}; report"
+        f"score by {config.score.similarity}{beside}; report"
     )

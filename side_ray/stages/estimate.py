@@ -137,7 +137,15 @@ def probe(config: Config, artifacts: Artifacts) -> float:
         guidance = ClassifierGuidance(classifier, targets, scale)
         noise = Noise(range(size), shape)
         to_uint8(
-            sample(dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, guidance=guidance)
+            sample(
+                dpm,
+                noise,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                eta=settings.eta,
+                guidance=guidance,
+                class_labels=None if dpm.num_classes is None else targets,
+            )
         )
         seconds = time.perf_counter() - began
     return size / seconds
@@ -177,7 +185,9 @@ def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int
         assert isinstance(dpm, UnetDpm)
         unet = dpm.unet
     with torch.no_grad():
-        return _count(unet, torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+        zero = torch.zeros(1, dtype=torch.int64)
+        conditional = unet.config["num_class_embeds"] is not None
+        return _count(unet, torch.zeros(1, *shape), zero, *([zero] if conditional else []))
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

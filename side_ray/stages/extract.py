@@ -14,7 +14,8 @@ from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
 from side_ray.images import image_column, to_uint8
-from side_ray.stages.plan import Artifacts, conditions
+from side_ray.run import Artifact
+from side_ray.stages.plan import Artifacts, Condition, conditions
 from side_ray.stages.pool import ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray
@@ -65,7 +66,7 @@ class Generator(ShardActor):
         group = self.spec.groups[task.group]
         with self._device_lock:
             began = time.perf_counter()
-            seeds, targets, images, row["note"] = self._sample(group, task.shard)
+            seeds, targets, classes, images, row["note"] = self._sample(group, task.shard)
             row["seconds_sample"] = time.perf_counter() - began
         began = time.perf_counter()
         first = task.shard * group.shards.rows
@@ -75,6 +76,8 @@ class Generator(ShardActor):
         }
         if group.stream == "extract":
             columns["target"] = pa.array(targets, pa.int64()) if targets else pa.nulls(len(seeds), pa.int64())
+        if classes is not None:
+            columns["class"] = pa.array(classes, pa.int64())
         table = pa.table({**columns, "image": image_column(images)})
         row["seconds_encode"] = time.perf_counter() - began
         began, retries = time.perf_counter(), self.spec.store.retries
@@ -82,16 +85,19 @@ class Generator(ShardActor):
         row["seconds_write"] = time.perf_counter() - began
         row |= {"retries": self.spec.store.retries - retries, "rows": group.shards.rows}
 
-    def _sample(self, group: Group, shard: int) -> tuple[list[int], list[int], np.ndarray, str]:
+    def _sample(self, group: Group, shard: int) -> tuple[list[int], list[int], np.ndarray | None, np.ndarray, str]:
+        """Seeds, guidance targets, the DPM's own class conditions (None without), images, and what is unusual."""
         rows = group.shards.rows
         seeds = [sample_seed(self.spec.seed, group.stream, i) for i in range(shard * rows, (shard + 1) * rows)]
         classifier = self._classifier(group.classifier) if group.classifier else None
         targets = [target_of(seed, classifier.config.num_classes) for seed in seeds] if classifier else []
+        classes = self.dpm.condition.classes_of(seeds) if self.dpm.condition else None
         parts, start, note = [], 0, ""
         while start < rows:
             chosen = slice(start, start + self._batch)
             try:
-                parts.append(self._sample_batch(group, seeds[chosen], classifier, targets[chosen]))
+                condition = None if classes is None else classes[chosen]
+                parts.append(self._sample_batch(group, seeds[chosen], classifier, targets[chosen], condition))
             except torch.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -101,10 +107,15 @@ class Generator(ShardActor):
             start += self._batch
         if self._batch < self.spec.extract.batch_size:
             note = f"sampled {self._batch} at a time instead of {self.spec.extract.batch_size}: the device ran out of memory"
-        return seeds, targets, np.concatenate(parts), note
+        return seeds, targets, classes, np.concatenate(parts), note
 
     def _sample_batch(
-        self, group: Group, seeds: list[int], classifier: ResNet | None, targets: list[int]
+        self,
+        group: Group,
+        seeds: list[int],
+        classifier: ResNet | None,
+        targets: list[int],
+        classes: np.ndarray | None,
     ) -> np.ndarray:
         """One batch, padded to the working size: a network's last bits depend on how many rows it sees."""
         wanted = len(seeds)
@@ -114,13 +125,20 @@ class Generator(ShardActor):
         if classifier is not None:
             rows = torch.tensor(targets + targets[-1:] * padding, device=self.device)
             guidance = ClassifierGuidance(classifier, rows, torch.full((self._batch,), group.scale, device=self.device))
+        labels = None if classes is None else torch.from_numpy(np.pad(classes, (0, padding), "edge")).to(self.device)
         noise = Noise(seeds, self.dpm.image_shape)
         settings = self.spec.extract
         enabled = self.spec.precision != "fp32"
         dtype = torch.float16 if self.spec.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
             images = sample(
-                self.dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, guidance=guidance
+                self.dpm,
+                noise,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                eta=settings.eta,
+                guidance=guidance,
+                class_labels=labels,
             )
         return to_uint8(images[:wanted])
 
@@ -134,7 +152,7 @@ class Generator(ShardActor):
 def extract_synthetic(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     """Sample the synthetic set: λ = 0, stream `synthetic`."""
     group = Group(artifacts.synthetic, "synthetic", 0.0, None)
-    _run(config, artifacts, [group], config.surrogate.synthetic, "synthetic", reporter)
+    sample_groups(config, artifacts, [group], config.surrogate.synthetic, "synthetic", reporter)
     artifacts.run.point_latest(synthetic=artifacts.synthetic.directory)
 
 
@@ -144,14 +162,18 @@ def extract(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     Raises:
         RunError: some shards failed; the others are written, and the message names those.
     """
-    directories = {"random": None, "td": "student", "ti": "ol_ti"}
-    groups = []
-    for condition in conditions(config):
-        part = directories[condition.method]
-        classifier = artifacts.surrogate.child(part).key if part else None
-        groups.append(Group(artifacts.samples(condition), "extract", condition.scale, classifier))
-    _run(config, artifacts, groups, config.extract.samples, "extract", reporter)
+    groups = [
+        Group(artifacts.samples(each), "extract", each.scale, classifier_of(each, artifacts))
+        for each in conditions(config)
+    ]
+    sample_groups(config, artifacts, groups, config.extract.samples, "extract", reporter)
     artifacts.run.point_latest(samples=sample_paths(config, artifacts))
+
+
+def classifier_of(condition: Condition, artifacts: Artifacts) -> str | None:
+    """Where the classifier that guides a condition lies; None for Random."""
+    part = {"random": None, "td": "student", "ti": "ol_ti"}[condition.method]
+    return artifacts.surrogate.child(part).key if part else None
 
 
 def sample_paths(config: Config, artifacts: Artifacts) -> dict[str, str]:
@@ -159,9 +181,20 @@ def sample_paths(config: Config, artifacts: Artifacts) -> dict[str, str]:
     return {each.name: artifacts.samples(each).directory for each in conditions(config)}
 
 
-def _run(
-    config: Config, artifacts: Artifacts, groups: list[Group], samples: int, title: str, reporter: Reporter
+def sample_groups(
+    config: Config,
+    artifacts: Artifacts,
+    groups: list[Group],
+    samples: int,
+    title: str,
+    reporter: Reporter,
+    dpm: Artifact | None = None,
 ) -> None:
+    """Have the missing ones of the first `samples` samples of each group made, from the audited DPM or another one.
+
+    Raises:
+        RunError: some shards failed; the others are written, and the message names those.
+    """
     size = config.extract.shard_size
     count = samples // size
     missing = [group.shards.missing(count) for group in groups]
@@ -175,7 +208,7 @@ def _run(
         return
     spec = GeneratorSpec(
         artifacts.run.store,
-        artifacts.dpm.key,
+        (dpm or artifacts.dpm).key,
         groups,
         config.extract,
         config.run.seed,

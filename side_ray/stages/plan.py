@@ -16,6 +16,9 @@ from side_ray.storage import open_store
 
 # A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 1, "report": 1}
+VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1}
+
+CONTROL = "control.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -137,8 +140,22 @@ class Artifacts:
     def report(self) -> Artifact:
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run"})
+        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    @cached_property
+    def theory(self) -> Artifact:
+        """The theory's quantities on this DPM and its members."""
+        settings = self.config.theory.model_dump(mode="json")
+        return self._artifact("theory", settings, self.config.run.seed, self.dpm.fingerprint, self.prepare.fingerprint)
+
+    @cached_property
+    def control(self) -> Artifact:
+        """What a DPM of other images gives under the same classifiers."""
+        assert self.config.control is not None
+        settings = self.config.control.model_dump(mode="json")
+        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        return self._artifact("control", settings, parts, self.dpm.fingerprint, self.prepare.fingerprint)
 
     def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
         return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)

@@ -8,6 +8,7 @@ from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError, naming
 from side_ray.memorization.bands import Bands
 from side_ray.sources.pools import Description, describe
+from side_ray.stages.control import control_artifacts
 from side_ray.stages.estimate import image_shape
 from side_ray.stages.given import check_given
 from side_ray.stages.plan import Artifacts
@@ -46,6 +47,10 @@ def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None)
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
                 new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+        if not source.labelled and config.dpm.condition == "labels":
+            raise UserError(
+                f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"
+            )
         if not source.labelled and ("ti" in config.extract.methods or config.surrogate.wants_labels):
             raise UserError(
                 f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
@@ -57,6 +62,8 @@ def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None)
         open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
     if config.dpm.kind == "import" and not artifacts.dpm.done:
         fetch_import(config, image_shape(config, artifacts))
+    if config.control:
+        _check_control(config, artifacts)
 
 
 def _check_batch(config: Config) -> None:
@@ -71,3 +78,14 @@ def _check_batch(config: Config) -> None:
             f"dpm.batch_size: {batch} images do not suffice for {config.cluster.most_train_workers} workers in {parts} "
             "part(s) each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
         )
+
+
+def _check_control(config: Config, artifacts: Artifacts) -> None:
+    """Refuse a control for which the source holds too few other images."""
+    other = control_artifacts(config, artifacts)
+    if other.prepare.done:
+        return
+    counts = [count for count in describe(other.config.data, other.pools).counts if count is not None]
+    if len(counts) == (1 if config.data.holdout_path is None else 2):
+        with naming("control.members"):
+            check_sizes(other.config.data, *counts)

@@ -19,9 +19,9 @@ from side_ray.report.page import render
 from side_ray.report.table import metrics_csv
 from side_ray.stages.labelling import FOUND
 from side_ray.stages.loop import CURVE
-from side_ray.stages.plan import Artifacts, Condition, conditions
+from side_ray.stages.plan import CONTROL, Artifacts, Condition, conditions
 from side_ray.stages.progress import Reporter
-from side_ray.stages.score import bands_of, hits_key, read_cut, similarity_of
+from side_ray.stages.score import bands_of, find_cut, hits_key, similarity_of
 from side_ray.stages.shards import ShardSet
 
 SCHEMA = 1
@@ -31,13 +31,15 @@ def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     """Write the report; does nothing if it is there."""
     target = artifacts.report
     if not target.done:
-        cut = read_cut(config, artifacts)
+        cut = find_cut(config, artifacts)
         if cut is not None and not cut.known:
             reporter.warn(_too_few(config, cut))
         scores = {
             each: read_scores(config, artifacts.scores(each), artifacts.sample_shards) for each in conditions(config)
         }
         metrics = build_metrics(config, artifacts, scores, cut)
+        if config.control:
+            metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
         values = [

@@ -215,7 +215,7 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
             spec = ScorerSpec(artifacts.prepare, [synthetic], config.score, sizes, servers, config.cluster.actor_cpus)
             tasks = [Task(0, shard) for shard in to_cut]
             _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-            cut = read_cut(config, artifacts)
+            cut = find_cut(config, artifacts)
             levels = bands_of(config).levels(cut.value if cut else None)
             splits: tuple[Split, ...] = ("member", "holdout") if sizes["holdout"] else ("member",)
             groups = [Group(samples, scores, splits, levels) for _, samples, scores in many]
@@ -226,16 +226,40 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
 
 
+def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], title: str, reporter: Reporter) -> None:
+    """Score the missing shards of N_G samples of each group.
+
+    Raises:
+        DamagedShard, RunError: as for `score`.
+    """
+    sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "holdout")}
+    size, count = config.extract.shard_size, artifacts.sample_shards
+    tasks = [Task(g, shard) for g, group in enumerate(groups) for shard in group.scores.missing(count)]
+    total = config.extract.samples * len(groups)
+    if not tasks:
+        reporter.say(f"{title}: {total:,} samples are scored")
+        return
+    ensure_ray(config.cluster)
+    servers = _start_servers(config, artifacts, sizes)
+    with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
+        spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
+        _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
+    _stop_servers(servers)
+
+
 def bands_of(config: Config) -> Bands:
     """The bands that the config asks for."""
     larger_is_closer = config.score.similarity == "sscd"
     return Bands.make(config.score.bands, config.score.similarity, larger_is_closer)
 
 
-def read_cut(config: Config, artifacts: Artifacts) -> Cut | None:
-    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on; None without such."""
-    if not artifacts.cut_shards:
-        return None
+def find_cut(config: Config, artifacts: Artifacts) -> Cut | None:
+    """The calibrated cut; None where samples are given and no image that nothing was trained on."""
+    return read_cut(config, artifacts) if artifacts.cut_shards else None
+
+
+def read_cut(config: Config, artifacts: Artifacts) -> Cut:
+    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
     return calibrated_cut(best, config.score.false_match_rate, larger_is_closer=config.score.similarity == "sscd")
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from side_ray.config import Config, DpmSection
 from side_ray.datasets import read_split
+from side_ray.diffusion.condition import Condition, condition_labels
 from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.schedule import new_schedule
@@ -53,13 +54,18 @@ class DpmRecipe(Recipe):
         torch.manual_seed(seed)
         self.schedule = new_schedule(dpm.schedule, dpm.timesteps, dpm.prediction)
         self.alphas_cumprod = self.schedule.alphas_cumprod.to(device)
-        self.module: nn.Module = new_unet(dpm.unet.model_dump(), members.shape)
+        own = None if members.labels is None else members.labels.cpu().numpy()
+        labels = classes_of_members(own, members.count, dpm, seed)
+        self.condition = None if labels is None else Condition.of_labels(labels)
+        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
+        classes = {"num_class_embeds": len(self.condition.counts)} if self.condition else {}
+        self.module: nn.Module = new_unet(dpm.unet.model_dump() | classes, members.shape)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
-        """x₀ and ε, float32 [n, C, H, W], and t, int64 [n]."""
+        """x₀ and ε, float32 [n, C, H, W], t, int64 [n], and of a conditional model the class, int64 [n]."""
         generator = torch.Generator(self.device).manual_seed(_step_seed(self.seed, step))
         size = self.dpm.batch_size
-        x0, _ = self.members.draw(step, rows)
+        x0, ids = self.members.draw(step, rows)
         eps = torch.randn((size, *self.members.shape), generator=generator, device=self.device)
         t = torch.randint(self.dpm.timesteps, (size,), generator=generator, device=self.device)
         if self.dpm.flips:
@@ -68,11 +74,11 @@ class DpmRecipe(Recipe):
         if self.dpm.unet.dropout:
             # Dropout draws from the common generator, which a resumed training would find elsewhere.
             torch.manual_seed(_step_seed(self.seed, step) ^ rows.start)
-        return x0, eps[rows], t[rows]
+        return x0, eps[rows], t[rows], *(() if self.labels is None else (self.labels[ids],))
 
     def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
-        x0, eps, t = parts
-        prediction = module(noisy(x0, t, eps, self.alphas_cumprod), t).sample
+        x0, eps, t, *labels = parts
+        prediction = module(noisy(x0, t, eps, self.alphas_cumprod), t, *labels).sample
         return functional.mse_loss(prediction.float(), self._target(x0, eps, t))
 
     def _target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -86,7 +92,18 @@ class DpmRecipe(Recipe):
 
     def export(self, directory: Path) -> dict[str, Any]:
         save_pipeline(self.module, self.schedule.config, directory)
+        if self.condition:
+            self.condition.save(directory)
         return {"parameters": sum(p.numel() for p in self.module.parameters())}
+
+
+def classes_of_members(own: np.ndarray | None, count: int, dpm: DpmSection, seed: int) -> np.ndarray | None:
+    """The class that each member is trained with, int64 [count]; None for an unconditional model.
+
+    Args:
+        own: int64 [count], the members' labels, None without.
+    """
+    return condition_labels(dpm.condition, own, count, dpm.condition_classes, seed)
 
 
 def _step_seed(seed: int, step: int) -> int:

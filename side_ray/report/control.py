@@ -1,0 +1,51 @@
+"""The control of the classifier in plain words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from side_ray.report import wording
+
+
+def control_verdict(metrics: Mapping[str, Any]) -> str:
+    """Whether a DPM of other images, guided by the same classifiers, gives copies of the audited training set."""
+    control = metrics["control"]
+    rows = control["conditions"]
+    size = wording.count(control["members"])
+    what = f"A DPM trained on {size} other images and guided by the same classifiers"
+    rising = [row for row in rows if row["p_adjusted"] < 0.05]
+    if rising:
+        names = "; ".join(
+            f"{wording.condition_name(row)}: {row['calibrated']['ams_count']} of {wording.count(row['n'])} against "
+            f"{row['calibrated']['holdout_count']}"
+            for row in rising
+        )
+        return (
+            f"{what} matches the audited training images MORE often than images that nobody was trained on ({names}). So part of "
+            "what SIDE extracts here may come from the classifier, and the audited model's own share is less than its count."
+        )
+    most = max(rows, key=lambda row: row["calibrated"]["ams"])
+    band = most["calibrated"]
+    text = (
+        f"{what} matches the audited training images no more often than images that nobody was trained on: at most "
+        f"{wording.percent(band['ams'])} of its samples in any condition ({band['ams_count']} of {wording.count(most['n'])}, 95% "
+        f"interval {wording.interval(band['ams_ci'])}; {wording.condition_name(most)}), against {band['holdout_count']} held-out "
+        "matches of the same samples. "
+    )
+    return text + _audited(metrics, rows)
+
+
+def _audited(metrics: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
+    """The audited DPM's best guided condition beside the control's upper limit in the same condition."""
+    own = {(each["method"], each["lambda"]): each["calibrated"] for each in metrics["conditions"]}
+    guided = [row for row in rows if row["lambda"] and (row["method"], row["lambda"]) in own]
+    if not guided:
+        return "The classifier is not where copies come from."
+    best = max(guided, key=lambda row: own[row["method"], row["lambda"]]["ams"])
+    band, ceiling = own[best["method"], best["lambda"]], best["calibrated"]["ams_ci"][1]
+    beside = (
+        f"The audited model gives {wording.percent(band['ams'])} copies at {wording.condition_name(best)}, the control at most "
+        f"{wording.percent(ceiling)} (95%)"
+    )
+    if band["ams_ci"][0] > ceiling:
+        return f"{beside}: the copies come from the model, not from the classifier."
+    return f"{beside}, too few samples to tell the two apart."

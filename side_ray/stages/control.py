@@ -1,0 +1,126 @@
+"""Is it the model or the classifier? A DPM of other images, guided by the classifiers of the audited one."""
+
+from typing import Any
+
+from side_ray.config import Config
+from side_ray.errors import naming
+from side_ray.memorization.control import LEVEL, compare_sets, holm
+from side_ray.memorization.cut import Cut
+from side_ray.memorization.scores import condition_metrics, reaches
+from side_ray.run import Run
+from side_ray.stages.extract import Group as SampleGroup
+from side_ray.stages.extract import classifier_of, sample_groups
+from side_ray.stages.plan import CONTROL, VERSIONS, Artifacts, Condition, conditions
+from side_ray.stages.prepare import prepare
+from side_ray.stages.progress import Reporter
+from side_ray.stages.report import read_scores
+from side_ray.stages.score import Group as ScoreGroup
+from side_ray.stages.score import bands_of, read_cut, score_groups
+from side_ray.stages.shards import ShardSet
+from side_ray.stages.train_dpm import train_dpm
+
+
+class _Aside(Run):
+    """A run whose `latest.json` stays the audit's."""
+
+    def point_latest(self, **entries: Any) -> None:
+        pass
+
+
+def control_config(config: Config) -> Config:
+    """The config that trains the control DPM: its members begin behind the audit's three sets in the drawn order."""
+    assert config.control is not None
+    data = config.data
+    taken = data.members + (0 if data.holdout_path else 2 * data.holdout)
+    # No split of its own is scored against: one image each is the least that `prepare` makes.
+    others = {"members": config.control.members or data.members, "holdout": 1, "skip": data.skip + taken}
+    return config.model_copy(update={"data": data.model_copy(update=others), "control": None})
+
+
+def control_artifacts(config: Config, artifacts: Artifacts) -> Artifacts:
+    """Where the control DPM and its images lie, in the run directory of the audit."""
+    return Artifacts(control_config(config), _Aside(artifacts.run.store))
+
+
+def control_conditions(config: Config) -> list[Condition]:
+    """The audit's conditions that the control repeats: Random, and all or the asked λ of the guided methods."""
+    assert config.control is not None
+    wanted = config.control.lambdas
+    guided = [each for each in conditions(config) if each.scale > 0 and (wanted is None or each.scale in wanted)]
+    return [Condition("random", 0.0), *guided]
+
+
+def control(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Train the control DPM, sample it and score its samples as the audit does; nothing where the config does not ask.
+
+    Raises:
+        UserError: the source does not hold enough other images.
+        RunError: training or shards failed; what is finished stays finished.
+    """
+    if config.control is None:
+        return
+    other = control_artifacts(config, artifacts)
+    reporter.say("control: a DPM of other images")
+    with naming("control.members"):
+        prepare(other.config, other, reporter)
+    train_dpm(other.config, other, reporter)
+    wanted = control_conditions(config)
+    groups = [
+        SampleGroup(_samples(artifacts, other, each), "extract", each.scale, classifier_of(each, artifacts))
+        for each in wanted
+    ]
+    sample_groups(config, artifacts, groups, config.extract.samples, "control: extract", reporter, other.dpm)
+    levels = bands_of(config).levels(read_cut(config, artifacts).value)
+    scored = [
+        ScoreGroup(_samples(artifacts, other, each), _scores(artifacts, other, each), ("member", "holdout"), levels)
+        for each in wanted
+    ]
+    score_groups(config, artifacts, scored, "control: score", reporter)
+    target = artifacts.control
+    if not target.done:
+        target.write_json(CONTROL, control_metrics(config, artifacts, read_cut(config, artifacts)))
+        target.finish()
+
+
+def control_metrics(config: Config, artifacts: Artifacts, cut: Cut) -> dict[str, Any]:
+    """`metrics.json`'s `control`: the control DPM, each condition's matches with the members and with `holdout`, and whether
+    the first rise above the second.
+    """
+    other, bands, sizes = control_artifacts(config, artifacts), bands_of(config), artifacts.prepare.info()
+    rows, p_values = [], []
+    for each in control_conditions(config):
+        found = read_scores(config, _scores(artifacts, other, each), artifacts.sample_shards)
+        assert found.holdout_best is not None
+        members, holdout = (reaches(values, cut, bands.larger_is_closer) for values in (found.best, found.holdout_best))
+        test = compare_sets(members, holdout, sizes["member"], sizes["holdout"])
+        numbers = condition_metrics(found, bands, cut, train_size=sizes["member"])
+        row = {"method": each.method, "lambda": each.scale, "n": numbers["n"], "calibrated": numbers["calibrated"]}
+        rows.append(
+            row | {"only_members": test.only_members, "only_holdout": test.only_holdout, "p_value": test.p_value}
+        )
+        p_values.append(test.p_value)
+    for row, adjusted in zip(rows, holm(p_values), strict=True):
+        row["p_adjusted"] = adjusted
+    return {
+        "members": other.prepare.info()["member"],
+        "dpm": other.dpm.key,
+        "conditions": rows,
+        "rises": any(row["p_adjusted"] < LEVEL for row in rows),
+    }
+
+
+def _samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    """Shards that differ from the audit's own in the DPM alone: seeds, targets, settings and classifier are the same."""
+    own = artifacts.samples(condition)
+    key = artifacts.run.artifact(
+        "control_samples", VERSIONS["control_samples"], own.fingerprint, other.dpm.fingerprint
+    ).child(condition.name)
+    return ShardSet(key.store, key.key, key.fingerprint, own.rows)
+
+
+def _scores(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    own, samples = artifacts.scores(condition), _samples(artifacts, other, condition)
+    key = artifacts.run.artifact(
+        "control_scores", VERSIONS["control_scores"], own.fingerprint, samples.fingerprint
+    ).child(condition.name)
+    return ShardSet(key.store, key.key, key.fingerprint, own.rows)
