@@ -10,7 +10,21 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "side_ray"
 FLOOR = {
     **dict.fromkeys(
-        ("errors", "images", "storage", "datasets", "sources", "run", "config", "config_file", "__init__"), 1
+        (
+            "errors",
+            "images",
+            "storage",
+            "datasets",
+            "sources",
+            "run",
+            "config",
+            "config_base",
+            "config_file",
+            "config_sweep",
+            "presets",
+            "__init__",
+        ),
+        1,
     ),
     **dict.fromkeys(("diffusion", "surrogate", "memorization", "report"), 2),
     **dict.fromkeys(("stages", "cli"), 3),

@@ -14,7 +14,7 @@ from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
 from side_ray.images import image_column, to_uint8
-from side_ray.stages.plan import Artifacts, conditions
+from side_ray.stages.plan import Artifacts, Condition, conditions
 from side_ray.stages.pool import ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray
@@ -120,7 +120,13 @@ class Generator(ShardActor):
         dtype = torch.float16 if self.spec.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
             images = sample(
-                self.dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, guidance=guidance
+                self.dpm,
+                noise,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                eta=settings.eta,
+                guidance=guidance,
+                guidance_interval=settings.guidance_interval,
             )
         return to_uint8(images[:wanted])
 
@@ -144,14 +150,16 @@ def extract(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     Raises:
         RunError: some shards failed; the others are written, and the message names those.
     """
-    directories = {"random": None, "td": "student", "ti": "ol_ti"}
-    groups = []
-    for condition in conditions(config):
-        part = directories[condition.method]
-        classifier = artifacts.surrogate.child(part).key if part else None
-        groups.append(Group(artifacts.samples(condition), "extract", condition.scale, classifier))
+    groups = [group_of(condition, artifacts) for condition in conditions(config)]
     _run(config, artifacts, groups, config.extract.samples, "extract", reporter)
     artifacts.run.point_latest(samples=sample_paths(config, artifacts))
+
+
+def group_of(condition: Condition, artifacts: Artifacts) -> Group:
+    """What samples a condition."""
+    part = {"random": None, "td": "student", "ti": "ol_ti"}[condition.method]
+    classifier = artifacts.surrogate.child(part).key if part else None
+    return Group(artifacts.samples(condition), "extract", condition.scale, classifier)
 
 
 def sample_paths(config: Config, artifacts: Artifacts) -> dict[str, str]:
