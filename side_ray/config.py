@@ -299,7 +299,7 @@ def _with_samples(values: Any) -> Any:
     if not all(isinstance(count, int) and count > 0 for count in (size, classes, each)):
         return values  # told of by the keys' own checks
     samples = -(-each * classes // size) * size
-    if extract.get("samples", samples) != samples:
+    if extract.get("samples") not in (None, samples):
         raise ValueError(
             f"extract.samples: {extract['samples']}, but extract.samples_per_target makes it {samples}; give one of them"
         )

@@ -10,6 +10,7 @@ import pyarrow as pa
 from side_ray.config import Config
 from side_ray.datasets import to_parquet
 from side_ray.errors import RunError
+from side_ray.memorization.bands import CALIBRATED
 from side_ray.memorization.cut import Cut
 from side_ray.report.sweep import FAILED, FINISHED, STOPPED, Outcome, best, sweep_rows, value_of
 from side_ray.report.table import rows_csv
@@ -32,11 +33,12 @@ from side_ray.stages.score import (
 )
 from side_ray.stages.session import ensure_ray
 from side_ray.stages.sweep_plan import Setting, SweepPlan, audit_of, survivors
-from side_ray.stages.sweep_trial import TrialSpec, read_result, run_trial, trial_spec
+from side_ray.stages.sweep_trial import SCORES, TrialSpec, read_result, run_trial, trial_spec
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 
 TABLE, BEST = "sweep", "best.yaml"
+PROGRESS_EVERY_S = 30
 SHARED = (prepare, train_dpm, extract_synthetic, score_synthetic, train_surrogate)
 
 
@@ -163,9 +165,12 @@ def _run_rung(
     """Have Ray Tune bring every wanted trial to its goal; errors of those that failed, by name."""
     # Ctrl-C is for the command to answer: what is finished is kept anyway.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # Tune's newer output lists every metric of every trial; the older one takes a table of one's own columns.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
     cluster, rules = plan.config.cluster, plan.config.sweep
+    column = CALIBRATED if rules.band == CALIBRATED else f"cumulative-{rules.band}"
     filesystem, root = plan.results.store.arrow()
     directory, name = f"{root}/{plan.results.key}/tune", f"rung-{number}"
     trainable = tune.with_resources(
@@ -193,6 +198,13 @@ def _run_rung(
                 storage_path=directory,
                 storage_filesystem=filesystem,
                 failure_config=tune.FailureConfig(max_failures=rules.retries),
+                progress_reporter=tune.CLIReporter(
+                    parameter_columns={"setting/goal": "of"},
+                    metric_columns={"samples": "samples"} | {f"{score}/{column}": f"{score} %" for score in SCORES},
+                    max_report_frequency=PROGRESS_EVERY_S,
+                    max_progress_rows=60,
+                ),
+                verbose=1,
             ),
         )
     results = tuner.fit()

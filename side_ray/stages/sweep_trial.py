@@ -7,7 +7,7 @@ import numpy as np
 
 from side_ray.config import Config
 from side_ray.errors import RunError
-from side_ray.memorization.bands import Bands
+from side_ray.memorization.bands import CALIBRATED, Bands
 from side_ray.memorization.cut import Cut
 from side_ray.memorization.scores import ConditionScores, condition_metrics, cut_metrics, join
 from side_ray.run import Artifact
@@ -157,8 +157,9 @@ def run_trial(parameters: dict[str, Any], trials: dict[str, TrialSpec]) -> None:
 
 
 def progress(metrics: dict[str, Any], samples: int) -> dict[str, Any]:
-    """What a trial tells while it runs: `samples`, and each score by band, in %."""
-    cuts = {**metrics["bands"], "calibrated": metrics["calibrated"]}
+    """What a trial tells while it runs: `samples`, and each score in %, by band, cumulative band and at the calibrated cut."""
+    cumulative = {f"cumulative-{name}": entry for name, entry in metrics["cumulative"].items()}
+    cuts = {**metrics["bands"], **cumulative, CALIBRATED: metrics["calibrated"]}
     shares = {score: {name: 100 * entry[score] for name, entry in cuts.items()} for score in SCORES}
     return {"samples": samples, **shares}
 

@@ -120,7 +120,7 @@ def table3(metrics: Mapping[str, Any]) -> Recomputed:
         for row in where(printed("table3"), dataset=dataset):
             mine, theirs = tops.get(row["method"], {}), {key: row[key] for key in row if key.startswith("top_")}
             told = ", ".join(
-                f"{key[4:]} %: {mine[key]:.3f} (paper {value:.3f})" for key, value in theirs.items() if mine
+                f"{key[4:]} %: {mine[key]:.3f} (paper {value:.3f})" for key, value in theirs.items() if key in mine
             )
             lines.append(f"{wording.method_name(row['method'])}: {told}.")
     else:
