@@ -14,6 +14,7 @@ from side_ray.memorization.bands import CALIBRATED
 from side_ray.memorization.cut import Cut
 from side_ray.report.sweep import FAILED, FINISHED, STOPPED, Outcome, best, sweep_rows, value_of
 from side_ray.report.table import rows_csv
+from side_ray.run import fingerprint
 from side_ray.stages.audit import open_run, run_repairing
 from side_ray.stages.claim import held
 from side_ray.stages.extract import extract_synthetic
@@ -81,6 +82,9 @@ def _make(plan: SweepPlan, reporter: Reporter) -> list[Outcome]:
         goals, errors = _run(plan, trials, reporter)
     finally:
         stop_servers(servers)
+    notes = {note for each, goal in goals.items() for note in (trials[each].result(goal) or {}).get("notes", [])}
+    for note in sorted(notes):
+        reporter.warn(note)
     outcomes = [_outcome(plan, each, goals[each], errors) for each in plan.settings]
     _write(plan, outcomes)
     if not errors:
@@ -144,11 +148,13 @@ def _run(
         goals |= {each: plan.goal(each, share) for each in running}
         if any(trials[each].result(goals[each]) is None for each in running):
             errors |= _run_rung(plan, number, running, goals, trials, reporter)
-        found = {each: trials[each].result(goals[each]) for each in running if trials[each].name not in errors}
-        if early and share < 1 and found:
-            values = {
-                each: value_of(result["metrics"], rules.score, rules.band) for each, result in found.items() if result
-            }
+        values = {
+            each: value_of(found["metrics"], rules.score, rules.band)
+            for each in running
+            if (found := trials[each].result(goals[each])) is not None
+        }
+        running = list(values)
+        if early and share < 1 and values:
             running = survivors(values, early.keep)
             reporter.say(f"sweep: {len(running)} of {len(values)} trials go on after {share:g} of their samples")
     return goals, errors
@@ -172,7 +178,9 @@ def _run_rung(
     cluster, rules = plan.config.cluster, plan.config.sweep
     column = CALIBRATED if rules.band == CALIBRATED else f"cumulative-{rules.band}"
     filesystem, root = plan.results.store.arrow()
-    directory, name = f"{root}/{plan.results.key}/tune", f"rung-{number}"
+    # Named by its trials too: where a failed one is made up for, others may go on than before.
+    names = fingerprint([trials[each].name for each in wanted])
+    directory, name = f"{root}/{plan.results.key}/tune", f"rung-{number}-{names}"
     trainable = tune.with_resources(
         partial(run_trial, trials={trials[each].name: trials[each] for each in wanted}),
         {"CPU": cluster.actor_cpus, "GPU": float(cluster.gpus)},

@@ -124,7 +124,8 @@ def test_the_best_setting_is_a_config_that_audit_takes_and_samples_nothing(swept
 
 def test_trials_say_how_they_stand_at_each_shard(swept):
     root, _, plan, _ = swept
-    directories = sorted(path for path in (root / plan.results.key / "tune" / "rung-0").iterdir() if path.is_dir())
+    (rung,) = (root / plan.results.key / "tune").iterdir()
+    directories = sorted(path for path in rung.iterdir() if path.is_dir())
     assert [path.name for path in directories] == sorted(each.name for each in plan.settings)
     for directory in directories:
         with open(directory / "progress.csv") as file:
