@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -150,6 +151,65 @@ def twins(config: ConfigPath, overrides: Overrides = None) -> None:
     _run("twins", config, overrides)
 
 
+@app.command("sweep")
+def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Audit every setting that the config's section `sweep` asks for, and say which extracts most."""
+    raise typer.Exit(guarded(lambda: _sweep(config, overrides or [])))
+
+
+def _sweep(path: str, overrides: list[str]) -> None:
+    config = load_config(path, overrides)
+    from rich.console import Console
+
+    from side_ray.report.sweep import samples_made, terminal_table
+    from side_ray.stages.progress import Reporter
+    from side_ray.stages.session import shut_down
+    from side_ray.stages.sweep import BEST, TABLE
+    from side_ray.stages.sweep import sweep as run_sweep
+
+    try:
+        plan, outcomes = run_sweep(config, Reporter())
+        Console(width=None if sys.stdout.isatty() else 160).print(
+            terminal_table(outcomes, config.sweep.score, config.sweep.band)
+        )
+        made, planned = samples_made(outcomes)
+        where = f"{plan.results.store.uri}/{plan.results.key}"
+        print(f"samples: {made:,} of {planned:,}\ntable: {where}/{TABLE}.csv\nbest setting: {where}/{BEST}")
+    finally:
+        shut_down()
+
+
+@app.command("reproduce")
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4, fig4, fig5 or fig7")],
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="tiny (a minute), digits (a laptop) or paper (a GPU cluster)")] = "digits",
+    run: Annotated[str | None, typer.Option(help="Take the newest report of this run directory instead")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server, for --run")] = None,
+) -> None:
+    """Recompute a table or figure of the paper, and say where it agrees."""
+    raise typer.Exit(guarded(lambda: _reproduce(table, overrides or [], preset, run, endpoint)))
+
+
+def _reproduce(table: str, overrides: list[str], preset: str, run: str | None, endpoint: str | None) -> None:
+    from side_ray.presets import check_table, preset_config
+
+    check_table(table)
+    config = preset_config(table, preset, overrides) if run is None else None
+    from side_ray.stages import reproduce as stage
+    from side_ray.stages.progress import Reporter
+    from side_ray.stages.session import shut_down
+
+    try:
+        if config is not None:
+            store, found = stage.reproduce(table, config, Reporter())
+        else:
+            store, found = stage.reproduce_from(table, str(run), endpoint)
+        print(f"{found.title}\n\n{found.text}\nfiles: {store.uri}/reproduce/{found.name}/")
+    finally:
+        shut_down()
+
+
 @app.command("plan")
 def plan(
     config: ConfigPath,
@@ -214,15 +274,16 @@ def job(last: str) -> None:
     """Entry point of a submitted job: `python jobs/audit.py --config FILE [section.key=value …]`.
 
     Args:
-        last: the stage to end with, one of `side_ray.stages.audit.STAGES`, or one of `STUDIES`.
+        last: the stage to end with, one of `side_ray.stages.audit.STAGES`, one of `STUDIES`, or `sweep`.
     """
-    parser = argparse.ArgumentParser(description=f"Run an audit up to and including its stage {last}.")
+    parser = argparse.ArgumentParser(description=f"Run {last} and all that it needs.")
     parser.add_argument("--config", required=True, help="YAML file of the audit")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
     )
     arguments = parser.parse_args()
-    sys.exit(guarded(lambda: _until(last, arguments.config, arguments.overrides)))
+    action = _sweep if last == "sweep" else partial(_until, last)
+    sys.exit(guarded(lambda: action(arguments.config, arguments.overrides)))
 
 
 if __name__ == "__main__":

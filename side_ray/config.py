@@ -4,28 +4,18 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from side_ray.config_studies import ControlSection, TheorySection
+from side_ray.config_sweep import SweepSection
 from side_ray.config_training import Training
-from side_ray.config_types import Count, Positive, Real, Section, Share, Whole, later
+from side_ray.config_types import Count, LambdaGrid, Positive, Real, Section, Share, Whole, later
 from side_ray.sources.options import check_options
 
 Method = Literal["random", "ti", "td"]
 Sampler = Literal["ddim", "ddpm", "dpmsolver++"]
 Preset = Literal["cumulative", "paper", "sscd"]
 Edge = float | None
-
-
-def _distinct(values: list[float]) -> list[float]:
-    if len(set(values)) != len(values):
-        raise ValueError("holds a value twice; list each guidance scale once")
-    return sorted(values)
-
-
-Lambda = Annotated[Real, Field(ge=0)]
-LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
-
 OwnBands = dict[str, tuple[Edge, Edge]]
 # Chosen by the value's type, so that a fault is told of the one form that was meant. A tag that is no identifier stays
 # out of the key in the message.
@@ -233,9 +223,18 @@ class ExtractSection(Section):
     steps: Count = 50
     eta: Share = 0.0
     """Share of DDPM's noise that DDIM adds at each step."""
+    samples_per_target: Count | None = later(None)
+    """Images for each class instead of `samples`: N_G is then this × surrogate.classes, rounded up to whole shards, and grows
+    with the number of classes (the paper's Table 2 has 1,200)."""
+    guidance_interval: tuple[Share, Share] = later((0.0, 1.0))
+    """The classifier guides only while from ≤ t/T < to: 0 is the image, 1 the noise."""
 
     @model_validator(mode="after")
     def _grids(self) -> Self:
+        if self.guidance_interval[0] >= self.guidance_interval[1]:
+            raise ValueError(
+                f"extract.guidance_interval: {list(self.guidance_interval)} holds nothing; write [from, to] with from < to"
+            )
         if 0 not in self.lambdas:
             raise ValueError("extract.lambdas: λ = 0, the Random baseline, is missing; add 0 to the list")
         if "td" in self.methods and not any(self.lambdas):
@@ -338,6 +337,28 @@ class ClusterSection(Section):
         return self
 
 
+def _with_samples(values: Any) -> Any:
+    """The values with `extract.samples` set from `extract.samples_per_target`, where that is given."""
+    extract, surrogate = values.get("extract"), values.get("surrogate") or {}
+    if not isinstance(extract, dict) or not isinstance(surrogate, dict) or not extract.get("samples_per_target"):
+        return values
+    if surrogate.get("labels") == "classifier":
+        raise ValueError(
+            "extract.samples_per_target: the classes of a classifier are those of the data; give extract.samples instead"
+        )
+    size = extract.get("shard_size", ExtractSection.model_fields["shard_size"].default)
+    classes = surrogate.get("classes", SurrogateSection.model_fields["classes"].default)
+    each = extract["samples_per_target"]
+    if not all(isinstance(count, int) and count > 0 for count in (size, classes, each)):
+        return values  # told of by the keys' own checks
+    samples = -(-each * classes // size) * size
+    if extract.get("samples") not in (None, samples):
+        raise ValueError(
+            f"extract.samples: {extract['samples']}, but extract.samples_per_target makes it {samples}; give one of them"
+        )
+    return {**values, "extract": {**extract, "samples": samples}}
+
+
 class Config(Section):
     """A whole audit. Frozen: a stage's fingerprint is taken from it."""
 
@@ -353,6 +374,12 @@ class Config(Section):
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()
     control: ControlSection | None = later(None)
+    sweep: SweepSection = SweepSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_of_targets(cls, values: Any) -> Any:
+        return _with_samples(values)
 
     @model_validator(mode="after")
     def _between_sections(self) -> Self:

@@ -37,9 +37,20 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         UserError: one line per fault, each naming the key and the remedy.
     """
+    return parse_config(read_values(path, overrides), str(path))
+
+
+def read_values(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), **sections: dict[str, Any]
+) -> dict[str, Any]:
+    """The values of a config that is not checked yet; `sections` replace keys of the file before the overrides do, None
+    takes one away."""
     values = _read_yaml(Path(path))
+    for name, changes in sections.items():
+        merged = {**values.get(name, {}), **changes}
+        values[name] = {key: value for key, value in merged.items() if value is not None}
     override(values, overrides)
-    return parse_config(values, str(path))
+    return values
 
 
 def override(values: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -2,17 +2,12 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
-
-
-class StudySection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from side_ray.config_types import Count, Section, Whole
 
 
-class TheorySection(StudySection):
+class TheorySection(Section):
     """What `side-ray theory` computes; an audit does not read it."""
 
     images: Count = 2000
@@ -45,7 +40,7 @@ class TheorySection(StudySection):
         return self
 
 
-class ControlSection(StudySection):
+class ControlSection(Section):
     """A second DPM, of other images, guided by the audited DPM's classifiers: does the classifier alone give copies?"""
 
     members: Count | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_bool(value: Any) -> Any:
@@ -11,11 +11,19 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _distinct(values: list[float]) -> list[float]:
+    if len(set(values)) != len(values):
+        raise ValueError("holds a value twice; list each guidance scale once")
+    return sorted(values)
+
+
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
+Lambda = Annotated[Real, Field(ge=0)]
+LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 
 
 class Section(BaseModel):

@@ -75,6 +75,38 @@ BAD = {
     "too few neighbours": ({"score.neighbors": 10}, "score.neighbors: "),
     "false-match rate": ({"score.false_match_rate": 0}, "score.false_match_rate: "),
     "actors reversed": ({"cluster.actors": [4, 2]}, "cluster.actors: [least, most]"),
+    "guidance interval reversed": (
+        {"extract.guidance_interval": [0.8, 0.2]},
+        "extract.guidance_interval: [0.8, 0.2] holds nothing; write [from, to] with from < to",
+    ),
+    "guidance interval beyond the noise": ({"extract.guidance_interval": [0.2, 1.5]}, "extract.guidance_interval.1: "),
+    "N_G and images per class": (
+        {"extract.samples_per_target": 10},
+        "extract.samples: 2000, but extract.samples_per_target makes it 1000; give one of them",
+    ),
+    "images per class of a classifier": (
+        {"extract.samples_per_target": 10, "surrogate.labels": "classifier"},
+        "extract.samples_per_target: the classes of a classifier are those of the data",
+    ),
+    "no image per class": ({"extract.samples_per_target": 0}, "extract.samples_per_target: input should be greater"),
+    "unknown key of a sweep": ({"sweep.class": [3]}, "sweep.class: unknown key; did you mean classes?"),
+    "empty axis": ({"sweep.classes": []}, "sweep.classes: is empty; leave the key out"),
+    "axis with equals": ({"sweep.steps": [8, 8]}, "sweep.steps: holds a value twice"),
+    "number of draws in a grid": ({"sweep.trials": 5}, "sweep.trials: is for sweep.search random"),
+    "draws without number": ({"sweep.search": "random"}, "sweep.trials: search random needs the number"),
+    "λ range reversed": (
+        {"sweep.search": "random", "sweep.trials": 3, "sweep.lambda_range": [9, 1]},
+        "sweep.lambda_range: [9.0, 1.0] holds nothing",
+    ),
+    "λ range and list": (
+        {"sweep.search": "random", "sweep.trials": 3, "sweep.lambda_range": [1, 9], "sweep.lambdas": [1]},
+        "sweep.lambdas: is given beside sweep.lambda_range",
+    ),
+    "unordered rungs": (
+        {"sweep.early_stopping": {"after": [0.5, 0.25]}},
+        "sweep.early_stopping.after: must ascend; write for example [0.25, 0.5]",
+    ),
+    "keeping all": ({"sweep.early_stopping": {"keep": 1}}, "sweep.early_stopping.keep: "),
     "run without uri": ({"run.uri": ""}, "run.uri: "),
     "section is a list": ({"surrogate": [1]}, "surrogate: "),
 }

@@ -20,6 +20,8 @@ FLOOR = {
             "config",
             "config_file",
             "config_studies",
+            "config_sweep",
+            "presets",
             "__init__",
         ),
         1,

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from side_ray.config_file import load_config
+from side_ray.stages.sweep_plan import settings
 from tests.stages.test_given import drawn, folder
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +61,35 @@ def test_score_of_generated_images(tmp_path):
 def test_audit_settings_are_accepted():
     path, *overrides = of_verb("audit")
     assert load_config(ROOT / path, overrides).extract.sampler == "ddim"
+
+
+def test_sweep_settings_are_accepted():
+    path, *overrides = of_verb("sweep")
+    found = settings(load_config(ROOT / path, overrides))
+    assert len([each for each in found if each.scale]) == 12
+
+
+@pytest.mark.slow
+def test_sweep(tmp_path):
+    path, *overrides = of_verb("sweep")
+    small = [
+        "dpm.kind=optimal",
+        "surrogate.synthetic=1000",
+        "surrogate.steps=200",
+        "extract.samples=500",
+        "extract.steps=4",
+    ]
+    result = side_ray("sweep", path, *overrides, *small, f"run.uri={tmp_path}/run", "sweep.lambdas=[0, 1, 5]")
+    assert result.returncode == 0, result.stderr
+    assert "samples: 2,500 of 2,500" in result.stdout
+
+
+def test_reproduce(tiny_audit, tmp_path):
+    shutil.copytree(tiny_audit.run.store.uri, tmp_path / "run")
+    arguments = [f"{tmp_path}/run" if each == "runs/digits" else each for each in of_verb("reproduce")]
+    result = side_ray("reproduce", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Table 1: AMS and UMS of three methods" in result.stdout
 
 
 def test_status(tiny_audit):

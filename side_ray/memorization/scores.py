@@ -1,5 +1,6 @@
 """The scores of one condition: AMS and UMS (Eq. 14, 15) in every band, with counts, intervals and the held-out control."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from side_ray.memorization.bands import CALIBRATED, Bands, closeness_of
 from side_ray.memorization.cut import Cut
-from side_ray.memorization.hits import BandHits, Hits, union
+from side_ray.memorization.hits import BandHits, Hits, merge_hits, union
 from side_ray.memorization.intervals import McNemar, clopper_pearson, distinct_interval, mcnemar
 from side_ray.memorization.richness import richness
 
@@ -32,16 +33,23 @@ class ConditionScores:
     """float32 [N], value of the second-closest training image, where values are proportional to pixel distances (nL2)."""
 
 
-def condition_metrics(
+def join(parts: Sequence[ConditionScores]) -> ConditionScores:
+    """The scores of several shards of one condition, at least one, as of one."""
+    holdout = [part.holdout_best for part in parts if part.holdout_best is not None]
+    second = [part.second for part in parts if part.second is not None]
+    return ConditionScores(
+        np.concatenate([part.best for part in parts]),
+        np.concatenate([part.best_id for part in parts]),
+        merge_hits(part.hits for part in parts),
+        np.concatenate(holdout) if holdout else None,
+        np.concatenate(second) if second else None,
+    )
+
+
+def cut_metrics(
     scores: ConditionScores, bands: Bands, cut: Cut | None = None, *, train_size: int | None = None
 ) -> dict[str, Any]:
-    """All numbers of one condition, under the names of `metrics.json`.
-
-    Returns:
-        `n`, `bands` and `cumulative` (one entry per band), `calibrated` (None without a cut), `top_mean`, `top_count`,
-        `percentile_95`, `diffmemorize` (None without `second`), `richness` (of the calibrated cut, or of the loosest cumulative
-        band where there is none). See `band_metrics` for an entry.
-    """
+    """`bands`, `cumulative` and `calibrated` of `condition_metrics`: what the shares at every cut are so far."""
     levels = bands.levels()
     member_level = levels.assign(scores.best)
     holdout_level = None if scores.holdout_best is None else levels.assign(scores.holdout_best)
@@ -57,13 +65,28 @@ def condition_metrics(
         holdout = None if scores.holdout_best is None else reaches(scores.holdout_best, cut, bands.larger_is_closer)
         member = reaches(scores.best, cut, bands.larger_is_closer)
         calibrated = band_metrics(scores, member, holdout, union(scores.hits, [CALIBRATED]), train_size)
+    return {
+        "bands": {name: of([name]) for name in bands.names},
+        "cumulative": {name: of(bands.within(name)) for name in bands.names},
+        "calibrated": calibrated,
+    }
+
+
+def condition_metrics(
+    scores: ConditionScores, bands: Bands, cut: Cut | None = None, *, train_size: int | None = None
+) -> dict[str, Any]:
+    """All numbers of one condition, under the names of `metrics.json`.
+
+    Returns:
+        `n`, `bands` and `cumulative` (one entry per band), `calibrated` (None without a cut), `top_mean`, `top_count`,
+        `percentile_95`, `diffmemorize` (None without `second`), `richness` (of the calibrated cut, or of the loosest cumulative
+        band where there is none). See `band_metrics` for an entry.
+    """
     top = [top_mean(scores.best, percent, bands.larger_is_closer) for percent in TOP_PERCENTS]
     n = int(scores.best.size)
     return {
         "n": n,
-        "bands": {name: of([name]) for name in bands.names},
-        "cumulative": {name: of(bands.within(name)) for name in bands.names},
-        "calibrated": calibrated,
+        **cut_metrics(scores, bands, cut, train_size=train_size),
         "top_mean": {percent: mean for percent, (mean, _) in zip(TOP_PERCENTS, top, strict=True)},
         "top_count": {percent: count for percent, (_, count) in zip(TOP_PERCENTS, top, strict=True)},
         "percentile_95": percentile_95(scores.best, bands.larger_is_closer),

@@ -93,6 +93,15 @@ def panel(width: float = 4.6, height: float = 3.2) -> Iterator[Axes]:
         yield figure.add_subplot()
 
 
+@contextmanager
+def panels(count: int) -> Iterator[list[Axes]]:
+    """Several sets of axes side by side; otherwise as `panel`."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Canvas(figsize=(4.6 * count, 3.2))
+        figure.subplots_adjust(left=0.145 / count, right=1 - 0.03 / count, bottom=0.155, top=0.845, wspace=0.28)
+        yield [figure.add_subplot(1, count, index + 1) for index in range(count)]
+
+
 def legend_above(axes: Axes) -> None:
     """Names of the series in rows above the axes, where they hide no data; a very long one is cut short."""
     handles, labels = axes.get_legend_handles_labels()

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -96,10 +96,19 @@ def metrics_csv(metrics: Mapping[str, Any]) -> str:
     (as the held-out ones are without a held-out set). The condition's own numbers (from percentile_95 on) repeat in each
     of its rows.
     """
+    return rows_csv(metrics_rows(metrics))
+
+
+def metrics_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `metrics_csv`."""
     found = findings.cuts(metrics)
-    rows = [
+    return [
         _csv_row(metrics, each, cut, band) for each in metrics["conditions"] for cut in found if (band := cut.of(each))
     ]
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV: an unknown value is empty, a column without any value absent."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(_ALWAYS)
     kept = [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
     buffer = io.StringIO()

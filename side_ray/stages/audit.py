@@ -49,7 +49,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
     wanted = _stages_until(last, config)
     began = time.monotonic()
     for number in range(len(wanted)):
-        _run_repairing(wanted[: number + 1], config, artifacts, reporter)
+        run_repairing(wanted[: number + 1], config, artifacts, reporter)
     reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
     return artifacts
 
@@ -74,7 +74,7 @@ def _stages_until(last: str, config: Config) -> list[Stage]:
     return [stages[name] for name in names[: names.index(last) + 1]]
 
 
-def _run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     """Run the last of `stages`; where it finds a damaged shard, have the earlier ones make that again first.
 
     Raises:

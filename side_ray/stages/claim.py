@@ -3,7 +3,10 @@
 import json
 import os
 import platform
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,30 @@ class Claim:
 
     def _words(self) -> dict[str, Any]:
         return {**self._owner, "at": time.time()}
+
+
+@contextmanager
+def held(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
+    """Hold the claim on an artifact while the block runs. Waits as `Claim.wait_for` does: the artifact may then be complete."""
+    claim = Claim(artifact)
+    claim.wait_for(reporter, title)
+    if artifact.done:
+        yield
+        return
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(1.0):
+            claim.renew()
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+        claim.release()
 
 
 def _lapsed(claim: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from side_ray.config import Config
 from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.sampler import Noise, sample, unet_evaluations
+from side_ray.diffusion.sampler import Noise, sample, unet_evaluations, visited_timesteps
 from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError
 from side_ray.images import encode_png, to_uint8
@@ -50,11 +50,19 @@ def estimate(config: Config, artifacts: Artifacts) -> Estimate:
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample,
-        classifier_evaluations=guided * per_sample,
+        classifier_evaluations=guided * _guided_steps(config),
         unet_flops=_unet_flops(config, artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
+
+
+def _guided_steps(config: Config) -> int:
+    """Visited timesteps within the guidance interval."""
+    schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
+    start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
+    visited = visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+    return sum(start <= timestep < end for timestep in visited)
 
 
 def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:

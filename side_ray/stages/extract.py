@@ -139,6 +139,7 @@ class Generator(ShardActor):
                 eta=settings.eta,
                 guidance=guidance,
                 class_labels=labels,
+                guidance_interval=settings.guidance_interval,
             )
         return to_uint8(images[:wanted])
 
@@ -162,12 +163,14 @@ def extract(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     Raises:
         RunError: some shards failed; the others are written, and the message names those.
     """
-    groups = [
-        Group(artifacts.samples(each), "extract", each.scale, classifier_of(each, artifacts))
-        for each in conditions(config)
-    ]
+    groups = [group_of(each, artifacts) for each in conditions(config)]
     sample_groups(config, artifacts, groups, config.extract.samples, "extract", reporter)
     artifacts.run.point_latest(samples=sample_paths(config, artifacts))
+
+
+def group_of(condition: Condition, artifacts: Artifacts) -> Group:
+    """What samples a condition."""
+    return Group(artifacts.samples(condition), "extract", condition.scale, classifier_of(condition, artifacts))
 
 
 def classifier_of(condition: Condition, artifacts: Artifacts) -> str | None:

@@ -16,7 +16,7 @@ from side_ray.storage import open_store
 
 # A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 1, "report": 1}
-VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1}
+VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
 
@@ -47,6 +47,12 @@ class Artifacts:
     def __init__(self, config: Config, run: Run) -> None:
         self.config = config
         self.run = run
+
+    def sharing(self, config: Config) -> "Artifacts":
+        """The artifacts of a config that has the same data and victim as this one: those need not be looked at again."""
+        other = Artifacts(config, self.run)
+        other.pools, other.prepare, other.dpm = self.pools, self.prepare, self.dpm
+        return other
 
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
         return self.run.artifact(stage, VERSIONS[stage], *parts)
@@ -104,6 +110,8 @@ class Artifacts:
         elif condition.method == "ti":
             fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
             classifier = [self.config.surrogate.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+        if classifier and self.config.extract.guidance_interval != (0.0, 1.0):
+            classifier.append(list(self.config.extract.guidance_interval))
         artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
         return self._shards(artifact.child(condition.name))
 
@@ -140,7 +148,7 @@ class Artifacts:
     def report(self) -> Artifact:
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory"})
+        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 
     @cached_property

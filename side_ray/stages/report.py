@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from side_ray.config import Config
+from side_ray.config import Config, ScoreSection
 from side_ray.datasets import read_split
 from side_ray.images import encode_png
 from side_ray.memorization.cut import Cut
-from side_ray.memorization.hits import Hits, hits_from_columns, merge_hits
-from side_ray.memorization.scores import ConditionScores, compare, condition_metrics
+from side_ray.memorization.hits import hits_from_columns
+from side_ray.memorization.scores import ConditionScores, compare, condition_metrics, join
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv
@@ -68,22 +68,21 @@ def _too_few(config: Config, cut: Cut) -> str:
 
 def read_scores(config: Config, scores: ShardSet, count: int) -> ConditionScores:
     """The scores of the first `count` shards of one condition, in the order of the sample ids."""
-    parts: dict[str, list[np.ndarray]] = {"best": [], "best_id": [], "holdout_best": [], "second": []}
-    hits: list[Hits] = []
-    for index in range(count):
-        table = scores.read(index)
-        for name in ("best", "best_id", *(["holdout_best"] if config.data.holdout else [])):
-            parts[name].append(table.column(name).to_numpy())
-        if config.score.similarity == "nl2":
-            parts["second"].append(pc.list_element(table.column("neighbor_values"), 1).to_numpy())
-        with scores.store.open_input(hits_key(scores, index)) as source:
-            columns = pq.read_table(source).to_pydict()
-        hits.append(hits_from_columns(*(np.array(columns[n]) for n in ("band", "train_id", "count", "sample_id"))))
-    joined = {name: np.concatenate(arrays) if arrays else None for name, arrays in parts.items()}
-    best, best_id = joined["best"], joined["best_id"]
-    assert best is not None
-    assert best_id is not None
-    return ConditionScores(best, best_id, merge_hits(hits), joined["holdout_best"], joined["second"])
+    return join([read_shard(config.score, scores, index) for index in range(count)])
+
+
+def read_shard(score: ScoreSection, scores: ShardSet, index: int) -> ConditionScores:
+    """The scores of one shard."""
+    table = scores.read(index)
+    best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
+    holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
+    second = None
+    if score.similarity == "nl2":
+        second = pc.list_element(table.column("neighbor_values"), 1).to_numpy()
+    with scores.store.open_input(hits_key(scores, index)) as source:
+        columns = pq.read_table(source).to_pydict()
+    hits = hits_from_columns(*(np.array(columns[n]) for n in ("band", "train_id", "count", "sample_id")))
+    return ConditionScores(best, best_id, hits, holdout, second)
 
 
 def build_metrics(

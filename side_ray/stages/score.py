@@ -22,7 +22,7 @@ from side_ray.memorization.neighbors import Counts, Neighbors, merge
 from side_ray.memorization.search import Index
 from side_ray.memorization.similarity import Similarity, make_similarity
 from side_ray.run import Artifact
-from side_ray.stages.plan import Artifacts, conditions
+from side_ray.stages.plan import Artifacts, Condition, conditions
 from side_ray.stages.pool import Outcome, ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
 from side_ray.stages.session import ensure_ray
@@ -198,9 +198,24 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
         DamagedShard: some samples' files were no shards of this plan; they are deleted, to be sampled again.
         RunError: some shards could not be scored; the others are written, and the message names those.
     """
-    sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "calibration", "holdout")}
+    _score(config, artifacts, reporter, conditions(config))
+
+
+def score_synthetic(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    """Score the synthetic set alone, which sets the cut; raises what `score` does."""
+    _score(config, artifacts, reporter, [])
+
+
+def sizes_of(artifacts: Artifacts) -> dict[Split, int]:
+    """Images in each split."""
+    info = artifacts.prepare.info()
+    return {split: info[split] for split in ("member", "calibration", "holdout")}
+
+
+def _score(config: Config, artifacts: Artifacts, reporter: Reporter, wanted: list[Condition]) -> None:
+    sizes = sizes_of(artifacts)
     synthetic = Group(artifacts.synthetic, artifacts.cut, ("calibration",), None)
-    many = [(each, artifacts.samples(each), artifacts.scores(each)) for each in conditions(config)]
+    many = [(each, artifacts.samples(each), artifacts.scores(each)) for each in wanted]
     to_cut = artifacts.cut.missing(artifacts.cut_shards)
     to_score = [scores.missing(artifacts.sample_shards) for _, _, scores in many]
     total = config.extract.samples * len(many) + (config.surrogate.synthetic if artifacts.cut_shards else 0)
@@ -210,7 +225,7 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
         left = sum(artifacts.cut.size(shard) for shard in to_cut)
         left += sum(scores.size(i) for (_, _, scores), missing in zip(many, to_score, strict=True) for i in missing)
         ensure_ray(config.cluster)
-        servers = _start_servers(config, artifacts, sizes)
+        servers = start_servers(config, artifacts, sizes)
         with reporter.bar("score", total, "samples", done=total - left) as bar:
             spec = ScorerSpec(artifacts.prepare, [synthetic], config.score, sizes, servers, config.cluster.actor_cpus)
             tasks = [Task(0, shard) for shard in to_cut]
@@ -222,8 +237,9 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
             spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
             tasks = [Task(g, shard) for g, missing in enumerate(to_score) for shard in missing]
             _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-        _stop_servers(servers)
-    artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
+        stop_servers(servers)
+    if many:
+        artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
 
 
 def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], title: str, reporter: Reporter) -> None:
@@ -240,11 +256,11 @@ def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], titl
         reporter.say(f"{title}: {total:,} samples are scored")
         return
     ensure_ray(config.cluster)
-    servers = _start_servers(config, artifacts, sizes)
+    servers = start_servers(config, artifacts, sizes)
     with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
         spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
         _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-    _stop_servers(servers)
+    stop_servers(servers)
 
 
 def bands_of(config: Config) -> Bands:
@@ -269,7 +285,8 @@ def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
     return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
 
 
-def _start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
+def start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
+    """Actors that hold the training features in parts; none where every scorer holds them all."""
     height, width, channels = artifacts.prepare.info()["shape"]
     dimension = 512 if config.score.similarity == "sscd" else height * width * channels
     parts = min(parts_of(config.score, sizes["member"], dimension), sizes["member"])
@@ -285,7 +302,8 @@ def _start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]
     return [actor.remote(artifacts.prepare, config.score, sizes, part, parts, threads) for part in range(parts)]
 
 
-def _stop_servers(servers: list[Any]) -> None:
+def stop_servers(servers: list[Any]) -> None:
+    """End the actors of `start_servers`."""
     if servers:
         import ray
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import side_ray
 from side_ray.memorization.scores import top_mean
 
+TABLE_4 = Path(side_ray.__file__).parent / "report" / "paper" / "data" / "table4.csv"
 COLUMNS = ("lambda", "ams", "ums", "top_0.1", "top_0.5", "top_1", "top_5", "top_10")
 TABLE_1 = {"random": (0.596, 0.328), "side": (1.115, 0.444)}
 """CelebA-HQ-FI, mid similarity: AMS and UMS in %."""
@@ -17,7 +19,7 @@ TABLE_3 = {"random": (0.604, 0.544, 0.518, 0.463), "side": (0.618, 0.567, 0.544,
 
 @pytest.fixture(scope="module")
 def table4() -> dict[str, np.ndarray]:
-    rows = np.loadtxt(Path(__file__).parents[1] / "data" / "table4.csv", delimiter=",", comments="#", skiprows=3)
+    rows = np.loadtxt(TABLE_4, delimiter=",", comments="#", skiprows=3)
     assert rows.shape == (51, len(COLUMNS))
     return dict(zip(COLUMNS, rows.T, strict=True))
 
