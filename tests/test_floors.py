@@ -21,6 +21,8 @@ FLOOR = {
             "config_file",
             "config_studies",
             "config_sweep",
+            "config_training",
+            "config_types",
             "presets",
             "__init__",
         ),
