@@ -25,6 +25,7 @@ from side_ray.report.table import rows_csv
 from side_ray.run import LATEST
 from side_ray.stages.audit import open_run, run_repairing, run_until
 from side_ray.stages.extract import extract
+from side_ray.stages.labelling import FOUND
 from side_ray.stages.progress import Reporter
 from side_ray.stages.report import read_scores
 from side_ray.stages.score import bands_of, read_cut, score, sizes_of
@@ -118,7 +119,7 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
         rows.append(
             {
                 "classes": each.classes,
-                "kept": artifacts.surrogate.read_json("labels.json")["classes"],
+                "kept": artifacts.surrogate.read_json(FOUND)["classes"],
                 "n": n,
                 **{name: entry[name] for name in ("ams_count", "ams", "ums_count", "ums")},
                 "equal_n": equal,

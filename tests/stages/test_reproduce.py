@@ -3,15 +3,15 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from typer.testing import CliRunner
 
+from side_ray.cli import app
+from side_ray.config_file import load_config
 from side_ray.errors import UserError
 from side_ray.memorization.richness import rarefy
 from side_ray.presets import PER_CLASS, TABLES, preset_config
@@ -94,12 +94,8 @@ def test_every_preset_is_a_config_for_every_table(table, preset):
 
 
 def test_the_paper_s_size_is_that_of_the_audit_of_its_data_set():
-    ours = preset_config("table1", "paper").model_dump(exclude={"sweep"})
-    theirs = yaml.safe_load((CONFIGS / "celeba_hq_fi.yaml").read_text())
-    for section, values in theirs.items():
-        assert {key: ours[section][key] for key in values if key != "unet"} | {} == {
-            key: value for key, value in values.items() if key != "unet"
-        } or section == "cluster"
+    theirs = load_config(CONFIGS / "celeba_hq_fi.yaml")
+    assert preset_config("table1", "paper").model_dump(exclude={"sweep"}) == theirs.model_dump(exclude={"sweep"})
 
 
 def test_a_run_without_report_and_a_table_that_no_run_has_are_refused(tmp_path, run):
@@ -115,22 +111,15 @@ def test_a_run_without_report_and_a_table_that_no_run_has_are_refused(tmp_path, 
         "table": (["reproduce", "table9"], "unknown table 'table9': choose one of table1, table2"),
         "preset": (["reproduce", "table1", "--preset", "huge"], "unknown preset 'huge': choose one of tiny, digits"),
         "key": (["reproduce", "table1", "extract.lamda=[0]"], "extract.lamda: unknown key; did you mean lambdas?"),
-        "run": (["reproduce", "fig4", "--run", "/nonexistent"], "/nonexistent: holds no report"),
         "sweep": (
             ["sweep", str(CONFIGS / "digits_sweep.yaml"), "sweep.lamdas=[0]"],
             "sweep.lamdas: unknown key; did you mean lambdas?",
-        ),
-        "setting": (
-            ["sweep", str(CONFIGS / "digits_sweep.yaml"), "sweep.arch=[huge]", "run.uri=/tmp/nowhere"],
-            "surrogate.arch: ",
         ),
         "file": (["sweep", "nothing.yaml"], "nothing.yaml: no such config file"),
     }.values(),
 )
 def test_a_users_mistake_is_one_line_and_exit_2(arguments, message):
-    command = [sys.executable, "-m", "side_ray.cli", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert result.returncode == 2
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
     assert message in result.stderr
     assert re.fullmatch(r"side-ray: .*\n", result.stderr)
-    assert not Path("/tmp/nowhere").exists()
