@@ -11,7 +11,7 @@ from side_ray.datasets import read_split
 from side_ray.errors import UserError
 from side_ray.images import decode_column
 from side_ray.stages.audit import open_run, run_until
-from side_ray.stages.control import _samples, _scores, control_artifacts, control_conditions
+from side_ray.stages.control import control_artifacts, control_conditions, control_samples, control_scores
 from side_ray.stages.plan import Condition
 from side_ray.stages.progress import Reporter
 from tests.audits import tiny_config
@@ -58,7 +58,7 @@ def test_counts_are_those_of_brute_force(controlled):
     rows = metrics["control"]["conditions"]
     assert [(row["method"], row["lambda"]) for row in rows] == [("random", 0.0), ("ti", 1.0), ("td", 2.0)]
     for condition, row in zip(control_conditions(controlled.config), rows, strict=True):
-        table = _samples(controlled, other, condition).read_first(4, ["image"])
+        table = control_samples(controlled, other, condition).read_first(4, ["image"])
         images = decode_column(table.column("image")).reshape(200, -1).astype(float)
         member, holdout = (nl2(images, split).min(1) <= np.float32(metrics["cut"]) for split in splits)
         assert row["n"] == 200
@@ -73,7 +73,7 @@ def test_control_samples_share_seeds_and_targets_with_the_audit(controlled):
     condition = Condition("td", 2.0)
     ours, theirs = (
         shards.read_first(4, ["seed", "target", "image"])
-        for shards in (controlled.samples(condition), _samples(controlled, other, condition))
+        for shards in (controlled.samples(condition), control_samples(controlled, other, condition))
     )
     assert ours.select(["seed", "target"]).equals(theirs.select(["seed", "target"]))
     assert not ours.column("image").equals(theirs.column("image"))
@@ -95,7 +95,7 @@ def test_a_second_run_makes_nothing(controlled, ray_session):
 def test_a_damaged_shard_of_the_control_is_made_again(controlled, ray_session):
     other = control_artifacts(controlled.config, controlled)
     root, condition = Path(controlled.run.store.uri), Condition("td", 2.0)
-    samples, scores = _samples(controlled, other, condition), _scores(controlled, other, condition)
+    samples, scores = control_samples(controlled, other, condition), control_scores(controlled, other, condition)
     whole = (root / samples.key(1)).read_bytes()
     (root / samples.key(1)).write_bytes(whole[: len(whole) // 2])
     (root / scores.key(1)).unlink()
