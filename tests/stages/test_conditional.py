@@ -13,6 +13,7 @@ from side_ray.stages.members import open_members
 from side_ray.stages.plan import Condition as Sampled
 from side_ray.stages.progress import Reporter
 from side_ray.stages.studies import run_twins
+from side_ray.stages.theory import theory
 from side_ray.stages.train_dpm import DpmRecipe
 from tests.audits import tiny_config
 from tests.bruteforce import check
@@ -122,4 +123,10 @@ def test_twins_are_audited_side_by_side_and_side_runs_on_them(ray_session, tmp_p
     assert csv[0].startswith("condition,method,lambda,n")
     assert {line.split(",")[0] for line in csv[1:]} == {"none", "labels", "random", "unique"}
     assert check(tmp_path / "run") == []
+    unique = tiny_config(
+        tmp_path / "run", dpm__condition="unique", theory={"points": 20, "ode_steps": 8, "epsilons": [0.01]}
+    )
+    divergence = theory(unique, open_run(unique), Reporter())
+    assert divergence["point_memorization"] is None
+    assert all(entry["value"] > 0 for entry in divergence["divergence"])
     assert {row["n"] for twin in found["twins"] for row in twin["conditions"]} == {200}
