@@ -95,7 +95,7 @@ def test_reproduce(tiny_audit, tmp_path):
 @pytest.mark.parametrize("verb", ["theory", "twins"])
 def test_settings_of_the_studies_are_accepted(verb):
     path, *overrides = of_verb(verb)
-    assert load_config(ROOT / path, [*overrides, "control={}"]).dpm.kind == "train"
+    assert load_config(ROOT / path, [*overrides, "control.members=300"]).dpm.kind == "train"
 
 
 @pytest.mark.slow
