@@ -92,6 +92,21 @@ def test_reproduce(tiny_audit, tmp_path):
     assert "Table 1: AMS and UMS of three methods" in result.stdout
 
 
+@pytest.mark.parametrize("verb", ["theory", "twins"])
+def test_settings_of_the_studies_are_accepted(verb):
+    path, *overrides = of_verb(verb)
+    assert load_config(ROOT / path, [*overrides, "control.members=300"]).dpm.kind == "train"
+
+
+@pytest.mark.slow
+def test_theory(tmp_path):
+    small = ["theory.points=20", "theory.ode_steps=8", "theory.draws=1", "theory.epsilons=[0.01]", "dpm.kind=optimal"]
+    result = side_ray("theory", *of_verb("theory"), f"run.uri={tmp_path}/run", *small)
+    assert result.returncode == 0, result.stderr
+    assert "the average holds" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("/theory.md")
+
+
 def test_status(tiny_audit):
     result = side_ray("status", tiny_audit.run.store.uri)
     assert result.returncode == 0, result.stderr

@@ -66,13 +66,18 @@ def control(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     train_dpm(other.config, other, reporter)
     wanted = control_conditions(config)
     groups = [
-        SampleGroup(_samples(artifacts, other, each), "extract", each.scale, classifier_of(each, artifacts))
+        SampleGroup(control_samples(artifacts, other, each), "extract", each.scale, classifier_of(each, artifacts))
         for each in wanted
     ]
     sample_groups(config, artifacts, groups, config.extract.samples, "control: extract", reporter, other.dpm)
     levels = bands_of(config).levels(read_cut(config, artifacts).value)
     scored = [
-        ScoreGroup(_samples(artifacts, other, each), _scores(artifacts, other, each), ("member", "holdout"), levels)
+        ScoreGroup(
+            control_samples(artifacts, other, each),
+            control_scores(artifacts, other, each),
+            ("member", "holdout"),
+            levels,
+        )
         for each in wanted
     ]
     score_groups(config, artifacts, scored, "control: score", reporter)
@@ -89,7 +94,7 @@ def control_metrics(config: Config, artifacts: Artifacts, cut: Cut) -> dict[str,
     other, bands, sizes = control_artifacts(config, artifacts), bands_of(config), artifacts.prepare.info()
     rows, p_values = [], []
     for each in control_conditions(config):
-        found = read_scores(config, _scores(artifacts, other, each), artifacts.sample_shards)
+        found = read_scores(config, control_scores(artifacts, other, each), artifacts.sample_shards)
         assert found.holdout_best is not None
         members, holdout = (reaches(values, cut, bands.larger_is_closer) for values in (found.best, found.holdout_best))
         test = compare_sets(members, holdout, sizes["member"], sizes["holdout"])
@@ -109,7 +114,7 @@ def control_metrics(config: Config, artifacts: Artifacts, cut: Cut) -> dict[str,
     }
 
 
-def _samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+def control_samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
     """Shards that differ from the audit's own in the DPM alone: seeds, targets, settings and classifier are the same."""
     own = artifacts.samples(condition)
     key = artifacts.run.artifact(
@@ -118,8 +123,9 @@ def _samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> Sh
     return ShardSet(key.store, key.key, key.fingerprint, own.rows)
 
 
-def _scores(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
-    own, samples = artifacts.scores(condition), _samples(artifacts, other, condition)
+def control_scores(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    """Scores of those samples against the audited DPM's members and `holdout`."""
+    own, samples = artifacts.scores(condition), control_samples(artifacts, other, condition)
     key = artifacts.run.artifact(
         "control_scores", VERSIONS["control_scores"], own.fingerprint, samples.fingerprint
     ).child(condition.name)

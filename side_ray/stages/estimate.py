@@ -16,6 +16,7 @@ from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError
 from side_ray.images import encode_png, to_uint8
 from side_ray.sources.pools import describe
+from side_ray.stages.control import control_conditions
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.train_dpm import fetch_import
 from side_ray.stages.train_surrogate import network
@@ -120,6 +121,9 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
         "sampling": f"{_si(cost.flops)}FLOP",
         "images": f"at most about {_si(cost.bytes_written)}B (the size of images that do not compress)",
     }
+    if config.control:
+        more = len(control_conditions(config)) * config.extract.samples
+        lines["control"] = f"not counted above: a second DPM, made alike, and {more:,} samples of it"
     if throughput is not None:
         hours = cost.samples / throughput / 3600
         lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s of a device"

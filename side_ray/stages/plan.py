@@ -75,9 +75,10 @@ class Artifacts:
             return self._artifact("dpm", "import", _content_hash(self.config))
         if dpm.kind == "optimal":
             return self._artifact("dpm", "optimal", dpm.schedule, dpm.timesteps, self.prepare.fingerprint)
-        return self._artifact(
-            "dpm", dpm.training_settings(), self._precision, self.config.run.seed, self.prepare.fingerprint
-        )
+        settings = dpm.training_settings()
+        if dpm.condition != "random":
+            settings.pop("condition_classes", None)
+        return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
     def given(self) -> Source:

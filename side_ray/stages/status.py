@@ -9,6 +9,7 @@ from side_ray.config import Config
 from side_ray.config_file import parse_config
 from side_ray.errors import UserError
 from side_ray.run import Artifact, Run
+from side_ray.stages.control import control_artifacts, control_conditions, control_samples, control_scores
 from side_ray.stages.plan import Artifacts, conditions
 from side_ray.stages.pool import FAILED
 from side_ray.stages.progress import duration
@@ -71,7 +72,19 @@ def rows(store: Store, where: str) -> list[Row]:
         _shards(
             "score", [artifacts.scores(each) for each in conditions(config)], config.extract.samples // size, "samples"
         ),
+        *(_control_rows(config, artifacts) if config.control else ()),
         Row("report", int(artifacts.report.done), 1, "report"),
+    ]
+
+
+def _control_rows(config: Config, artifacts: Artifacts) -> list[Row]:
+    other, wanted = control_artifacts(config, artifacts), control_conditions(config)
+    samples = [control_samples(artifacts, other, each) for each in wanted]
+    scores = [control_scores(artifacts, other, each) for each in wanted]
+    return [
+        _training("control: train_dpm", other.dpm, config.dpm.steps),
+        _shards("control: extract", samples, artifacts.sample_shards, "samples"),
+        _shards("control: score", scores, artifacts.sample_shards, "samples"),
     ]
 
 
