@@ -16,7 +16,7 @@ from side_ray.memorization.sscd import IMAGENET, Sscd
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
 Input = Literal["imagenet", "symmetric"]
-BATCH = 256
+BATCH = 512
 
 
 class Teacher:

@@ -91,6 +91,8 @@ def test_kept_clusters_and_accuracy_by_timestep_are_in_the_report(tiny_audit):
         found["sizes"],
     )
     assert [row["first"] for row in told["accuracy"]] == list(range(0, 1000, 100))
-    assert 'id="cluster-sizes' in tiny_audit.report.store.read(f"{tiny_audit.report.key}/index.html").decode()
+    assert (
+        "Clusters of the synthetic set" in tiny_audit.report.store.read(f"{tiny_audit.report.key}/index.html").decode()
+    )
     (figure,) = build_figures(metrics, curves=[{"stage": "clusters", "sizes": [3, 9, 4], "kept": [0, 1]}])[-1:]
     assert "2 of 3 are kept, of 3 to 9 images; 4 of 16 images are in clusters that were dropped" in figure.alt
