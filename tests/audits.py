@@ -16,6 +16,8 @@ def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
     """Values of digits_tiny.yaml, an audit that takes seconds; `changes` are given as section__key=value or section={…}."""
     values: dict[str, Any] = yaml.safe_load(TINY.read_text())
     values["run"] = {"uri": uri, "seed": 3}
+    # Does not divide a shard, so that batches are padded.
+    values["extract"]["batch_size"] = 30
     for name, value in changes.items():
         section, _, key = name.partition("__")
         values[section] = {**values.get(section, {}), key: value} if key else value

@@ -74,6 +74,26 @@ BAD = {
     "sscd without weights": ({"score.similarity": "sscd"}, "score.checkpoint: similarity sscd needs the path"),
     "too few neighbours": ({"score.neighbors": 10}, "score.neighbors: "),
     "false-match rate": ({"score.false_match_rate": 0}, "score.false_match_rate: "),
+    "probe without grids": ({"dpm.probe": 50}, "dpm.probe: is made with the grids; give dpm.samples_every too"),
+    "inverse gamma alone": ({"dpm.ema_inv_gamma": 2.0}, "dpm.ema_inv_gamma: goes with dpm.ema_power"),
+    "power without averaging": (
+        {"dpm.ema_power": 0.7, "dpm.ema_decay": 0},
+        "dpm.ema_power: there is no averaging",
+    ),
+    "no parts": ({"dpm.grad_accumulation": 0}, "dpm.grad_accumulation: input should be greater than or equal to 1"),
+    "no workers": ({"cluster.train_workers": 0}, "cluster.train_workers: input should be greater than or equal to 1"),
+    "workers reversed": ({"cluster.train_workers": [4, 2]}, "cluster.train_workers: [least, most] with least ≤ most"),
+    "three numbers of workers": ({"cluster.train_workers": [1, 2, 3]}, "cluster.train_workers: "),
+    "no memory": ({"cluster.train_cache_gb": 0}, "cluster.train_cache_gb: "),
+    "features without clusters": (
+        {"surrogate.features": "sscd", "surrogate.labels": "random", "score.checkpoint": "x"},
+        "surrogate.features: is for surrogate.labels cluster, not random",
+    ),
+    "CLIP without weights": ({"surrogate.features": "clip"}, "surrogate.encoder: features clip need the path"),
+    "SSCD features without weights": ({"surrogate.features": "sscd"}, "surrogate.encoder: features sscd need the path"),
+    "encoder for pixels": ({"surrogate.encoder": "x"}, "surrogate.encoder: goes with surrogate.features sscd or clip"),
+    "teacher for pixels": ({"surrogate.teacher": "x"}, "surrogate.teacher: goes with surrogate.labels classifier"),
+    "input without teacher": ({"surrogate.teacher_size": 64}, "surrogate.teacher_size and teacher_input: go with"),
     "actors reversed": ({"cluster.actors": [4, 2]}, "cluster.actors: [least, most]"),
     "guidance interval reversed": (
         {"extract.guidance_interval": [0.8, 0.2]},
@@ -179,6 +199,15 @@ def test_resolved_config_reads_back_the_same(tmp_path):
     assert load_config(path) == config
 
 
+def test_keys_that_came_later_are_dumped_only_where_they_are_used():
+    plain, used = load_config(DIGITS), load_config(DIGITS, ["dpm.grad_accumulation=2", "dpm.samples_every=10"])
+    assert not {"grad_accumulation", "ema_power", "samples_every", "probe"} & set(plain.model_dump()["dpm"])
+    assert used.model_dump()["dpm"]["grad_accumulation"] == 2
+    # What only looks at a training changes nothing of it.
+    watched = load_config(DIGITS, ["dpm.samples_every=10"]).dpm
+    assert watched.training_settings() == plain.dpm.training_settings() != used.dpm.training_settings()
+
+
 def test_relative_uri_is_refused_inside_a_submitted_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UserError, match=r"run\.uri: 'runs/digits' is relative"):
@@ -204,6 +233,11 @@ def test_several_faults_are_told_at_once(tmp_path):
         (["score.bands={low: [0.5, 0.9], high: [0.2, 0.6]}"], "score.bands: low"),
         (["dpm.unet.block_out_channels=[32,32,32,32,32]"], "dpm.unet"),
         (["cluster.train_workers=3"], "dpm.batch_size: 64 is not divisible"),
+        (
+            ["cluster.train_workers=[1, 40]", "dpm.grad_accumulation=2"],
+            "dpm.batch_size: 64 images do not suffice for 40",
+        ),
+        (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is no file"),
     ],
 )
 def test_command_line_exits_with_2_and_no_traceback(overrides, message, tmp_path):

@@ -37,6 +37,26 @@ def test_presets_hold_the_papers_settings(name):
     assert sum(weights.numel() for weights in unet.parameters()) > 30e6
 
 
+@pytest.mark.parametrize("name", [*PAPER, "digits"])
+def test_tiny_variants_do_what_their_presets_do_in_small(name):
+    folder = Path(__file__).parents[1] / "jobs" / "configs"
+    whole, tiny = (load_config(folder / f"{each}.yaml") for each in (name, f"{name}_tiny"))
+    assert tiny.data.holdout_path == whole.data.holdout_path
+    assert (tiny.data.source, tiny.data.path, tiny.data.min_per_class) == (
+        whole.data.source,
+        whole.data.path,
+        whole.data.min_per_class,
+    )
+    assert (tiny.surrogate.labels, tiny.surrogate.loss, tiny.surrogate.stem) == (
+        whole.surrogate.labels,
+        whole.surrogate.loss,
+        whole.surrogate.stem,
+    )
+    assert (tiny.extract.methods, tiny.extract.sampler) == (whole.extract.methods, whole.extract.sampler)
+    assert (tiny.score.similarity, tiny.score.checkpoint) == (whole.score.similarity, whole.score.checkpoint)
+    assert tiny.dpm.steps * tiny.dpm.batch_size < 5000
+
+
 def test_folder_template_imports_a_model():
     config = load_config(Path(__file__).parents[1] / "jobs" / "configs" / "folder.yaml")
     assert (config.dpm.kind, config.data.source, config.surrogate.labels) == ("import", "folder", "cluster")

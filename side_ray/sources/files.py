@@ -5,6 +5,7 @@ import io
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -158,8 +159,11 @@ class ZipFiles:
             return self._opened
 
     def listing(self) -> Listing:
-        entries = self._zip().infolist()
-        return Listing.of((entry.filename, entry.file_size) for entry in entries if not entry.is_dir())
+        entries = [entry for entry in self._zip().infolist() if not entry.is_dir()]
+        twice = next((name for name, count in Counter(e.filename for e in entries).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(f"data.path: {self.archive} in {self.uri} holds {twice} twice; pack each file once")
+        return Listing.of((entry.filename, entry.file_size) for entry in entries)
 
     def read(self, name: str) -> bytes:
         archive = self._zip()

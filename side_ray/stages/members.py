@@ -41,6 +41,10 @@ class Members(ABC):
     def pieces(self) -> Iterator[ImageSet]:
         """All images in the order of their ids, some thousands at a time."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more will be drawn."""
+
 
 class Cached(Members):
     """Keeps the pixels as bytes, a quarter of what the networks see.
@@ -65,6 +69,9 @@ class Cached(Members):
             window = slice(start, start + PIECE)
             labels = None if self.images.labels is None else self.images.labels[window]
             yield ImageSet(self.images.ids[window], self.images.images[window], labels)
+
+    def close(self) -> None:
+        """What is in memory stays there: `pieces` reads it."""
 
 
 def on_device(images: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -83,10 +83,12 @@ class _ReadPart:
 
 
 class Streamed(Members):
-    """Args:
-    prepared: the `prepare` artifact.
-    memory: bytes of pixels that a worker may hold.
-    batch: images per step, over all workers.
+    """Images that come window by window while those before are trained on.
+
+    Args:
+        prepared: the `prepare` artifact.
+        memory: bytes of pixels that a worker may hold.
+        batch: images per step, over all workers.
     """
 
     def __init__(self, prepared: Artifact, memory: float, batch: int, seed: int, device: torch.device) -> None:
@@ -129,6 +131,9 @@ class Streamed(Members):
     def pieces(self) -> Iterator[ImageSet]:
         for start in range(0, self.count, PIECE):
             yield read_split(self.prepared.store, self.prepared.key, "member", start, start + PIECE)
+
+    def close(self) -> None:
+        self._stop.set()
 
     def _begin(self, step: int, rows: slice) -> None:
         """Start reading ahead, from the batch of `step`."""

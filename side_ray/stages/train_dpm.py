@@ -91,6 +91,7 @@ class DpmRecipe(Recipe):
         return watch(self.watch_spec, UnetDpm(self.module, self.schedule), self.members.pieces())
 
     def export(self, directory: Path) -> dict[str, Any]:
+        self.members.close()
         save_pipeline(self.module, self.schedule.config, directory)
         if self.condition:
             self.condition.save(directory)

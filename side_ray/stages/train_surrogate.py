@@ -93,6 +93,7 @@ class CleanRecipe(Recipe):
     @torch.no_grad()
     def export(self, directory: Path) -> dict[str, Any]:
         assert isinstance(self.module, ResNet)
+        self.members.close()
         self.module.save(directory)
         right = 0
         for piece in self.members.pieces():

@@ -16,7 +16,7 @@ from side_ray.memorization.sscd import IMAGENET, Sscd
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
 Input = Literal["imagenet", "symmetric"]
-BATCH = 256
+BATCH = 512
 
 
 class Teacher:
@@ -104,11 +104,9 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(
-            f"surrogate.teacher: {path} cannot be read ({error.strerror or error}); check the path"
-        ) from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"surrogate.teacher: {path} cannot be read ({error.strerror}); check the path") from None
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"surrogate.teacher: {path} is no file of plain weights ({reason}); save the network's state_dict()"

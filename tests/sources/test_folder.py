@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from side_ray.sources.files import open_files
 from side_ray.sources.folder import FolderSource
 from side_ray.sources.pixels import Transform
 from side_ray.sources.pools import describe
-from tests.formats import everything, pictures, pools, write_folder, zipped
+from tests.formats import encoded, everything, pictures, pools, write_folder, zipped
 
 
 def test_folder_round_trip_with_and_without_classes(tmp_path):
@@ -55,6 +56,15 @@ def test_zip_is_read_like_the_folder(tmp_path):
     assert ["damaged" in record.error for record in everything(pools("folder", tmp_path / "all.zip")[0])] == [True] + [
         False
     ] * 4
+
+
+def test_a_zip_archive_that_holds_a_file_twice_is_refused(tmp_path):
+    write_folder(tmp_path / "images", pictures(2))
+    packed = zipped(tmp_path / "images", tmp_path / "all.zip")
+    with zipfile.ZipFile(packed, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("images/class-0/00000.png", encoded(pictures(1, seed=3)[0]))
+    with pytest.raises(UserError, match=r"all\.zip in .* holds images/class-0/00000\.png twice; pack each file once"):
+        everything(pools("folder", packed)[0])
 
 
 def test_folder_mistakes_are_one_line(tmp_path):

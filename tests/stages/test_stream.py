@@ -74,6 +74,7 @@ def test_streamed_images_are_the_cached_ones(prepared, ray_session):
     assert sorted(seen[:50]) == sorted(seen[50:100]) == list(range(50))
     images, ids = streamed.draw(5, slice(3, 9))
     assert ids.tolist() == seen[5 * 16 + 3 : 5 * 16 + 9]
+    streamed.close()
     assert [piece.ids.tolist() for piece in streamed.pieces()] == [list(range(50))]
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,8 @@ def undisturbed(ray_session, tmp_path_factory) -> float:
     return run_until("train_dpm", config, Reporter()).dpm.info()["final_loss"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_worker_and_a_killed_driver_cost_at_most_an_interval(tmp_path, undisturbed):
     artifacts, kills = disturbed(str(tmp_path / "run"), tmp_path, {})
     check_recovery(artifacts, kills, undisturbed)
@@ -138,15 +141,41 @@ def events(artifacts: Artifacts) -> list[Event]:
     return found
 
 
-def test_loss_grids_and_the_probe_reach_tensorboard(tmp_path, ray_session):
-    watched = {"dpm__steps": 40, "dpm__samples_every": 20, "dpm__probe": 50, "dpm__grad_accumulation": 2}
-    artifacts = run_until("train_dpm", tiny_config(tmp_path / "run", **watched), Reporter())
+def kill_a_worker_after_a_checkpoint(checkpoints: Checkpoints) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if checkpoints.steps() and (found := workers(os.getpid())):
+            os.kill(found[-1].pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def test_two_workers_one_of_which_is_killed_learn_what_one_undisturbed_learns(tmp_path, ray_session, tiny_audit):
+    """And TensorBoard shows loss, grids of samples and the probe's AMS."""
+    watched = {"dpm__samples_every": 80, "dpm__probe": 50}
+    config = tiny_config(tmp_path / "run", cluster__train_workers=2, dpm__grad_accumulation=2, **watched)
+    artifacts = Artifacts(config, Run(open_store(config.run.uri)))
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=[Checkpoints(artifacts.dpm)])
+    killer.start()
+    run_until("train_dpm", config, Reporter())
+    killer.join()
+    info, undisturbed = artifacts.dpm.info(), tiny_audit.dpm.info()
+    assert (info["steps"], info["workers"], len(info["resumed_at"])) == (160, 2, 1)
+    assert info["final_loss"] == pytest.approx(undisturbed["final_loss"], rel=0.01)
+
     values = [(event.step, value) for event in events(artifacts) for value in event.summary.value]
     tags = {value.tag for _, value in values}
     assert tags >= {"train/loss", "train/lr", "train/images_per_second", "samples", "probe/ams_low", "probe/mean_best"}
-    grids = [(step, value.image) for step, value in values if value.tag == "samples"]
-    assert [(step, grid.width, grid.height) for step, grid in grids] == [(20, 64, 64), (40, 64, 64)]
-    shares = [value.simple_value for _, value in values if value.tag == "probe/ams_low"]
-    assert all(0 <= share <= 1 for share in shares)
-    losses = [value.simple_value for _, value in values if value.tag == "train/loss"]
-    assert losses == pytest.approx(artifacts.dpm.read_json("curve.json")["loss"], rel=1e-5)
+    grids = {(step, value.image.width, value.image.height) for step, value in values if value.tag == "samples"}
+    assert grids == {(80, 64, 64), (160, 64, 64)}
+    assert all(0 <= value.simple_value <= 1 for _, value in values if value.tag == "probe/ams_low")
+    last = [value.simple_value for step, value in values if value.tag == "train/loss" and step == 160]
+    assert last == [pytest.approx(info["final_loss"], rel=1e-5)]
+
+
+@pytest.mark.slow
+def test_an_elastic_training_takes_the_workers_that_there_are(tmp_path, ray_session, tiny_audit):
+    config = tiny_config(tmp_path / "run", cluster__train_workers=[1, 3])
+    info = run_until("train_dpm", config, Reporter()).dpm.info()
+    assert info["workers"] == 3
+    assert info["final_loss"] == pytest.approx(tiny_audit.dpm.info()["final_loss"], rel=0.01)
