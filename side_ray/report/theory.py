@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from matplotlib.ticker import NullFormatter
+
 from side_ray.report import svg, wording
 from side_ray.report.svg import Figure
 
@@ -174,6 +176,9 @@ def divergence_figure(found: Theory) -> Figure:
         )
         axes.axvline(found["own_variance"], color=svg.MUTED, linestyle=":", label="the model's own noise")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=min(0, *(row["value"] / d for row in rows)))
         axes.set_xlabel("ε, variance of the smoothed training set")
         axes.set_ylabel("nats per dimension")
         svg.legend_above(axes)
@@ -199,7 +204,7 @@ def label_figure(each: Theory) -> Figure:
         axes.axhline(1, color=svg.INK, linewidth=1)
         axes.set_xlabel("labels, from the narrowest to the widest")
         axes.set_ylabel("Tr Σ_c / Tr Σ")
-        axes.set_ylim(bottom=0)
+        axes.set_xticks([])
         svg.legend_above(axes)
         alt = f"{title}. " + " ".join(said)
         caption = "Dashed: averages over the labels. Above 1, Eq. 8 fails for that label."
