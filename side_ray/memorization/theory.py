@@ -122,6 +122,8 @@ class Derivative(NamedTuple):
     """Σ grows by the same amount in every direction."""
     scaled: float
     """Σ keeps its shape and grows as a whole."""
+    least: float
+    """Σ grows where it is narrowest: no direction has a smaller derivative."""
     moved: float
     """Only the mean moves."""
 
@@ -132,21 +134,22 @@ def theorem_1(covariance: Array, epsilon: float) -> Derivative:
     M_point = −|D|·H(p) + M_semantic/(2ε) + const, and the entropy enters with a *minus*: the printed plus of Eq. 4 and 38 has
     the wrong sign, and `corrected` is 1/(2ε) − Tr(Σ⁻¹)/2. That is not yet a derivative: M_semantic does not tell in which
     direction Σ changes. Along V it is 1/(2ε) − Tr(Σ⁻¹V)/(2·Tr V), as `derivative_along` has it; Eq. 67 adds up the d principal
-    axes instead, so that `corrected` is below the derivative in every direction (and equals it for d = 1): where it is
-    positive, M_point rises with M_semantic whatever changes. That it does holds exactly while ε is below the least
-    eigenvalue of Σ.
+    axes instead, so that `corrected` is below the derivative in every direction (and equals it for d = 1). M_point rises
+    with M_semantic whatever changes exactly where `least` is positive, that is while ε is below the least eigenvalue of Σ.
 
     Args:
         covariance: Σ [d, d], not singular.
         epsilon: ε > 0, a variance.
     """
-    inverse = float((1 / np.linalg.eigvalsh(covariance)).sum())
+    inverses = 1 / np.linalg.eigvalsh(covariance)
+    inverse = float(inverses.sum())
     half = 1 / (2 * epsilon)
     return Derivative(
         printed=half + inverse / 2,
         corrected=half - inverse / 2,
         isotropic=derivative_along(covariance, epsilon, np.eye(len(covariance))),
         scaled=derivative_along(covariance, epsilon, covariance),
+        least=half - float(inverses.max()) / 2,
         moved=half,
     )
 

@@ -99,13 +99,17 @@ def test_corrected_theorem_1_is_a_lower_bound_and_the_derivative_turns_negative_
     least = np.linalg.eigvalsh(gaussian.covariance)[0]
     rng = np.random.default_rng(5)
     for epsilon in (0.5 * least, 2.0):
-        bound = theorem_1(gaussian.covariance, epsilon).corrected
+        found = theorem_1(gaussian.covariance, epsilon)
+        assert found.corrected <= found.least <= found.isotropic
+        bound = found.least - 1e-9
         for _ in range(50):
             root = rng.standard_normal((D, rng.integers(1, D + 1)))
             assert derivative_along(gaussian.covariance, epsilon, root @ root.T) >= bound
     vector = np.linalg.eigh(gaussian.covariance)[1][:, :1]
-    assert derivative_along(gaussian.covariance, 0.9 * least, vector @ vector.T) > 0
-    assert derivative_along(gaussian.covariance, 1.1 * least, vector @ vector.T) < 0
+    for epsilon, sign in ((0.9 * least, 1), (1.1 * least, -1)):
+        narrowest = derivative_along(gaussian.covariance, epsilon, vector @ vector.T)
+        assert narrowest == pytest.approx(theorem_1(gaussian.covariance, epsilon).least)
+        assert sign * narrowest > 0
 
 
 def test_mixture_density_is_scipys(points):
