@@ -29,6 +29,12 @@ def pictures(count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.
     return np.stack(resized)
 
 
+def of_classes(classes: np.ndarray, size: tuple[int, int] = (32, 32)) -> np.ndarray:
+    """uint8 [N, H, W, 3]: as `pictures`, with a colour for each class, int64 [N], that a classifier can learn to tell."""
+    colours = np.random.default_rng(1).integers(0, 256, (int(classes.max()) + 1, 1, 1, 3))
+    return (0.3 * pictures(len(classes), size) + 0.7 * colours[classes]).astype(np.uint8)
+
+
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
@@ -83,8 +89,8 @@ def binary_batch(images: np.ndarray, labels: list[int]) -> bytes:
 
 def write_cifar(directory: Path, kind: str, per_batch: int = 4) -> tuple[np.ndarray, list[int]]:
     """The unpacked directory of the `python` or `binary` version, and its images and labels in order."""
-    images = pictures(per_batch * 6)
-    labels = [int(label) for label in np.arange(len(images)) % 10]
+    classes = np.arange(per_batch * 6) % 10
+    images, labels = of_classes(classes), classes.tolist()
     directory.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(BATCHES):
         rows = slice(number * per_batch, (number + 1) * per_batch)
@@ -117,7 +123,7 @@ def write_cifar_archive(path: Path, kind: str, per_batch: int = 4) -> tuple[np.n
 
 def write_celeba(directory: Path, count: int = 12) -> np.ndarray:
     """Aligned images of 178×218 as JPEG, the identity list and the attribute list."""
-    images = pictures(count, (218, 178))
+    images = of_classes(np.arange(count) // 3, (218, 178))
     (directory / "img_align_celeba").mkdir(parents=True)
     names = [f"{number:06d}.jpg" for number in range(1, count + 1)]
     for name, image in zip(names, images, strict=True):
@@ -144,11 +150,11 @@ def write_celeba_hq(directory: Path) -> np.ndarray:
 
 def write_celeba_hq_fi(directory: Path, persons: int, each: int, others: int) -> None:
     """As `write_celeba_hq`: `persons` with `each` images, and `others` of whom there is one image each."""
-    images = pictures(persons * each + others, (48, 48))
+    whose = [number % persons if number < persons * each else number for number in range(persons * each + others)]
+    images = of_classes(np.array(whose), (48, 48))
     (directory / "CelebA-HQ-img").mkdir(parents=True)
     for number, image in enumerate(images):
         (directory / "CelebA-HQ-img" / f"{number}.jpg").write_bytes(encoded(image, "JPEG", quality=95))
-    whose = [number % persons if number < persons * each else number for number in range(len(images))]
     (directory / "CelebA-HQ-identity.txt").write_text("".join(f"{n}.jpg {who}\n" for n, who in enumerate(whose)))
 
 

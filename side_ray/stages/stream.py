@@ -179,11 +179,12 @@ class Streamed(Members):
         tasks = []
         for _, part, row in windows:
             for each in dict.fromkeys(part.tolist()):
-                tasks.append(pa.table({"key": [self.parts[each].key], "rows": [row[part == each].tolist()]}))
+                tasks.append({"key": self.parts[each].key, "rows": row[part == each].tolist()})
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        dataset = ray.data.from_arrow(tasks).map_batches(
+        # Not `from_arrow`, which has a task look at the tables: it would wait for a processor, and the training for it.
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _ReadPart(self.prepared, "member"),
             batch_size=1,
             batch_format="pyarrow",

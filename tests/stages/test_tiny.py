@@ -11,8 +11,7 @@ from side_ray.stages.progress import Reporter
 from tests.audits import CONFIGS
 from tests.bruteforce import check
 from tests.formats import write_celeba, write_celeba_hq_fi, write_cifar_archive
-
-WEIGHTS = Path.home() / ".cache" / "side-ray" / "sscd.onnx"
+from tests.memorization.test_sscd import SSCD_ONNX as WEIGHTS
 
 
 def cifar10(directory: Path) -> list[str]:
