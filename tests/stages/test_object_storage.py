@@ -16,19 +16,21 @@ from tests.audits import tiny_config, tiny_values
 from tests.s3 import faulty_proxy
 
 
-def side_ray(verb: str, tmp_path, env: dict[str, str], uri: str, **changes) -> subprocess.CompletedProcess[str]:
+def side_ray(
+    verb: str, tmp_path, env: dict[str, str], uri: str, timeout: float = 280, **changes
+) -> subprocess.CompletedProcess[str]:
     config = tmp_path / "audit.yaml"
     config.write_text(yaml.safe_dump(tiny_values(uri, **changes)))
     command = [sys.executable, "-m", "side_ray.cli", verb, str(config)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=timeout)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_bad_way_to_the_store_changes_nothing(s3, tiny_audit, tmp_path):
     uri = f"s3://{s3.bucket}/audits/tiny"
     with faulty_proxy(s3.endpoint, 0.1) as proxy:
-        result = side_ray("audit", tmp_path, {**s3.env, "AWS_ENDPOINT_URL": proxy.endpoint}, uri)
+        result = side_ray("audit", tmp_path, {**s3.env, "AWS_ENDPOINT_URL": proxy.endpoint}, uri, 800)
         assert result.returncode == 0, result.stderr
         assert proxy.made.total() > 20
         assert len(proxy.made) == 6  # every kind of fault
