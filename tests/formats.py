@@ -123,7 +123,8 @@ def write_cifar_archive(path: Path, kind: str, per_batch: int = 4) -> tuple[np.n
 
 def write_celeba(directory: Path, count: int = 12) -> np.ndarray:
     """Aligned images of 178×218 as JPEG, the identity list and the attribute list."""
-    images = of_classes(np.arange(count) // 3, (218, 178))
+    male, smiling = np.arange(count) % 2, np.arange(count) // 4 % 2
+    images = of_classes(2 * smiling + male, (218, 178))
     (directory / "img_align_celeba").mkdir(parents=True)
     names = [f"{number:06d}.jpg" for number in range(1, count + 1)]
     for name, image in zip(names, images, strict=True):
@@ -132,7 +133,8 @@ def write_celeba(directory: Path, count: int = 12) -> np.ndarray:
     (directory / "identity_CelebA.txt").write_text(
         "".join(f"{name} {2880 - n // 3}\n" for n, name in enumerate(listed))
     )
-    rows = "".join(f"{name} {1 if n % 2 else -1:2d} {-1 if n < 4 else 1:2d}\n" for n, name in enumerate(listed))
+    signs = [(2 * (n % 2) - 1, 2 * (n // 4 % 2) - 1) for n in range(len(listed))]
+    rows = "".join(f"{name} {first:2d} {second:2d}\n" for name, (first, second) in zip(listed, signs, strict=True))
     (directory / "list_attr_celeba.txt").write_text(f"{len(listed)}\nMale Smiling \n{rows}")
     return images
 

@@ -191,6 +191,12 @@ class Artifacts:
         return [self.config.score.model_dump(mode="json", include=fields), self.prepare.fingerprint]
 
 
+def check_label_weights(config: Config) -> None:
+    """Read the files of weights that the surrogate's labels are made with. Raises UserError where one cannot be read."""
+    for key, path in config.label_weights.items():
+        _file_hash(key, path)
+
+
 def _file_hash(key: str, path: str) -> str:
     """SHA-256 of a file of weights; the same path with other weights makes other labels."""
     try:

@@ -11,7 +11,7 @@ from side_ray.sources.pools import Description, describe
 from side_ray.stages.control import control_artifacts
 from side_ray.stages.estimate import image_shape
 from side_ray.stages.given import check_given
-from side_ray.stages.plan import Artifacts
+from side_ray.stages.plan import Artifacts, check_label_weights
 from side_ray.stages.score import similarity_of
 from side_ray.stages.train_dpm import fetch_import
 from side_ray.surrogate.encoders import open_teacher
@@ -58,8 +58,10 @@ def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None)
             )
     if config.dpm.kind == "train":
         _check_batch(config)
-    if config.surrogate.teacher is not None and "td" in config.extract.methods:
-        open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
+    if "td" in config.extract.methods:
+        check_label_weights(config)
+        if config.surrogate.teacher is not None:
+            open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
     if config.dpm.kind == "import" and not artifacts.dpm.done:
         fetch_import(config, image_shape(config, artifacts))
     if config.control:
