@@ -48,6 +48,7 @@ def test_plan(tmp_path):
     assert not list((tmp_path / "run").rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_score_of_generated_images(tmp_path):
     train, unseen, samples = drawn()
     for name, images in (("generated", samples), ("train", train), ("unseen", unseen)):

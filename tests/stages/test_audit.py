@@ -141,6 +141,7 @@ def test_replicated_scorers_find_what_split_ones_find(copied, tiny_audit, ray_se
     assert after == before
 
 
+@pytest.mark.slow
 def test_the_optimal_victim_is_all_copies(tmp_path, ray_session):
     config = tiny_config(
         tmp_path / "run",

@@ -36,12 +36,14 @@ def random_twin(ray_session, tmp_path_factory):
     return audited(tmp_path_factory.mktemp("conditional") / "run", dpm__condition="random", dpm__condition_classes=4)
 
 
+@pytest.mark.slow
 def test_each_sample_draws_its_class_from_its_seed(random_twin):
     seeds, classes = columns(random_twin, "seed", "class")
     assert classes == Condition((15, 15, 15, 15)).classes_of(seeds).tolist()
     assert set(classes) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_model_knows_its_classes_and_listens_to_them(random_twin):
     dpm = load_dpm(random_twin.run.store.fetch_dir(random_twin.dpm.key))
     assert dpm.condition == Condition((15, 15, 15, 15))
@@ -50,6 +52,7 @@ def test_the_model_knows_its_classes_and_listens_to_them(random_twin):
     assert all(not torch.equal(eps[0], other) for other in eps[1:])
 
 
+@pytest.mark.slow
 def test_an_imported_conditional_model_is_sampled_with_its_own_classes(random_twin, tmp_path):
     path = f"{random_twin.run.store.uri}/{random_twin.dpm.key}"
     artifacts = audited(tmp_path / "run", dpm__kind="import", dpm__path=path, dpm__steps=160)

@@ -92,6 +92,7 @@ def test_a_second_run_makes_nothing(controlled, ray_session):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_of_the_control_is_made_again(controlled, ray_session):
     other = control_artifacts(controlled.config, controlled)
     root, condition = Path(controlled.run.store.uri), Condition("td", 2.0)

@@ -36,6 +36,7 @@ def kill_when(command: list[str], reached) -> None:
         os.kill(driver.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_three_times_ends_as_if_undisturbed(command, tmp_path, tiny_audit):
     run = tmp_path / "run"
     config = tiny_config(run)

@@ -81,6 +81,7 @@ def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_
     assert low["ums_count"] > 50  # of 60 members, more than the neighbours that are stored
 
 
+@pytest.mark.slow
 def test_more_parts_than_the_default_give_the_same_scores(tiny_audit, tmp_path, ray_session):
     run = tmp_path / "run"
     copy_without_scores(tiny_audit.run.store.uri, run)

@@ -146,6 +146,7 @@ def test_a_second_sweep_makes_nothing_and_says_the_same(swept, ray_session):
     assert same == outcomes
 
 
+@pytest.mark.slow
 def test_stopped_early_the_others_numbers_stay(swept, ray_session):
     root, _, plan, outcomes = swept
     before = stamps(root)
