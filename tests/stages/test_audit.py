@@ -120,6 +120,7 @@ def test_a_changed_band_scores_again_and_samples_nothing(copied, ray_session):
     assert check(copied) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_found_and_made_again(copied, tiny_audit, ray_session):
     key = tiny_audit.samples(Condition("td", 2.0)).key(1)
     whole = pq.read_table(copied / key)
@@ -133,6 +134,7 @@ def test_a_damaged_shard_is_found_and_made_again(copied, tiny_audit, ray_session
     assert check(copied) == []
 
 
+@pytest.mark.slow
 def test_replicated_scorers_find_what_split_ones_find(copied, tiny_audit, ray_session):
     shutil.rmtree(copied / "scores")
     shutil.rmtree(copied / "report")

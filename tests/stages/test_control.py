@@ -26,6 +26,7 @@ def controlled(tiny_audit, tmp_path_factory):
     return run_until("report", tiny_config(root, control={"members": 70}), Reporter())
 
 
+@pytest.mark.slow
 def test_the_audits_own_numbers_and_artifacts_stay_what_they_were(controlled, tiny_audit):
     own, found = (each.report.read_json("metrics.json") for each in (tiny_audit, controlled))
     assert own["conditions"] == found["conditions"]
@@ -37,6 +38,7 @@ def test_the_audits_own_numbers_and_artifacts_stay_what_they_were(controlled, ti
     assert check(Path(controlled.run.store.uri)) == []
 
 
+@pytest.mark.slow
 def test_control_was_trained_on_images_of_none_of_the_three_sets(controlled):
     other = control_artifacts(controlled.config, controlled)
     theirs = read_split(other.run.store, other.prepare.key, "member").images.reshape(70, -1)
@@ -51,6 +53,7 @@ def test_control_was_trained_on_images_of_none_of_the_three_sets(controlled):
     assert not {row.tobytes() for row in theirs} & {row.tobytes() for row in digits}
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_brute_force(controlled):
     root, metrics = Path(controlled.run.store.uri), controlled.report.read_json("metrics.json")
     other = control_artifacts(controlled.config, controlled)
@@ -68,6 +71,7 @@ def test_counts_are_those_of_brute_force(controlled):
         assert row["only_holdout"] == (holdout & ~member).sum()
 
 
+@pytest.mark.slow
 def test_control_samples_share_seeds_and_targets_with_the_audit(controlled):
     other = control_artifacts(controlled.config, controlled)
     condition = Condition("td", 2.0)
@@ -79,12 +83,14 @@ def test_control_samples_share_seeds_and_targets_with_the_audit(controlled):
     assert not ours.column("image").equals(theirs.column("image"))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_came_out(controlled):
     page = controlled.run.store.read(f"{controlled.report.key}/index.html").decode()
     assert "Is it the model or the classifier?" in page
     assert "70 other images" in page
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_nothing(controlled, ray_session):
     root = Path(controlled.run.store.uri)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")}

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -64,7 +65,9 @@ def head(tmp_path_factory):
             wait_for(lambda: ray(env, "job", "list").returncode == 0, 120)
             yield env
         finally:
-            process.terminate()
+            # A signal to `ray start` alone has it wait half a minute for the others.
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.kill()
             process.wait(60)
 
 
@@ -88,6 +91,7 @@ def working_directory(tmp_path: Path, **changes) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_when_submitted_again(head, tmp_path):
     work = working_directory(tmp_path, extract__methods=["random"], extract__samples=1000, extract__steps=40)
     submit = ["job", "submit", "--working-dir", str(work)]

@@ -72,6 +72,7 @@ def _ours(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_audit, tmp_path, ray_session):
     run = tmp_path / "run"
     copy_without_scores(tiny_audit.run.store.uri, run)
