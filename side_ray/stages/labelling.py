@@ -10,11 +10,14 @@ import torch
 
 from side_ray.config import Config
 from side_ray.datasets import to_parquet
+from side_ray.errors import RunError, UserError
 from side_ray.images import decode_column
 from side_ray.stages.plan import Artifacts
+from side_ray.stages.pool import one_line
 from side_ray.stages.progress import Reporter
+from side_ray.stages.session import ensure_ray
 from side_ray.surrogate import labels as implicit
-from side_ray.surrogate.encoders import Teacher, encoder_features, open_teacher
+from side_ray.surrogate.encoders import Encoder, Teacher, open_encoder, open_teacher
 from side_ray.surrogate.resnet import ResNet
 
 LABELS = "labels.parquet"
@@ -27,24 +30,29 @@ def labels_there(artifacts: Artifacts) -> bool:
 
 
 def make_labels(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Write `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities), and `labels.json`,
-    what is worth knowing of them.
+    """Have a worker write `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities), and
+    `labels.json`, what is worth knowing of them.
 
     Raises:
         UserError: the weights that the config names do not fit, or no clusters are left.
+        RunError: the worker died too often.
     """
-    target = artifacts.surrogate
-    count = config.surrogate.synthetic // config.extract.shard_size
-    table = artifacts.synthetic.read_first(count, ["sample_id", "image"])
-    label, teacher, found = _label(config, artifacts, decode_column(table.column("image")))
-    columns = {
-        "sample_id": table.column("sample_id"),
-        "label": pa.array(label, pa.int64()),
-        "teacher": pa.FixedSizeListArray.from_arrays(pa.array(teacher.ravel(), pa.float32()), teacher.shape[1]),
-    }
-    target.write_json(FOUND, found)
-    target.store.write(f"{target.key}/{LABELS}", to_parquet(pa.table(columns)))
-    reporter.say(f"train_surrogate: {described(config, found)} for {int((label >= 0).sum()):,} synthetic images")
+    ensure_ray(config.cluster)
+    import ray
+    from ray.exceptions import RayError
+
+    cluster = config.cluster
+    resources = {"num_cpus": cluster.train_cpus, "num_gpus": cluster.gpus, "max_retries": cluster.train_failures}
+    try:
+        found = ray.get(ray.remote(_write_labels).options(**resources).remote(config, artifacts))
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise RunError(
+            f"train_surrogate: labelling failed ({one_line(error)}); run the same command again to retry"
+        ) from error
+    reporter.say(f"train_surrogate: {described(config, found)} for {found['labelled']:,} synthetic images")
 
 
 def described(config: Config, found: dict[str, Any]) -> str:
@@ -64,14 +72,29 @@ def read_labels(artifacts: Artifacts) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
 
 
-def _label(config: Config, artifacts: Artifacts, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _write_labels(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+    torch.set_num_threads(config.cluster.train_cpus)
+    label, teacher, found = _label(config, artifacts)
+    found["labelled"] = int((label >= 0).sum())
+    columns = {
+        "sample_id": pa.array(range(len(label)), pa.int64()),
+        "label": pa.array(label, pa.int64()),
+        "teacher": pa.FixedSizeListArray.from_arrays(pa.array(teacher.ravel(), pa.float32()), teacher.shape[1]),
+    }
+    target = artifacts.surrogate
+    target.write_json(FOUND, found)
+    target.store.write(f"{target.key}/{LABELS}", to_parquet(pa.table(columns)))
+    return found
+
+
+def _label(config: Config, artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Labels int64 [N], teacher probabilities float32 [N, K], and what is worth knowing of them."""
     section = config.surrogate
     if section.labels == "random":
-        label = implicit.random_labels(len(images), section.classes, config.run.seed)
+        label = implicit.random_labels(section.synthetic, section.classes, config.run.seed)
         return label, implicit.hard_targets(label, section.classes), {"classes": section.classes}
     if section.labels == "cluster":
-        features = _features(config, artifacts, images)
+        features = _over_shards(config, artifacts, _encoder(config, artifacts))
         clusters = implicit.cluster_labels(features, section.classes, section.cohesion, config.run.seed)
         found = {
             "classes": len(clusters.kept),
@@ -81,19 +104,26 @@ def _label(config: Config, artifacts: Artifacts, images: np.ndarray) -> tuple[np
             "kept": clusters.kept.tolist(),
         }
         return clusters.assignment, clusters.targets, found
-    probabilities = _teacher(config, artifacts).probabilities(images)
+    probabilities = _over_shards(config, artifacts, _teacher(config, artifacts).probabilities)
     return probabilities.argmax(1), probabilities, {"classes": probabilities.shape[1]}
 
 
-def _features(config: Config, artifacts: Artifacts, images: np.ndarray) -> np.ndarray:
-    """float32 [N, d] of images uint8 [N, H, W, C]."""
+def _over_shards(config: Config, artifacts: Artifacts, function: Encoder) -> np.ndarray:
+    """float32 [N, d] of the whole synthetic set, of which one shard of images is in memory at a time."""
+    shards = artifacts.synthetic
+    count = config.surrogate.synthetic // config.extract.shard_size
+    return np.concatenate([function(decode_column(shards.read(i, ["image"]).column("image"))) for i in range(count)])
+
+
+def _encoder(config: Config, artifacts: Artifacts) -> Encoder:
+    """What gives the features to cluster."""
     kind = config.surrogate.features
     if kind == "pixels":
-        return implicit.pixel_features(images)
+        return implicit.pixel_features
     if kind == "teacher":
-        return _teacher(config, artifacts).features(images)
+        return _teacher(config, artifacts).features
     ((key, path),) = config.label_weights.items()
-    return encoder_features(kind, images, key, path, config.score.preprocessing, _device())
+    return open_encoder(kind, key, path, config.score.preprocessing, _device())
 
 
 def _teacher(config: Config, artifacts: Artifacts) -> Teacher:

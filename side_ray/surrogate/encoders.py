@@ -2,6 +2,8 @@
 
 import pickle
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,9 @@ from side_ray.memorization.sscd import IMAGENET, Sscd
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
 Input = Literal["imagenet", "symmetric"]
+Encoder = Callable[[np.ndarray], np.ndarray]
+"""Images uint8 [N, H, W, C] to features float32 [N, d]."""
+
 BATCH = 512
 
 
@@ -116,19 +121,30 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def encoder_features(
-    kind: Literal["sscd", "clip"], images: np.ndarray, key: str, path: str, policy: str, device: str = "cpu"
-) -> np.ndarray:
-    """Unit vectors float32 [N, d] of images uint8 [N, H, W, C] from an encoder's file, TorchScript or ONNX.
+def open_encoder(kind: Literal["sscd", "clip"], key: str, path: str, policy: str, device: str = "cpu") -> Encoder:
+    """What gives unit vectors float32 [N, d] of images uint8 [N, H, W, C], from a file in TorchScript or ONNX.
 
     Args:
         kind: `clip` has CLIP's own preprocessing (224 pixels, bicubic, its mean and deviation), `sscd` has `policy`.
         key: the config's key of `path`, for messages.
 
     Raises:
-        UserError: the file is no such model, or does not give one vector per image.
+        UserError: the file is no such model; the encoder itself where the model does not give one vector per image.
     """
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        with _named(key):
+            return model.embed(images)
+
+    with _named(key):
+        model = Sscd(path, "clip224" if kind == "clip" else policy, device=device)
+    return encode
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors of an encoder's file name the key that gives it here."""
     try:
-        return Sscd(path, "clip224" if kind == "clip" else policy, device=device).embed(images)
+        yield
     except UserError as error:
         raise UserError(str(error).replace("score.checkpoint", key)) from None

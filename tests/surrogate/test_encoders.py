@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from side_ray.errors import UserError
 from side_ray.memorization.sscd import CLIP
-from side_ray.surrogate.encoders import Teacher, encoder_features, open_teacher
+from side_ray.surrogate.encoders import Teacher, open_encoder, open_teacher
 from side_ray.surrogate.labels import cluster_labels
 from side_ray.surrogate.resnet import ResNet
 from tests.formats import pictures
@@ -114,7 +114,7 @@ def test_a_clip_image_encoder_makes_features_for_clusters(tmp_path):
     network = Vit()
     path = exported(tmp_path / "clip.pt", network)
     images = np.concatenate([IMAGES // 4, 255 - IMAGES // 4])
-    found = encoder_features("clip", images, "surrogate.encoder", path, "resize288")
+    found = open_encoder("clip", "surrogate.encoder", path, "resize288")(images)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).round().clamp(0, 255) / 255
     mean, deviation = (torch.tensor(row).view(3, 1, 1) for row in CLIP)
@@ -135,4 +135,4 @@ def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path):
         (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is no file"),
     ):
         with pytest.raises(UserError, match=message):
-            encoder_features("clip", IMAGES, "surrogate.encoder", path, "resize288")
+            open_encoder("clip", "surrogate.encoder", path, "resize288")(IMAGES)
