@@ -104,9 +104,11 @@ class TrainingLoop:
         self.raw = self.recipe.module.to(self.accelerator.device).train()
         # One process needs no gradient averaging, which is all that the wrapper adds.
         self.module = self.accelerator.prepare_model(self.raw, evaluation_mode=self.accelerator.num_processes == 1)
-        self.optimizer = self.accelerator.prepare_optimizer(
-            torch.optim.AdamW(self.raw.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+        # On CPUs torch's default is a loop over the parameters, of the same bits: 13 ms a step of the digits' U-Net for 4.
+        adamw = torch.optim.AdamW(
+            self.raw.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, foreach=True
         )
+        self.optimizer = self.accelerator.prepare_optimizer(adamw)
         self.lr_scheduler = get_scheduler(
             "constant_with_warmup" if schedule.lr_schedule == "constant" else schedule.lr_schedule,
             self.optimizer.optimizer,

@@ -62,8 +62,12 @@ def test_clusters_of_a_classifiers_features_and_of_an_encoders(run, teacher, tmp
     assert (sum(found["sizes"]), found["asked"]) == (400, 5)
     clip = exported(tmp_path / "clip.pt", Vit())
     by_clip, _ = labelled(run, features="clip", encoder=clip, cohesion=0.05)
-    assert by_clip.surrogate.key != by_teacher.surrogate.key
-    assert read_labels(by_clip).column("label") != read_labels(by_teacher).column("label")
+    by_sscd, line = labelled(run, features="sscd", encoder=clip, cohesion=0.05)
+    assert "clusters of sscd are kept" in line
+    keys = {each.surrogate.key for each in (by_teacher, by_clip, by_sscd)}
+    assert len(keys) == 3
+    labels = {tuple(read_labels(each).column("label").to_pylist()) for each in (by_teacher, by_clip, by_sscd)}
+    assert len(labels) == 3
 
 
 def test_other_weights_at_the_same_path_are_another_artifact(run, teacher, tmp_path):

@@ -2,6 +2,7 @@
 does."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_a_resumed_training_ends_as_an_undisturbed_one_bit_by_bit(artifacts, alo
     resumed = trained(spec)
     assert torch.equal(weights(resumed), weights(alone))
     assert resumed.curve == alone.curve
+
+
+def test_half_precision_resumes_bit_by_bit_too(artifacts, alone):
+    def spec(name: str) -> TrainSpec:
+        return replace(spec_of(artifacts, name), precision="bf16")
+
+    whole = trained(spec("bf16"))
+    trained(spec("bf16-stopped"), until=15)
+    assert torch.equal(weights(trained(spec("bf16-stopped"))), weights(whole))
+    # It is another arithmetic, of the same training.
+    assert not torch.equal(weights(whole), weights(alone))
+    assert whole.curve["loss"] == pytest.approx(alone.curve["loss"], rel=0.02)
 
 
 def test_dropout_and_flips_resume_too(artifacts):

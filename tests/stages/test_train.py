@@ -26,6 +26,7 @@ from side_ray.stages.plan import Artifacts
 from side_ray.stages.progress import Reporter
 from side_ray.storage import open_store
 from tests.audits import tiny_config, tiny_values
+from tests.nodes import ray_nodes
 from tests.s3 import faulty_proxy
 
 PATIENCE_S = 280
@@ -179,3 +180,27 @@ def test_an_elastic_training_takes_the_workers_that_there_are(tmp_path, ray_sess
     info = run_until("train_dpm", config, Reporter()).dpm.info()
     assert info["workers"] == 3
     assert info["final_loss"] == pytest.approx(tiny_audit.dpm.info()["final_loss"], rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_elastic_training_goes_on_without_a_lost_node(tmp_path, undisturbed):
+    changes = {**TWO, "cluster__train_workers": [1, 2], "cluster__train_cpus": 2}
+    run = str(tmp_path / "run")
+    config = tmp_path / "audit.yaml"
+    config.write_text(yaml.safe_dump(tiny_values(run, **changes)))
+    artifacts = Artifacts(tiny_config(run, **changes), Run(open_store(run)))
+    command = [sys.executable, "-m", "side_ray.cli", "train-dpm", str(config)]
+    with (
+        ray_nodes(tmp_path, 2, cpus=2) as nodes,
+        open(tmp_path / "log", "w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=nodes.env) as driver,
+    ):
+        reach(lambda: bool(Checkpoints(artifacts.dpm).steps()), driver)
+        lost = nodes.raylet(1)
+        assert lost
+        lost.kill()
+        assert driver.wait(PATIENCE_S * 2) == 0, (tmp_path / "log").read_text()
+    info = artifacts.dpm.info()
+    assert (info["steps"], info["workers"], len(info["resumed_at"])) == (400, 1, 1)
+    assert info["final_loss"] == pytest.approx(undisturbed, rel=0.01)
