@@ -15,7 +15,7 @@ from side_ray.stages.trainer import read_progress
 from tests.audits import tiny_config, tiny_values
 from tests.bruteforce import check
 
-PATIENCE_S = 200
+PATIENCE_S = 600
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def kill_when(command: list[str], reached) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_three_times_ends_as_if_undisturbed(command, tmp_path, tiny_audit):
     run = tmp_path / "run"
     config = tiny_config(run)

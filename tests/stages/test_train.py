@@ -29,7 +29,7 @@ from tests.audits import tiny_config, tiny_values
 from tests.nodes import ray_nodes
 from tests.s3 import faulty_proxy
 
-PATIENCE_S = 280
+PATIENCE_S = 400
 TWO = {"cluster__train_workers": 2, "dpm__steps": 400, "dpm__checkpoint_every": 20}
 
 
