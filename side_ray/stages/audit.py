@@ -22,6 +22,8 @@ from side_ray.storage import open_store
 
 Stage = Callable[[Config, Artifacts, Reporter], None]
 MOST_REPAIRS = 5
+ABANDONED_S = 3600.0
+"""Age of a temporary file or an unfinished upload (seconds) whose writer must have been killed."""
 STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "control", "report")
 
 
@@ -50,6 +52,10 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
     began = time.monotonic()
     for number in range(len(wanted)):
         run_repairing(wanted[: number + 1], config, artifacts, reporter)
+    try:
+        artifacts.run.store.sweep(ABANDONED_S)
+    except UserError as error:  # a store may forbid it, and the run is done
+        reporter.warn(f"what killed writers left stays: {error}")
     reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
     return artifacts
 

@@ -1,7 +1,9 @@
 """A small audit of real digits, end to end on a real Ray, and what a second one makes again."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +94,16 @@ def test_tables_open_in_other_readers(tiny_audit):
     assert images[0]["image"].size == (8, 8)
 
 
-def test_a_second_run_makes_nothing(copied, ray_session):
+def test_a_second_run_makes_nothing_and_clears_away_what_killed_writers_left(copied, ray_session):
     before = stamps(copied, "prepare", "dpm", "synthetic", "surrogate", "samples", "scores", "report")
+    left, being_written = (Path(copied) / "samples" / f".part-000001.parquet.{each * 32}.tmp" for each in "ab")
+    for path in (left, being_written):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time() - 7200,) * 2)
     run_until("report", tiny_config(copied), Reporter())
+    assert not left.exists()
+    assert being_written.exists()
+    being_written.unlink()
     assert stamps(copied, "prepare", "dpm", "synthetic", "surrogate", "samples", "scores", "report") == before
 
 
