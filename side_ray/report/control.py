@@ -25,10 +25,12 @@ def control_verdict(metrics: Mapping[str, Any]) -> str:
         )
     most = max(rows, key=lambda row: row["calibrated"]["ams"])
     band = most["calibrated"]
+    smallest = min(row["p_adjusted"] for row in rows)
     text = (
-        f"{what} matches the audited training images no more often than images that nobody was trained on: at most "
-        f"{wording.percent(band['ams'])} of its samples in any condition ({band['ams_count']} of {wording.count(most['n'])}, 95% "
-        f"interval {wording.interval(band['ams_ci'])}; {wording.condition_name(most)}), against {band['holdout_count']} held-out "
+        f"{what} does not match the audited training images measurably more often than images that nobody was trained on "
+        f"(smallest p {smallest:.2f}, adjusted for the number of conditions): at most {wording.percent(band['ams'])} of its "
+        f"samples in any condition ({band['ams_count']} of {wording.count(most['n'])}, 95% interval "
+        f"{wording.interval(band['ams_ci'])}; {wording.condition_name(most)}), against {band['holdout_count']} held-out "
         "matches of the same samples. "
     )
     return text + _audited(metrics, rows)

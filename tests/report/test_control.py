@@ -22,7 +22,8 @@ def with_control(*rows: tuple[str, float, int, int, float]) -> dict:
 
 def test_a_classifier_that_gives_nothing_is_cleared():
     text = control_verdict(with_control(("random", 0.0, 2, 3, 1.0), ("td", 10.0, 4, 3, 1.0)))
-    assert "no more often" in text
+    assert "not match the audited training images measurably more often" in text
+    assert "smallest p 1.00" in text
     assert "4 of 2,000" in text
     assert "16.2% copies at SIDE at λ=10" in text
     assert "the copies come from the model, not from the classifier" in text
