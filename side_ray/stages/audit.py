@@ -22,8 +22,8 @@ from side_ray.storage import open_store
 
 Stage = Callable[[Config, Artifacts, Reporter], None]
 MOST_REPAIRS = 5
-ABANDONED_S = 3600.0
-"""Age of a temporary file or an unfinished upload (seconds) whose writer must have been killed."""
+ABANDONED_S = 86_400.0
+"""Age (seconds) of a temporary file or an unfinished upload that is cleared away. A large upload over a slow line takes hours."""
 STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "control", "report")
 
 

@@ -35,16 +35,16 @@ def make_labels(config: Config, artifacts: Artifacts, reporter: Reporter) -> Non
 
     Raises:
         UserError: the weights that the config names do not fit, or no clusters are left.
-        RunError: the worker died too often.
+        RunError: the worker died too often, or failed otherwise.
     """
     ensure_ray(config.cluster)
     import ray
     from ray.exceptions import RayError
 
     cluster = config.cluster
-    resources = {"num_cpus": cluster.train_cpus, "num_gpus": cluster.gpus, "max_retries": cluster.train_failures}
+    options = {"num_cpus": cluster.train_cpus, "num_gpus": cluster.gpus, "max_retries": cluster.train_failures}
     try:
-        found = ray.get(ray.remote(_write_labels).options(**resources).remote(config, artifacts))
+        found = ray.get(ray.remote(_write_labels).options(**options).remote(config, artifacts))
     except RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, UserError):

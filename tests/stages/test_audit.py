@@ -99,7 +99,7 @@ def test_a_second_run_makes_nothing_and_clears_away_what_killed_writers_left(cop
     left, being_written = (Path(copied) / "samples" / f".part-000001.parquet.{each * 32}.tmp" for each in "ab")
     for path in (left, being_written):
         path.write_bytes(b"half")
-    os.utime(left, (time.time() - 7200,) * 2)
+    os.utime(left, (time.time() - 2 * 86_400,) * 2)
     run_until("report", tiny_config(copied), Reporter())
     assert not left.exists()
     assert being_written.exists()

@@ -48,10 +48,12 @@ def labelled(run: str, **changes) -> tuple[Artifacts, str]:
 def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
     artifacts, line = labelled(run, labels="classifier", teacher=teacher, teacher_input="symmetric")
     images = decode_column(artifacts.synthetic.read_first(8, ["image"]).column("image"))
-    expected = open_teacher(teacher, None, "symmetric").probabilities(images)
+    # A network's last bits depend on the batch, which is a shard.
+    opened = open_teacher(teacher, None, "symmetric")
+    expected = np.concatenate([opened.probabilities(images[start : start + 50]) for start in range(0, 400, 50)])
     table = read_labels(artifacts)
     assert table.column("label").to_pylist() == expected.argmax(1).tolist()
-    np.testing.assert_allclose(np.stack(table.column("teacher").to_numpy(zero_copy_only=False)), expected, atol=1e-6)
+    np.testing.assert_array_equal(np.stack(table.column("teacher").to_numpy(zero_copy_only=False)), expected)
     assert line == "train_surrogate: 6 classifier labels for 400 synthetic images"
 
 
