@@ -1,5 +1,7 @@
 """Counts at levels of similarity from tiles of scores; what a tile cannot decide is decided on exact values."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from side_ray.memorization.bands import Levels
@@ -7,12 +9,23 @@ from side_ray.memorization.exact import values_of_pairs
 from side_ray.memorization.kernels import Kernel
 from side_ray.memorization.neighbors import Counts, Metric
 from side_ray.memorization.similarity import normalize
-from side_ray.memorization.topk import rounded_down, scores_of
+from side_ray.memorization.topk import rounded_down
 
 DENSE_SHARE = 0.02
 """Share of a tile's pairs at some level above which whole columns are counted instead of listing pairs."""
 UNSURE_SHARE = 0.002
 """Share of undecided pairs above which a coarse kernel is not worth its speed."""
+
+
+class Pairs(NamedTuple):
+    """Some pairs of a block of queries and the training images."""
+
+    rows: np.ndarray
+    """int64 [m], of the block."""
+    columns: np.ndarray
+    """integers [m], training rows."""
+    scores: np.ndarray
+    """[m], a kernel's."""
 
 
 class LevelCounter:
@@ -56,13 +69,13 @@ class LevelCounter:
             # Values are rounded to float32 before they meet an edge; the rest is float64 arithmetic.
             rounding = 2.0**-22 * radii**2 + 2.0**-48 * norms
         with np.errstate(invalid="ignore"):
-            slack = (epsilon[:, None] + kernel.relative * np.abs(scores) + rounding) / (1 - kernel.relative)
+            slack = kernel.widest(epsilon)[:, None] + rounding
         slack = np.where(np.isfinite(scores), slack, 0.0)
         return BlockLevels(
             self,
             rows,
-            rounded_down(scores - slack, np.dtype(kernel.dtype)),
-            -rounded_down(-(scores + slack), np.dtype(kernel.dtype)),
+            rounded_down(scores - slack, kernel.slack.dtype),
+            -rounded_down(-(scores + slack), kernel.slack.dtype),
         )
 
     def exact_level(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -78,43 +91,49 @@ class BlockLevels:
 
     def __init__(self, counter: LevelCounter, rows: slice, maybe: np.ndarray, sure: np.ndarray) -> None:
         self.counter, self.rows, self.maybe, self.sure = counter, rows, maybe, sure
-        self.lowest = maybe[:, 0].astype(np.float64)
-        """float64 [q], no score below it is at any level."""
+        self.lowest = maybe[:, 0].copy()
+        """[q], no score below it is at any level."""
+        self.waiting: list[Pairs] = []
 
     def count(
         self,
         tile: np.ndarray,
         column: int,
         mask: np.ndarray,
-        listed: tuple[np.ndarray, np.ndarray] | None,
+        listed: Pairs | None,
         *,
         settle: bool,
     ) -> Counts | None:
-        """Counts of a tile [q, t] whose first column is training row `column`.
+        """Counts of a tile [q, t] whose first column is training row `column`; `late` has what is not counted at once.
 
         Args:
             mask: bool [q, t], scratch.
-            listed: flat indices that hold every pair at some level, and their scores, where they are known already.
+            listed: every pair at some level, where they are known already.
             settle: decide every undecided pair; otherwise return None where they are many.
         """
         if listed is None:
-            tile = scores_of(tile)
             np.greater_equal(tile, self.maybe[:, :1], out=mask)
             if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
                 return self._count_columns(tile, column, settle)
-            flat = np.flatnonzero(mask)
-            listed = flat, tile.ravel()[flat]
-        flat, scores = listed
-        near = scores >= self.maybe[:, 0].min()
-        flat, scores = flat[near], scores[near]
-        rows = flat // tile.shape[1]
-        columns = flat - rows * tile.shape[1] + column
-        return self.count_pairs(rows, columns, scores, limit=None if settle else UNSURE_SHARE * tile.size)
+            rows, columns = np.divmod(np.flatnonzero(mask), tile.shape[1])
+            listed = Pairs(rows, columns + column, tile[rows, columns])
+        elif sum(pairs.rows.size for pairs in (*self.waiting, listed)) < UNSURE_SHARE * tile.size:
+            self.waiting.append(listed)
+            return Counts.merge([])
+        return self.count_pairs(listed, limit=None if settle else UNSURE_SHARE * tile.size)
 
-    def count_pairs(
-        self, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, limit: float | None = None
-    ) -> Counts | None:
-        """Counts of listed pairs: rows of the block, training rows, scores; None where more than `limit` are undecided."""
+    def late(self) -> Counts:
+        """Counts of the few pairs of many tiles, in one go."""
+        if not self.waiting:
+            return Counts.merge([])
+        counts = self.count_pairs(Pairs(*(np.concatenate(parts) for parts in zip(*self.waiting, strict=True))))
+        assert counts is not None
+        self.waiting.clear()
+        return counts
+
+    def count_pairs(self, pairs: Pairs, limit: float | None = None) -> Counts | None:
+        """Counts of listed pairs; None where more than `limit` are undecided."""
+        rows, columns, scores = pairs
         kept = scores >= self.maybe[rows, 0]
         rows, columns, scores = rows[kept], columns[kept], scores[kept, None]
         level = (scores >= self.sure[rows]).sum(axis=1) - 1 + self.counter.lowest

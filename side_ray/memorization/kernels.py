@@ -1,9 +1,10 @@
 """Score tiles of the blocked search: one matrix product per tile, with a proven bound of its error.
 
 A score orders training images by closeness to a query, larger is closer: `ip` is the inner product itself, `l2` is
-‖q‖² − ‖q − x‖² = 2 q·x − ‖x‖² on data centred by a vector that changes no distance. Every kernel states ε and r such that
+‖q‖² − ‖q − x‖² = 2 q·x − ‖x‖² on data centred by a vector that changes no distance. Every kernel states an ε of each query and
+a slack of each training image such that
 
-    |tile − true score| ≤ ε + r · |tile|,
+    |tile − true score| ≤ ε + slack,
 
 from γ_m = m·u / (1 − m·u) (Higham 2002, Eq. 3.5: any order of summation, with or without FMA), so that whatever a tile
 cannot tell apart is compared again in float64 and the result of a search does not depend on the kernel.
@@ -20,12 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.memorization.neighbors import Metric
+from side_ray.memorization import compiled
+from side_ray.memorization.neighbors import LONGEST, Metric
 
 ROUNDOFF = 2.0**-24  # float32
+COMPARED = 3
+"""Roundings of a score when a search compares it: its slack and the threshold's width, and that of a bound."""
 CACHED = 2**18
 """Feature elements that are converted or checked at a time: temporaries stay in a processor's cache."""
-MANY = 10_000
+MANY = 2_000
 """Training images from which on a faster product outweighs the wider margin of its candidates."""
 KEPT_BYTES = 2**29
 """Converted training features that a kernel keeps between calls, at most."""
@@ -35,12 +39,12 @@ class Kernel(ABC):
     """Scores of query blocks against blocks of the training features float32 [n, d]."""
 
     name: str
-    dtype: type[np.generic] = np.float32
-    """Of scores; a tile may hold them as int16, the bits of bfloat16."""
     exact = False
     """Scores are exact integers: no error, and the value follows from the score."""
-    relative = 0.0
-    """r of the error bound."""
+    coarse = False
+    """Errors are so wide that levels where many images lie are better counted by another kernel."""
+    slack = np.empty(0, np.float32)
+    """[n] in the dtype of scores, the part of the error that depends on the training image; [0] where it does not."""
     bytes_per_value = 4
     block = (512, 4096)
     """Queries and training images of a tile."""
@@ -59,16 +63,16 @@ class Kernel(ABC):
         return prepared
 
     @abstractmethod
-    def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
-        """float32 [Q, d] in the form that `scores` multiplies; Q rows."""
+    def prepare_queries(self, queries: np.ndarray) -> Any:
+        """float32 [Q, d] in the form that `scores` multiplies."""
 
     @abstractmethod
     def prepare_train(self, start: int, stop: int) -> Any:
         """Training rows start … stop in the form that `scores` multiplies."""
 
     @abstractmethod
-    def scores(self, queries: torch.Tensor, train: Any, scratch: "Scratch", positive: bool) -> np.ndarray:
-        """Tile [q, t] of prepared blocks, in scratch memory; with `positive` only scores above 0 need be right."""
+    def scores(self, queries: Any, train: Any, scratch: "Scratch") -> np.ndarray:
+        """Tile [q, t] of prepared blocks, in scratch memory."""
 
     @abstractmethod
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
@@ -78,36 +82,28 @@ class Kernel(ABC):
         """float64 [Q], ‖q‖² of the centred queries, with which l2 distances become scores."""
         return squared_norms(queries)
 
-    def prune_width(self, kth: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
-        """δ [Q] such that no tile score below kth − δ can belong to the k nearest, kth being the k-th best tile score.
+    def widest(self, epsilon: np.ndarray) -> np.ndarray:
+        """Of ε [Q], the largest error of a score, whatever the training image; float64 [Q]."""
+        return epsilon + float(self.slack.max(initial=0.0))
 
-        The k-th best true score is at least kth − ε − r|kth|; a score s below kth − δ has a true one of at most
-        s + ε + r|s|, which is smaller for this δ.
-        """
-        if not self.relative:
-            return 2 * epsilon
-        return (2 * epsilon + 2 * self.relative * np.abs(kth)) / (1 - self.relative)
-
-    def closest_values(self, scores: np.ndarray, queries: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
-        """The closest value that a tile score can stand for, float64 [Q, c]; scores may be -inf."""
-        scores = np.maximum(scores, np.finfo(np.float32).min)
-        highest = scores + epsilon[:, None] + self.relative * np.abs(scores)
+    def closest_values(self, highest: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The closest values that true scores of at most `highest` float64 [m] of the queries `rows` int64 [m] can mean."""
         if self.metric == "ip":
             return highest
-        return np.sqrt(np.maximum(self.query_norms(queries)[:, None] - highest, 0.0))
+        return np.sqrt(np.maximum(self.query_norms(queries)[rows] - highest, 0.0))
 
 
 class Scratch(threading.local):
     """A thread's own tiles: fresh memory would cost a page fault per 4 KiB and tile."""
 
     def __init__(self) -> None:
-        self.held: dict[Any, torch.Tensor] = {}
+        self.held: dict[str, torch.Tensor] = {}
 
-    def get(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """Memory [rows, columns], whose content is that of the last use."""
-        if dtype not in self.held or self.held[dtype].numel() < rows * columns:
-            self.held[dtype] = torch.empty(rows * columns, dtype=dtype)
-        return self.held[dtype][: rows * columns].view(rows, columns)
+    def get(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """Memory [rows, columns], whose content is that of the last use of this name, which has one dtype."""
+        if name not in self.held or self.held[name].numel() < rows * columns:
+            self.held[name] = torch.empty(rows * columns, dtype=dtype)
+        return self.held[name][: rows * columns].view(rows, columns)
 
 
 class Float32Kernel(Kernel):
@@ -136,17 +132,20 @@ class Float32Kernel(Kernel):
         norms = None if self.center is None else squared_norms(rows).astype(np.float32)
         return _tensor(rows), norms
 
-    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
+    def scores(self, queries: Any, train: Any, scratch: Scratch) -> np.ndarray:
         rows, norms = train
-        tile = torch.mm(queries, rows.T, out=scratch.get(len(queries), len(rows), torch.float32)).numpy()
+        tile = torch.mm(queries, rows.T, out=scratch.get("tile", len(queries), len(rows), torch.float32)).numpy()
         return tile if norms is None else np.subtract(tile, norms, out=tile)
 
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
         norms = np.sqrt(self.query_norms(queries))
         if self.center is None:
-            return _gamma(queries.shape[1]) * norms * self.largest
+            return _gamma(queries.shape[1] + COMPARED) * norms * self.largest
         # Eight more roundings: centring both sides, the norms, the subtraction; the query's own norm turns scores to distances.
-        return _gamma(queries.shape[1] + 8) * (2 * norms * self.largest + self.largest**2) + _gamma(8) * norms**2
+        return (
+            _gamma(queries.shape[1] + 8 + COMPARED) * (2 * norms * self.largest + self.largest**2)
+            + _gamma(8) * norms**2
+        )
 
     def query_norms(self, queries: np.ndarray) -> np.ndarray:
         return squared_norms(queries if self.center is None else queries - self.center)
@@ -156,7 +155,7 @@ class Int8Kernel(Kernel):
     """Pixel values 0 … 255, shifted by 128, multiplied in int8 with int32 accumulation: exact, and several times faster."""
 
     name = "int8"
-    dtype = np.int32
+    slack = np.empty(0, np.int32)
     exact = True
     bytes_per_value = 1
     block = (1024, 2048)
@@ -168,9 +167,9 @@ class Int8Kernel(Kernel):
         rows = self.features[start:stop]
         return torch.from_numpy(_shifted(rows)), self._norms(rows).astype(np.int32)
 
-    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
+    def scores(self, queries: Any, train: Any, scratch: Scratch) -> np.ndarray:
         rows, norms = train
-        tile = torch._int_mm(queries, rows.T, out=scratch.get(len(queries), len(rows), torch.int32)).numpy()
+        tile = torch._int_mm(queries, rows.T, out=scratch.get("product", len(queries), len(rows), torch.int32)).numpy()
         np.left_shift(tile, 1, out=tile)
         return np.subtract(tile, norms, out=tile)
 
@@ -200,38 +199,61 @@ class Int8Kernel(Kernel):
         return all(_are_pixels(features[start:stop]) for start, stop in _blocks(features))
 
 
-class Bfloat16Kernel(Kernel):
-    """Inner products of features rounded to bfloat16, for processors that multiply those many times faster."""
+class QuantizedKernel(Kernel):
+    """Inner products of unit vectors, each rounded to int8 with a scale of its own, for processors that multiply those faster.
 
-    name = "bfloat16"
-    relative = 2.0**-8
-    bytes_per_value = 2
-    block = (1024, 4096)
+    ⟨q, x⟩ − ⟨q̂, x̂⟩ = ⟨q, x − x̂⟩ + ⟨q − q̂, x̂⟩, so that the error is at most ‖q‖·‖x − x̂‖, the slack of x, and
+    ‖q − q̂‖·‖x̂‖.
+    """
+
+    name = "quantized"
+    coarse = True
+    bytes_per_value = 1
+    block = (512, 1024)
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         super().__init__(features, metric)
-        self.largest = self.residual = 0.0
-        for start, stop in _blocks(features):
-            kept, lost = _bfloat16_norms(features[start:stop])
-            self.largest, self.residual = max(self.largest, float(kept.max())), max(self.residual, float(lost.max()))
+        rounded = _Quantized(features)
+        self.largest = float(rounded.lengths.max())
+        self.slack = np.nextafter((LONGEST * rounded.lost).astype(np.float32), np.float32(np.inf))
 
-    def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
-        return _tensor(queries).bfloat16()
+    def prepare_queries(self, queries: np.ndarray) -> "_Quantized":
+        return _Quantized(queries)
 
-    def prepare_train(self, start: int, stop: int) -> torch.Tensor:
-        return _tensor(self.features[start:stop]).bfloat16()
+    def prepare_train(self, start: int, stop: int) -> "_Quantized":
+        return _Quantized(self.features[start:stop])
 
-    def scores(self, queries: torch.Tensor, train: Any, scratch: Scratch, positive: bool) -> np.ndarray:
-        tile = torch.mm(queries, train.T, out=scratch.get(len(queries), len(train), torch.bfloat16))
-        if positive:
-            return tile.view(torch.int16).numpy()
-        return scratch.get(len(queries), len(train), torch.float32).copy_(tile).numpy()
+    def scores(self, queries: Any, train: Any, scratch: Scratch) -> np.ndarray:
+        shape = len(queries.scales), len(train.scales)
+        product = torch._int_mm(
+            queries.rounded, train.rounded.T, out=scratch.get("product", *shape, torch.int32)
+        ).numpy()
+        tile = scratch.get("tile", *shape, torch.float32).numpy()
+        compiled.dequantize(product, queries.scales, train.scales, tile)
+        return tile
 
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
-        kept, lost = _bfloat16_norms(queries)
-        whole = np.sqrt(squared_norms(queries))
-        # The tiny term: bfloat16 units flush denormal products to zero.
-        return lost * self.largest + whole * self.residual + _gamma(queries.shape[1]) * kept * self.largest + 2.0**-100
+        rounded = _Quantized(queries)
+        # Four roundings of a score.
+        return rounded.lost * self.largest + _gamma(4 + COMPARED) * (
+            rounded.lengths * self.largest + float(self.slack.max())
+        )
+
+    @staticmethod
+    def fits(features: np.ndarray) -> bool:
+        """Whether no product can overflow int32."""
+        return features.shape[1] * 127**2 < 2**31
+
+
+class _Quantized:
+    """Rows float32 [N, d] as int8 (`rounded`) times a scale each, and how long they are then and what they have lost."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        rounded, self.scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+        self.lengths, self.lost = np.empty(len(rows)), np.empty(len(rows))
+        compiled.quantize(rows, rounded, self.scales, self.lengths, self.lost)
+        self.lost *= 1 + 2.0**-40  # float64's own roundings
+        self.rounded = torch.from_numpy(rounded)
 
 
 def squared_norms(rows: np.ndarray) -> np.ndarray:
@@ -246,11 +268,13 @@ def squared_norms(rows: np.ndarray) -> np.ndarray:
 def choose_kernel(features: np.ndarray, metric: Metric) -> str:
     """The fastest kernel on this machine that fits the features, by a short measurement (once per process)."""
     if metric == "ip":
-        return "bfloat16" if len(features) >= MANY and _bfloat16_pays() else "float32"
-    return "int8" if Int8Kernel.fits(features) and _int8_pays(features.shape[1]) else "float32"
+        name, fits = "quantized", len(features) >= MANY and QuantizedKernel.fits(features)
+    else:
+        name, fits = "int8", Int8Kernel.fits(features)
+    return name if fits and _int8_pays(features.shape[1]) else "float32"
 
 
-KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Float32Kernel, Int8Kernel, Bfloat16Kernel)}
+KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Float32Kernel, Int8Kernel, QuantizedKernel)}
 
 
 @functools.cache
@@ -270,15 +294,6 @@ def _int8_pays(dimension: int) -> bool:
             return False
         single_a, single_b = a.float(), b.float()
         return exact and _seconds(lambda: torch._int_mm(a, b.T)) < _seconds(lambda: torch.mm(single_a, single_b.T))
-
-
-@functools.cache
-def _bfloat16_pays() -> bool:
-    """Whether bfloat16 is at least twice as fast: below that, the wider margin eats the gain."""
-    a, b = torch.ones(512, 512), torch.ones(2048, 512)
-    low_a, low_b = a.bfloat16(), b.bfloat16()
-    with full_precision():
-        return 2 * _seconds(lambda: torch.mm(low_a, low_b.T)) < _seconds(lambda: torch.mm(a, b.T))
 
 
 @contextmanager
@@ -339,10 +354,3 @@ def _shifted(pixels: np.ndarray) -> np.ndarray:
 def _are_pixels(rows: np.ndarray) -> bool:
     with np.errstate(invalid="ignore"):
         return bool((rows.astype(np.uint8).astype(np.float32) == rows).all())
-
-
-def _bfloat16_norms(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N]: norms of the rows rounded to bfloat16, and of what the rounding loses."""
-    original = _tensor(rows)
-    rounded = original.bfloat16().float()
-    return np.sqrt(squared_norms(rounded.numpy())), np.sqrt(squared_norms((original - rounded).numpy()))

@@ -8,6 +8,8 @@ import numpy as np
 
 Metric = Literal["l2", "ip"]
 """`l2`: Euclidean distance, smaller is closer. `ip`: inner product of unit vectors (cosine), larger is closer."""
+LONGEST = 1.0005
+"""What counts as a unit vector."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from side_ray.memorization import search_faiss
 from side_ray.memorization.bands import Levels
 from side_ray.memorization.counting import LevelCounter
 from side_ray.memorization.kernels import KERNELS, Float32Kernel, Int8Kernel, Kernel, choose_kernel
-from side_ray.memorization.neighbors import Counts, Metric, Neighbors
+from side_ray.memorization.neighbors import LONGEST, Counts, Metric, Neighbors
 from side_ray.memorization.search_torch import Part, Scan, scan
 
 Engine = Literal["auto", "faiss", "torch"]
+ROOM = (16, 1024)
+"""Candidates kept per query: so many times k, and so many more."""
 SMALL = 2**24
 """Feature elements below which no probe is worth its time."""
 
@@ -55,10 +57,7 @@ class Index:
             raise ValueError(
                 f"an index needs at least one row and an id for each, not {ids.shape} for {features.shape}"
             )
-        by_rank = np.argsort(ids, kind="stable")
-        ranks = np.empty_like(by_rank)
-        ranks[by_rank] = np.arange(len(ids))
-        self.part = Part(features, ids.astype(np.int64), ranks, by_rank, metric)
+        self.part = Part(features, ids.astype(np.int64), metric)
         self.threads = threads or torch.get_num_threads()
         name = kernel or choose_kernel(features, metric)
         self.kernel: Kernel = self.float32 if name == "float32" else KERNELS[name](features, metric)
@@ -122,21 +121,20 @@ class Index:
         kernel: Kernel = self.kernel
         if isinstance(kernel, Int8Kernel) and not kernel.fits(queries):
             kernel = self.float32
-        width = self._width(k, 2 * k if kernel.name == "bfloat16" else k)
-        finer = self.float32 if kernel.name == "bfloat16" and counter is not None else None
-        task = Scan(self.part, kernel, queries, k, k if kernel.exact else width, counter, finer, self.threads)
-        neighbors, unsure, counts = scan(task)
+        width = self._width(k)
+        finer = self.float32 if kernel.coarse and counter is not None else None
+        neighbors, unsure, counts = scan(Scan(self.part, kernel, queries, k, width, counter, finer, self.threads))
         if unsure.size:
-            self._widen(neighbors, queries, unsure, k, width if kernel is self.float32 else 0)
+            self._widen(neighbors, queries, unsure, k, width if kernel is self.float32 else k)
         return neighbors, counts
 
-    def _width(self, k: int, wanted: int) -> int:
-        return min(wanted + 32, len(self.part.features)) if k else 0
+    def _width(self, k: int) -> int:
+        return min(ROOM[0] * k + ROOM[1], len(self.part.features))
 
     def _widen(self, neighbors: Neighbors, queries: np.ndarray, unsure: np.ndarray, k: int, width: int) -> None:
         """Search again, in float32 and keeping more, for rows with too many candidates of nearly the same distance."""
         while unsure.size:
-            width = self._width(k, 8 * width if width else k)
+            width = self._width(width)
             found, still, _ = scan(Scan(self.part, self.float32, queries[unsure], k, width, None, None, self.threads))
             neighbors.ids[unsure], neighbors.values[unsure] = found.ids, found.values
             unsure = unsure[still]
@@ -146,7 +144,7 @@ class Index:
     ) -> tuple[Neighbors, Counts | None]:
         assert self.faiss is not None
         self._set_threads()
-        width = self._width(k, k)
+        width = min(k + 32, len(self.part.features))
         neighbors, unsure = self.faiss.nearest(queries, k, width)
         if unsure.size:
             self._widen(neighbors, queries, unsure, k, width)
@@ -203,6 +201,6 @@ def _checked(features: np.ndarray, metric: Metric) -> np.ndarray:
         total = max(total, float(np.einsum("ij,ij->i", block, block).max(initial=0.0)))
         if not np.isfinite(block.sum()):
             raise ValueError("features hold NaN or infinite values")
-    if metric == "ip" and total > 1.001:
+    if metric == "ip" and total > LONGEST**2:
         raise ValueError("inner products are taken of unit vectors; normalize the features")
     return features

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from side_ray.errors import UserError
-from side_ray.memorization.counting import LevelCounter
+from side_ray.memorization.counting import LevelCounter, Pairs
 from side_ray.memorization.exact import rank_candidates
 from side_ray.memorization.kernels import Float32Kernel
 from side_ray.memorization.neighbors import Counts, Neighbors
@@ -60,13 +60,14 @@ class FaissIndex:
         scores = distances.astype(np.float64) if self.part.metric == "ip" else norms - distances
         # FAISS subtracts from the sum of both squared norms, in float32.
         epsilon = self.kernel.epsilon(queries) * 2 + (0.0 if self.part.metric == "ip" else 2.0**-21 * norms[:, 0])
-        at_least = scores[:, k - 1] - 2 * epsilon
-        candidates = np.where(scores >= at_least[:, None], columns, -1)
-        full = scores[:, -1] >= at_least
-        unsure = np.flatnonzero(full) if width < len(self.part.features) else np.empty(0, np.int64)
-        closest = self.kernel.closest_values(scores, queries, epsilon)
-        found = rank_candidates(queries, self.part.features, self.part.ids, candidates, closest, k, self.part.metric)
-        return found, unsure
+        kth = scores[:, k - 1, None]
+        reached = scores >= kth - 2 * epsilon[:, None]
+        unsure = np.flatnonzero(reached[:, -1]) if width < len(self.part.features) else np.empty(0, np.int64)
+        rows = np.nonzero(reached)[0]
+        promising, highest = (scores >= kth)[reached], (scores + epsilon[:, None])[reached]
+        closest, pairs = self.kernel.closest_values(highest, queries, rows), (rows, columns[reached])
+        part = self.part
+        return rank_candidates(queries, part.features, part.ids, pairs, promising, closest, k, part.metric), unsure
 
     def count(self, counter: LevelCounter) -> Counts:
         """Counts of inner products by range search, which is strict and only on the CPU; the edges are settled exactly."""
@@ -79,7 +80,7 @@ class FaissIndex:
                 np.ascontiguousarray(counter.queries[rows]), float(radius)
             )
             which = np.repeat(np.arange(rows.stop - rows.start), np.diff(limits.astype(np.int64)))
-            counts = levels.count_pairs(which, columns, scores)
+            counts = levels.count_pairs(Pairs(which, columns, scores))
             assert counts is not None
             found.append(counts)
         return Counts.merge(found)

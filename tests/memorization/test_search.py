@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from side_ray.memorization import counting, search_torch, topk
+from side_ray.memorization import counting, exact, search, search_torch
 from side_ray.memorization.bands import Bands, Levels
-from side_ray.memorization.kernels import Bfloat16Kernel, Float32Kernel, Int8Kernel
+from side_ray.memorization.kernels import Float32Kernel, Int8Kernel, QuantizedKernel
 from side_ray.memorization.neighbors import Counts, Neighbors, merge
 from side_ray.memorization.search import Index
 from side_ray.memorization.similarity import normalize
@@ -27,7 +27,7 @@ PAPER = Bands.make("paper", "nl2", False).levels(1.45)
 
 
 def index(features: np.ndarray, ids: np.ndarray, metric: str, way: dict[str, str]) -> Index:
-    fast = "bfloat16" if metric == "ip" else "int8" if Int8Kernel.fits(features) else "float32"
+    fast = "quantized" if metric == "ip" else "int8" if Int8Kernel.fits(features) else "float32"
     kernel = fast if way.get("kernel") == "fast" else way.get("kernel")
     return Index(features, ids, metric, engine=way["engine"], kernel=kernel, threads=2)  # type: ignore[arg-type]
 
@@ -88,11 +88,11 @@ def unit_vectors(seed: int, rows: int, dimension: int) -> np.ndarray:
 def small_tiles(rows: int, columns: int) -> Iterator[None]:
     """Many tiles for little data, and all the paths that only large searches take."""
     with contextlib.ExitStack() as stack:
-        for kernel in (Float32Kernel, Int8Kernel, Bfloat16Kernel):
+        for kernel in (Float32Kernel, Int8Kernel, QuantizedKernel):
             stack.enter_context(mock.patch.object(kernel, "block", (rows, columns)))
-        stack.enter_context(mock.patch.object(search_torch, "CHUNK_ELEMENTS", 64))
-        stack.enter_context(mock.patch.object(topk, "DENSE", 1))
-        stack.enter_context(mock.patch.object(topk, "HELD", 16))
+        stack.enter_context(mock.patch.object(search_torch, "GROUP", 2 * rows + 1))
+        stack.enter_context(mock.patch.object(exact, "CACHED", 16))
+        stack.enter_context(mock.patch.object(search, "ROOM", (1, 2)))
         yield
 
 
@@ -145,7 +145,7 @@ def test_neighbours_that_float32_products_cannot_tell_apart(metric: str, way: di
     assert_search(center.astype(np.float32), train, rng.permutation(1200), metric, 50, way)
 
 
-@pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel", ["float32", "quantized"])
 def test_dense_bands_are_counted_by_column(kernel: str) -> None:
     """Most pairs lie in a band, many right at an edge of it."""
     train = unit_vectors(11, 300, 6)
