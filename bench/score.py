@@ -22,7 +22,7 @@ import torch
 
 from side_ray.memorization.bands import Bands, Levels
 from side_ray.memorization.hits import count_neighbors
-from side_ray.memorization.neighbors import Counts, Neighbors
+from side_ray.memorization.neighbors import Counts, Metric, Neighbors
 from side_ray.memorization.search import Engine, Index
 from side_ray.memorization.similarity import make_similarity, normalize
 
@@ -88,11 +88,14 @@ def levels_of(shape: Shape) -> Levels:
 def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checked: int) -> dict[str, Any]:
     """Side-ray's way: neighbours and counts at all levels."""
     samples, train = make_data(shape)
+    metric: Metric = "l2" if shape.name == "nl2" else "ip"
+    # Compiled once for a machine, and loaded: the time of neither is the search's.
+    score(shape, Index(train[:2000], np.arange(2000), metric, kernel=kernel, engine="torch"), samples[:100])
     measure = _Measure()
     index = Index(
         train,
         np.arange(shape.train),
-        "l2" if shape.name == "nl2" else "ip",
+        metric,
         threads=threads,
         kernel=kernel,
         engine=engine,

@@ -46,6 +46,14 @@ def squares(
 
 
 @_compiled
+def double_less(tile: np.ndarray, norms: np.ndarray) -> None:
+    """tile[i, j] ← 2 · tile[i, j] − norms[j], int32 [q, t] and [t]."""
+    for i in range(tile.shape[0]):
+        for j in range(tile.shape[1]):
+            tile[i, j] = np.int32(np.int32(2) * tile[i, j]) - norms[j]
+
+
+@_compiled
 def quantize(rows: np.ndarray, rounded: np.ndarray, scales: np.ndarray, lengths: np.ndarray, lost: np.ndarray) -> None:
     """Round float32 [N, d] to int8 times a scale of each row.
 

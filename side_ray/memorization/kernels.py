@@ -158,7 +158,7 @@ class Int8Kernel(Kernel):
     slack = np.empty(0, np.int32)
     exact = True
     bytes_per_value = 1
-    block = (1024, 2048)
+    block = (1024, 1024)
 
     def prepare_queries(self, queries: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(_shifted(queries))
@@ -170,8 +170,8 @@ class Int8Kernel(Kernel):
     def scores(self, queries: Any, train: Any, scratch: Scratch) -> np.ndarray:
         rows, norms = train
         tile = torch._int_mm(queries, rows.T, out=scratch.get("product", len(queries), len(rows), torch.int32)).numpy()
-        np.left_shift(tile, 1, out=tile)
-        return np.subtract(tile, norms, out=tile)
+        compiled.double_less(tile, norms)
+        return tile
 
     def epsilon(self, queries: np.ndarray) -> np.ndarray:
         return np.zeros(len(queries))

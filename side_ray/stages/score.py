@@ -4,6 +4,8 @@ The training features are one index in every scorer where they are small, or spl
 to all of them, and their results merge exactly.
 """
 
+import contextlib
+import json
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from side_ray.memorization.neighbors import Counts, Neighbors, merge
 from side_ray.memorization.search import Index
 from side_ray.memorization.similarity import Similarity, make_similarity
 from side_ray.run import Artifact
+from side_ray.stages.node_memory import shared_array
 from side_ray.stages.plan import Artifacts, Condition, conditions
 from side_ray.stages.pool import Outcome, ShardActor, Task, report_failures, run_tasks
 from side_ray.stages.progress import Reporter
@@ -31,6 +34,8 @@ from side_ray.stages.shards import DamagedShard, ShardSet
 Split = Literal["member", "calibration", "holdout"]
 # Features of one index; a larger training set is split.
 PART_BYTES = 2 * 2**30
+# Images whose features are made at a time.
+PIECE = 4096
 
 
 def similarity_of(score: ScoreSection) -> Similarity:
@@ -56,7 +61,10 @@ class Group:
 
 
 class SearchPart:
-    """One part of the features of one or more splits, loaded by path, so that a restarted actor loads them again."""
+    """One part of the features of one or more splits, loaded by path, so that a restarted actor loads them again.
+
+    The part that is all (`parts` 1) is held once by the scorers of a node.
+    """
 
     def __init__(
         self, prepared: Artifact, score: ScoreSection, sizes: dict[Split, int], part: int, parts: int, threads: int
@@ -67,11 +75,8 @@ class SearchPart:
         for split, size in sizes.items():
             start, stop = size * part // parts, size * (part + 1) // parts
             if start < stop:
-                images = read_split(prepared.store, prepared.key, split, start, stop)
-                features = similarity.embed(images.images)
-                self.indices[split] = Index(
-                    features, images.ids, similarity.metric, engine=score.engine, threads=threads
-                )
+                ids, features = features_of(prepared, similarity, split, start, stop, shared=parts == 1)
+                self.indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=threads)
 
     def search(
         self, split: Split, queries: np.ndarray, k: int, levels: Levels | None
@@ -84,6 +89,31 @@ class SearchPart:
         """How often each training image of this part is hit at each level."""
         index = self.indices.get(split)
         return index.count(queries, levels, unit) if index else None
+
+
+def features_of(
+    prepared: Artifact, similarity: Similarity, split: Split, start: int, stop: int, *, shared: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int64 [n] and features float32 [n, d] of the images `start` … `stop` − 1 of a split.
+
+    Args:
+        shared: hold the features once for all processes of the node that ask for the same, where its disk has room.
+    """
+
+    def embed(features: np.ndarray) -> None:
+        images = read_split(prepared.store, prepared.key, split, start, stop).images
+        for row in range(0, len(features), PIECE):
+            features[row : row + PIECE] = similarity.embed(images[row : row + PIECE])
+
+    first = read_split(prepared.store, prepared.key, split, start, start + 1)
+    shape = stop - start, similarity.embed(first.images).shape[1]
+    if shared:
+        key = json.dumps([prepared.store.uri, prepared.key, split, similarity.name, similarity.params()])
+        with contextlib.suppress(OSError):
+            return np.arange(start, stop), shared_array(key, shape, embed)
+    features = np.empty(shape, np.float32)
+    embed(features)
+    return np.arange(start, stop), features
 
 
 @dataclass(frozen=True)
