@@ -213,9 +213,13 @@ class QuantizedKernel(Kernel):
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         super().__init__(features, metric)
-        rounded = _Quantized(features)
-        self.largest = float(rounded.lengths.max())
-        self.slack = np.nextafter((LONGEST * rounded.lost).astype(np.float32), np.float32(np.inf))
+        self.largest = 0.0
+        lost = np.empty(len(features))
+        for start in range(0, len(features), self.block[1]):
+            rounded = self.train(start)
+            lost[start : start + self.block[1]] = rounded.lost
+            self.largest = max(self.largest, float(rounded.lengths.max()))
+        self.slack = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
 
     def prepare_queries(self, queries: np.ndarray) -> "_Quantized":
         return _Quantized(queries)

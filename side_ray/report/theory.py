@@ -61,8 +61,7 @@ def _divergence(found: Theory) -> list[str]:
     ]
     for entry in found["divergence"]:
         exact = f"{entry['exact']['value']:.4g}" if "exact" in entry else "–"
-        own = " (the model's own)" if entry["epsilon"] == found["own_variance"] else ""
-        lines.append(f"| {entry['epsilon']:.3g}{own} | {_plus_minus(entry)} | {entry['per_dimension']:.3g} | {exact} |")
+        lines.append(f"| {_epsilon(entry, found)} | {_plus_minus(entry)} | {entry['per_dimension']:.3g} | {exact} |")
     return lines
 
 
@@ -79,7 +78,12 @@ def _point(found: Theory) -> list[str]:
         "|---|---|",
     ]
     entries = found["point_memorization"]["per_image"]
-    return lines + [f"| {each['epsilon']:.3g} | {_plus_minus(each)} |" for each in entries]
+    return lines + [f"| {_epsilon(each, found)} | {_plus_minus(each)} |" for each in entries]
+
+
+def _epsilon(entry: Mapping[str, float], found: Theory) -> str:
+    own = " (the model's own)" if entry["epsilon"] == found["own_variance"] else ""
+    return f"{entry['epsilon']:.3g}{own}"
 
 
 def _plus_minus(entry: Mapping[str, float]) -> str:

@@ -66,8 +66,9 @@ def _of_another(place: IO[str], size: int) -> int | None:
     place.seek(0)
     try:
         told: dict[str, Any] = json.load(place)
-        descriptor = os.open(f"/proc/{told['pid']}/fd/{told['fd']}", os.O_RDONLY)
-    except (OSError, ValueError, KeyError):
+        # By now the number may be another process's, and its descriptor a pipe or a terminal.
+        descriptor = os.open(f"/proc/{told['pid']}/fd/{told['fd']}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     found = os.fstat(descriptor)
     if (found.st_ino, found.st_dev, found.st_size) == (told["inode"], told["device"], size):

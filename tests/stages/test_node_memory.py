@@ -1,5 +1,6 @@
 """One array for all processes of a node, made once, and made again when nobody has it any more."""
 
+import json
 import multiprocessing
 import os
 import tempfile
@@ -98,6 +99,20 @@ def test_a_maker_that_fails_leaves_it_to_the_next(start, tmp_path):
     with pytest.raises(ValueError, match="no"):
         shared_array("key", SHAPE, fail)
     assert shared_array("key", SHAPE, lambda array: array.fill(1.0)).min() == 1
+
+
+@pytest.mark.parametrize("told", ["", "5", "{", '{"pid": 1}', "pipe"])
+def test_what_is_written_down_wrongly_is_not_followed(told, tmp_path, monkeypatch):
+    """Also where the number has become that of a process with a pipe, which nobody writes to."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shared_array("key", SHAPE, lambda array: array.fill(3.0))
+    [place] = (tmp_path / f"side-ray-{os.getuid()}").iterdir()
+    if told == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+        end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        told = json.dumps({"pid": os.getpid(), "fd": end, "inode": 1, "device": 1})
+    place.write_text(told)
+    assert shared_array("key", SHAPE, lambda array: array.fill(4.0)).max() == 4
 
 
 def test_a_directory_that_others_can_write_to_is_not_used(start, tmp_path):
