@@ -95,32 +95,26 @@ class BlockLevels:
         """[q], no score below it is at any level."""
         self.waiting: list[Pairs] = []
 
-    def count(
-        self,
-        tile: np.ndarray,
-        column: int,
-        mask: np.ndarray,
-        listed: Pairs | None,
-        *,
-        settle: bool,
-    ) -> Counts | None:
-        """Counts of a tile [q, t] whose first column is training row `column`; `late` has what is not counted at once.
+    def count(self, tile: np.ndarray, column: int, mask: np.ndarray, settle: bool) -> Counts | None:
+        """Counts of a tile [q, t] whose first column is training row `column`.
 
         Args:
             mask: bool [q, t], scratch.
-            listed: every pair at some level, where they are known already.
             settle: decide every undecided pair; otherwise return None where they are many.
         """
-        if listed is None:
-            np.greater_equal(tile, self.maybe[:, :1], out=mask)
-            if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
-                return self._count_columns(tile, column, settle)
-            rows, columns = np.divmod(np.flatnonzero(mask), tile.shape[1])
-            listed = Pairs(rows, columns + column, tile[rows, columns])
-        elif sum(pairs.rows.size for pairs in (*self.waiting, listed)) < UNSURE_SHARE * tile.size:
-            self.waiting.append(listed)
+        np.greater_equal(tile, self.maybe[:, :1], out=mask)
+        if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
+            return self._count_columns(tile, column, settle)
+        rows, columns = np.divmod(np.flatnonzero(mask), tile.shape[1])
+        pairs = Pairs(rows, columns + column, tile[rows, columns])
+        return self.count_pairs(pairs, limit=None if settle else UNSURE_SHARE * tile.size)
+
+    def count_listed(self, pairs: Pairs, size: int, settle: bool) -> Counts | None:
+        """Counts of all pairs at some level among `size`, or none yet where they are few; see `count` and `late`."""
+        if sum(each.rows.size for each in (*self.waiting, pairs)) < UNSURE_SHARE * size:
+            self.waiting.append(pairs)
             return Counts.merge([])
-        return self.count_pairs(listed, limit=None if settle else UNSURE_SHARE * tile.size)
+        return self.count_pairs(pairs, limit=None if settle else UNSURE_SHARE * size)
 
     def late(self) -> Counts:
         """Counts of the few pairs of many tiles, in one go."""

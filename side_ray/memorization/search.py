@@ -9,8 +9,10 @@ import torch
 
 from side_ray.memorization import search_faiss
 from side_ray.memorization.bands import Levels
+from side_ray.memorization.compiled import rows as row_loops
 from side_ray.memorization.counting import LevelCounter
-from side_ray.memorization.kernels import KERNELS, Float32Kernel, Int8Kernel, Kernel, choose_kernel
+from side_ray.memorization.int8_kernels import KERNELS, Int8Kernel, PixelKernel, choose_kernel
+from side_ray.memorization.kernels import Float32Kernel, Kernel
 from side_ray.memorization.neighbors import LONGEST, Counts, Metric, Neighbors
 from side_ray.memorization.search_torch import Part, Scan, scan
 
@@ -19,6 +21,8 @@ ROOM = (16, 1024)
 """Candidates kept per query: so many times k, and so many more."""
 SMALL = 2**24
 """Feature elements below which no probe is worth its time."""
+CLEAR = 2.0
+"""Speedup of an int8 product over float32's, FAISS's on a processor, from which on no further probe is needed."""
 
 
 class Index:
@@ -119,7 +123,7 @@ class Index:
 
     def _scan(self, queries: np.ndarray, k: int, counter: LevelCounter | None) -> tuple[Neighbors, Counts | None]:
         kernel: Kernel = self.kernel
-        if isinstance(kernel, Int8Kernel) and not kernel.fits(queries):
+        if isinstance(kernel, PixelKernel) and not kernel.fits(queries):
             kernel = self.float32
         width = self._width(k)
         finer = self.float32 if kernel.coarse and counter is not None else None
@@ -159,6 +163,8 @@ class Index:
     def _probe(self) -> Literal["faiss", "torch"]:
         if self.part.features.size < SMALL or not search_faiss.available():
             return "torch"
+        if isinstance(self.kernel, Int8Kernel) and self.kernel.speedup >= CLEAR and not search_faiss.on_gpus():
+            return "torch"
         return _faster(self.part.metric, self.part.features.shape[1], self.kernel.name, self.threads)
 
     def _checked_queries(self, queries: np.ndarray) -> np.ndarray:
@@ -195,12 +201,9 @@ def _checked(features: np.ndarray, metric: Metric) -> np.ndarray:
     if features.ndim != 2 or features.dtype != np.float32:
         raise ValueError(f"features must be float32 [N, d], not {features.dtype} {features.shape}")
     features = np.ascontiguousarray(features)
-    total = 0.0
-    for start in range(0, len(features), 512):
-        block = features[start : start + 512]
-        total = max(total, float(np.einsum("ij,ij->i", block, block).max(initial=0.0)))
-        if not np.isfinite(block.sum()):
-            raise ValueError("features hold NaN or infinite values")
+    total = row_loops.longest(features)
+    if not np.isfinite(total):
+        raise ValueError("features hold NaN or infinite values")
     if metric == "ip" and total > LONGEST**2:
         raise ValueError("inner products are taken of unit vectors; normalize the features")
     return features

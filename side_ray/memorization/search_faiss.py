@@ -6,7 +6,7 @@ import numpy as np
 
 from side_ray.errors import UserError
 from side_ray.memorization.counting import LevelCounter, Pairs
-from side_ray.memorization.exact import rank_candidates
+from side_ray.memorization.exact import Nearest, values_of_pairs
 from side_ray.memorization.kernels import Float32Kernel
 from side_ray.memorization.neighbors import Counts, Neighbors
 from side_ray.memorization.search_torch import Part
@@ -24,6 +24,11 @@ def available() -> bool:
     except UserError:
         return False
     return True
+
+
+def on_gpus() -> bool:
+    """Whether FAISS, which is installed, has GPUs."""
+    return getattr(_faiss(), "get_num_gpus", lambda: 0)() > 0
 
 
 def _faiss() -> Any:
@@ -47,8 +52,7 @@ class FaissIndex:
         self.index = faiss.IndexFlatIP(dimension) if part.metric == "ip" else faiss.IndexFlatL2(dimension)
         for start in range(0, len(part.features), ROWS):
             self.index.add(self._centred(part.features[start : start + ROWS]))
-        self.on_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-        self.top_index = faiss.index_cpu_to_all_gpus(self.index) if self.on_gpu else self.index
+        self.top_index = faiss.index_cpu_to_all_gpus(self.index) if on_gpus() else self.index
 
     def _centred(self, rows: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(rows if self.kernel.center is None else rows - self.kernel.center)
@@ -59,22 +63,29 @@ class FaissIndex:
         norms = self.kernel.query_norms(queries)[:, None]
         scores = distances.astype(np.float64) if self.part.metric == "ip" else norms - distances
         # FAISS subtracts from the sum of both squared norms, in float32.
-        epsilon = self.kernel.epsilon(queries) * 2 + (0.0 if self.part.metric == "ip" else 2.0**-21 * norms[:, 0])
-        kth = scores[:, k - 1, None]
-        reached = scores >= kth - 2 * epsilon[:, None]
+        rounding = 0.0 if self.part.metric == "ip" else 2.0**-21 * norms[:, 0]
+        epsilon = self.kernel.prepare_queries(queries).epsilon * 2 + rounding
+        promising = scores >= scores[:, k - 1, None]
+        reached = scores >= (scores[:, k - 1] - 2 * epsilon)[:, None]
         unsure = np.flatnonzero(reached[:, -1]) if width < len(self.part.features) else np.empty(0, np.int64)
-        rows = np.nonzero(reached)[0]
-        promising, highest = (scores >= kth)[reached], (scores + epsilon[:, None])[reached]
-        closest, pairs = self.kernel.closest_values(highest, queries, rows), (rows, columns[reached])
-        part = self.part
-        return rank_candidates(queries, part.features, part.ids, pairs, promising, closest, k, part.metric), unsure
+        nearest = Nearest(len(queries), k, self.part.metric)
+
+        def compare(chosen: np.ndarray) -> None:
+            rows, picked = np.nonzero(chosen)[0], columns[chosen]
+            values = values_of_pairs(queries, self.part.features, rows, picked, self.part.metric)
+            nearest.add(chosen.sum(axis=1), values, self.part.ids[picked])
+
+        compare(promising)
+        lowest = self.kernel.least_scores(nearest.farthest, queries)
+        compare(reached & ~promising & (scores + epsilon[:, None] >= lowest[:, None]))
+        return nearest.neighbors(), unsure
 
     def count(self, counter: LevelCounter) -> Counts:
         """Counts of inner products by range search, which is strict and only on the CPU; the edges are settled exactly."""
         found = []
         for start in range(0, len(counter.queries), QUERIES):
             rows = slice(start, min(start + QUERIES, len(counter.queries)))
-            levels = counter.block(self.kernel, rows, self.kernel.epsilon(counter.queries[rows]) * 2)
+            levels = counter.block(self.kernel, rows, self.kernel.prepare_queries(counter.queries[rows]).epsilon * 2)
             radius = np.nextafter(levels.maybe[:, 0].min(), np.float32(-np.inf))
             limits, scores, columns = self.index.range_search(
                 np.ascontiguousarray(counter.queries[rows]), float(radius)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.memorization.compiled import listed
+from side_ray.memorization.compiled.tiles import SPARE, listed
 from side_ray.memorization.counting import LevelCounter, Pairs
-from side_ray.memorization.exact import nearest_of_rows, rank_candidates
-from side_ray.memorization.kernels import Kernel, Scratch, full_precision
+from side_ray.memorization.exact import Nearest, values_of_pairs
+from side_ray.memorization.kernels import Kernel, Queries, Scratch, full_precision
 from side_ray.memorization.neighbors import Counts, Metric, Neighbors
 from side_ray.memorization.topk import Candidates
 
@@ -69,6 +69,8 @@ def scan(task: Scan) -> tuple[Neighbors, np.ndarray, Counts | None]:
     groups = -(-total // (most * task.threads)) * task.threads
     rows = max(1, -(-total // max(groups, 1)))
     with _workers(task.threads) as run, full_precision():
+        if task.kernel.kept is not None:
+            run(task.kernel.train, range(0, len(task.part.features), task.kernel.block[1]))
         found = run(
             partial(_scan_group, task, neighbors),
             [slice(row, min(row + rows, total)) for row in range(0, total, rows)],
@@ -84,89 +86,106 @@ _scratch = Scratch()
 def _scan_group(task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarray, Counts]:
     """Scan for some queries: writes their neighbours; returns the rows that need another search, and the counts."""
     counts: list[Counts] = []
-    height, step = task.kernel.block
-    size = rows.stop - rows.start
-    columns = _scratch.get("columns", size, task.width, torch.int32).numpy()
-    held = _scratch.get("held", size, task.width, torch.int32).numpy().view(task.kernel.slack.dtype)
-    blocks = []
-    for start in range(0, size, height):
-        piece = slice(start, min(start + height, size))
-        blocks.append(
-            _Block(task, slice(rows.start + piece.start, rows.start + piece.stop), columns[piece], held[piece])
+    kernel, queries = task.kernel, task.queries[rows]
+    height, step = kernel.block
+    pieces = [slice(start, min(start + height, len(queries))) for start in range(0, len(queries), height)]
+    prepared = [kernel.prepare_queries(queries[piece]) for piece in pieces]
+    epsilon = np.concatenate([each.epsilon for each in prepared])
+    shape = len(queries), task.width + SPARE
+    columns = _scratch.get("columns", *shape, torch.int32).numpy()
+    scores = _scratch.get("held", *shape, torch.int32).numpy().view(kernel.slack.dtype)
+    top = Candidates(epsilon, kernel.slack, task.k, columns, scores) if task.k else None
+    blocks = [
+        _Block(
+            task,
+            slice(rows.start + piece.start, rows.start + piece.stop),
+            each,
+            None if top is None else top.part(piece),
         )
+        for piece, each in zip(pieces, prepared, strict=True)
+    ]
     for column in range(0, len(task.part.features), step):
-        train = task.kernel.train(column)
+        train = kernel.train(column)
         counts += [counted for block in blocks if (counted := block.visit(train, column)) is not None]
     counts += [block.levels.late() for block in blocks if block.levels]
-    unsure = _finish(task, neighbors, blocks) if task.k else np.empty(0, np.int64)
-    return unsure, Counts.merge(counts)
+    if top is None:
+        return np.empty(0, np.int64), Counts.merge(counts)
+    found = _nearest(task, queries, top, epsilon)
+    neighbors.ids[rows], neighbors.values[rows] = found.ids, found.values
+    return np.flatnonzero(top.lost) + rows.start, Counts.merge(counts)
 
 
 class _Block:
     """Some queries, and the best scores that they have met so far."""
 
-    def __init__(self, task: Scan, rows: slice, columns: np.ndarray, scores: np.ndarray) -> None:
-        self.task, self.rows = task, rows
-        queries = task.queries[rows]
-        self.prepared = task.kernel.prepare_queries(queries)
-        self.epsilon = task.kernel.epsilon(queries)
-        self.top = Candidates(self.epsilon, task.kernel.slack, task.k, columns, scores) if task.k else None
-        self.levels = None if task.counter is None else task.counter.block(task.kernel, rows, self.epsilon)
+    def __init__(self, task: Scan, rows: slice, prepared: Queries, top: Candidates | None) -> None:
+        self.task, self.rows, self.prepared, self.top = task, rows, prepared, top
+        self.levels = None if task.counter is None else task.counter.block(task.kernel, rows, prepared.epsilon)
 
     def visit(self, train: Any, column: int) -> Counts | None:
-        """Take in the tile of the prepared training rows that start at `column`."""
-        tile = self.task.kernel.scores(self.prepared, train, _scratch)
-        listed = None if self.top is None else self._take(tile, column)
+        """Take in the pairs with the prepared training rows that start at `column`."""
+        kernel, tile, pairs, settle = self.task.kernel, None, None, self.task.finer is None
+        if self.top is not None and self._takes_all(self.top):
+            before = kernel.take(self.prepared, train, _scratch, self.top, column)
+            pairs = self._listed(self.top, before)
+        elif self.top is not None:
+            tile = kernel.scores(self.prepared, train, _scratch)
+            self.top.take(tile, column)
         if self.levels is None:
             return None
-        mask = _scratch.get("mask", len(tile), tile.shape[1], torch.bool).numpy()
-        counted = self.levels.count(tile, column, mask, listed, settle=self.task.finer is None)
-        return self._count_finer(column, tile.shape[1], mask) if counted is None else counted
+        size = min(kernel.block[1], len(self.task.part.features) - column)
+        if pairs is not None:
+            counted = self.levels.count_listed(pairs, (self.rows.stop - self.rows.start) * size, settle)
+        else:
+            tile = kernel.scores(self.prepared, train, _scratch) if tile is None else tile
+            counted = self.levels.count(tile, column, _mask(tile.shape), settle)
+        return self._count_finer(column, size) if counted is None else counted
 
-    def _take(self, tile: np.ndarray, column: int) -> Pairs | None:
-        """Of the tile's pairs, all that are at some level, where the search for the nearest has come upon them already."""
-        assert self.top is not None
-        top = self.top
-        before = top.take(tile, column)
-        if self.levels is None or before is None or not (top.threshold <= self.levels.lowest).all():
+    def _takes_all(self, top: Candidates) -> bool:
+        """Whether the search for the nearest comes upon all pairs at some level."""
+        return self.levels is None or bool((top.threshold <= self.levels.lowest).all())
+
+    def _listed(self, top: Candidates, before: np.ndarray | None) -> Pairs | None:
+        """The pairs at some level since `before`, where all of them were taken."""
+        if self.levels is None or before is None or not self._takes_all(top):
             return None
         rows, places = listed(top.scores, before, top.count, self.levels.lowest)
         return Pairs(rows, top.columns[rows, places], top.scores[rows, places])
 
-    def _count_finer(self, column: int, size: int, mask: np.ndarray) -> Counts | None:
+    def _count_finer(self, column: int, size: int) -> Counts | None:
         finer, queries = self.task.finer, self.task.queries[self.rows]
         assert finer is not None
         assert self.task.counter is not None
-        levels = self.task.counter.block(finer, self.rows, finer.epsilon(queries))
+        prepared = finer.prepare_queries(queries)
+        levels = self.task.counter.block(finer, self.rows, prepared.epsilon)
         train = finer.prepare_train(column, column + size)
-        tile = finer.scores(finer.prepare_queries(queries), train, _scratch)
-        return levels.count(tile, column, mask, None, settle=True)
-
-    def listed(self) -> tuple[np.ndarray, ...]:
-        """Rows int64 and columns of all that can be among the nearest, their scores, which are promising, and their ε."""
-        assert self.top is not None
-        rows, columns, scores = self.top.listed()
-        slack = self.task.kernel.slack[columns] if self.task.kernel.slack.size else self.task.kernel.slack.dtype.type(0)
-        promising = scores - slack >= self.top.best[rows, 0]
-        return rows + self.rows.start, columns, scores, promising, self.epsilon[rows] + slack
+        tile = finer.scores(prepared, train, _scratch)
+        return levels.count(tile, column, _mask(tile.shape), settle=True)
 
 
-def _finish(task: Scan, neighbors: Neighbors, blocks: Sequence[_Block]) -> np.ndarray:
-    """Write the neighbours of some blocks that follow each other; returns the rows (int64) that need another search."""
-    part, kernel, chosen = task.part, task.kernel, slice(blocks[0].rows.start, blocks[-1].rows.stop)
-    pieces = zip(*(block.listed() for block in blocks), strict=True)
-    rows, columns, scores, promising, error = (np.concatenate(piece) for piece in pieces)
-    rows -= chosen.start
-    queries = task.queries[chosen]
+def _mask(shape: tuple[int, int]) -> np.ndarray:
+    return _scratch.get("mask", *shape, torch.bool).numpy()
+
+
+def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarray) -> Neighbors:
+    """The neighbours of the queries of a group, but for those that are lost."""
+    part, kernel = task.part, task.kernel
+    nearest = Nearest(len(queries), task.k, part.metric)
+
+    def compare(count: np.ndarray, columns: np.ndarray) -> None:
+        rows = np.repeat(np.arange(len(queries)), count)
+        values = values_of_pairs(queries, part.features, rows, columns, part.metric)
+        nearest.add(count, values, part.ids[columns])
+
+    count, columns, scores = top.promising()
     if kernel.exact:
-        values = np.sqrt(kernel.query_norms(queries)[rows] - scores)
-        found = nearest_of_rows(rows, values, part.ids[columns], len(queries), task.k, part.metric)
+        # Those are all that can be among the nearest.
+        values = np.sqrt(np.repeat(kernel.query_norms(queries), count) - scores)
+        nearest.add(count, values, part.ids[columns])
     else:
-        closest = kernel.closest_values(scores + error, queries, rows)
-        pairs = rows, columns
-        found = rank_candidates(queries, part.features, part.ids, pairs, promising, closest, task.k, part.metric)
-    neighbors.ids[chosen], neighbors.values[chosen] = found.ids, found.values
-    return np.concatenate([np.flatnonzero(block.top.lost) + block.rows.start for block in blocks if block.top])
+        compare(count, columns)
+        compare(*top.others(epsilon, kernel.least_scores(nearest.farthest, queries)))
+    return nearest.neighbors()
 
 
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]

@@ -1,8 +1,15 @@
 """Which training images can still be among the k nearest of each query, and the threshold that spares nearly all others."""
 
+import copy
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
-from side_ray.memorization import compiled
+from side_ray.memorization.compiled import tiles
+
+LANES_PER_NEIGHBOR = 5
+"""Enough for a threshold that few more than k reach."""
 
 
 class Candidates:
@@ -12,21 +19,23 @@ class Candidates:
     ends is no better than the k-th best true score, so whatever cannot reach it is out; all else is kept, in no order.
 
     Args:
-        epsilon: float64 [q], with the roundings of `compiled.take`.
-        slack: [n], of the scores' dtype, or [0] where the error does not depend on the training image.
+        epsilon: float64 [q], with the roundings of `tiles.take`.
+        slack: [n], of the scores' dtype.
         k: at least 1.
-        columns, scores: int32 and of the scores' dtype, [q, capacity ≥ k], memory for the candidates; a query with more is
-            `lost` (never where the capacity is n).
+        columns, scores: int32 and of the scores' dtype, [q, capacity + `tiles.SPARE`], memory for the candidates; a query with
+            more than the capacity may be `lost` (never where that is n).
     """
 
     def __init__(self, epsilon: np.ndarray, slack: np.ndarray, k: int, columns: np.ndarray, scores: np.ndarray) -> None:
         rows, dtype = len(epsilon), slack.dtype
         least = -np.inf if dtype == np.float32 else np.iinfo(dtype).min
-        self.slack = slack
+        self.slack, self.k = slack, k
         self.width = -rounded_down(-2 * epsilon, dtype)
+        self.floor = np.full(rows, least, dtype)
+        """[q]; at least k lower ends of those taken reach it."""
         self.threshold = np.full(rows, least, dtype)
         """[q]; what does not reach it with its slack is not taken."""
-        self.best = np.full((rows, k), least, dtype)
+        self.lanes = np.full((rows, (-(-LANES_PER_NEIGHBOR * k // tiles.LANES) + 1) * tiles.LANES), least, dtype)
         self.columns, self.scores = columns, scores
         self.count = np.zeros(rows, np.int64)
         self.lost = np.zeros(rows, bool)
@@ -38,40 +47,56 @@ class Candidates:
             int64 [q], from where on each row's new entries stand; None where older ones were dropped or rows are lost, so
             that not all which reached the threshold are there.
         """
-        before, learn = self.count.copy(), True
-        if not before.any() and tile.shape[1] >= self.best.shape[1]:
-            self._begin(tile, column)
-            learn = False
-        dropped = compiled.take(
-            tile,
+        return self.take_by(partial(tiles.take, tile), column)
+
+    def take_by(self, step: Callable[..., bool], column: int) -> np.ndarray | None:
+        """As `take`, by a function of what `tiles.take` is told besides the tile."""
+        tiles.make_room(self.columns, self.scores, self.count, self.slack, self.threshold)
+        before = self.count.copy()
+        dropped = step(
             self.slack,
             column,
+            self.k,
             self.width,
+            self.floor,
             self.threshold,
-            self.best,
+            self.lanes,
             self.columns,
             self.scores,
             self.count,
             self.lost,
-            learn,
         )
         return None if dropped or self.lost.any() else before
 
-    def _begin(self, tile: np.ndarray, column: int) -> None:
-        """The best of a first tile by a partition, which is faster than one after the other."""
-        slack, place = self.slack[column : column + tile.shape[1]], tile.shape[1] - self.best.shape[1]
-        lowest = tile - slack if slack.size else tile
-        # Sorted, it is a heap.
-        self.best[:] = np.sort(np.partition(lowest, place, axis=1)[:, place:], axis=1)
-        self.threshold[:] = self.best[:, 0] - self.width
+    def part(self, rows: slice) -> "Candidates":
+        """Those of some of the queries, in the same memory."""
+        part = copy.copy(self)
+        for name in ("width", "floor", "threshold", "lanes", "columns", "scores", "count", "lost"):
+            setattr(part, name, getattr(self, name)[rows])
+        return part
 
-    def listed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows int64 [m] (ascending, without the lost), columns int32 [m] and scores [m] of all that is still in."""
+    def promising(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At least k of each query's candidates (none of a lost one), among which those with the best scores.
+
+        Returns:
+            int64 [q], how many of each query; int32 [m] and [m], their training rows and scores, query after query.
+        """
         self.count[self.lost] = 0
-        compiled.drop_all(self.columns, self.scores, self.count, self.slack, self.threshold)
-        rows = np.repeat(np.arange(len(self.count)), self.count)
-        places = np.arange(rows.size) - np.repeat(np.cumsum(self.count) - self.count, self.count)
-        return rows, self.columns[rows, places], self.scores[rows, places]
+        return tiles.promising(
+            self.k,
+            self.slack,
+            self.width,
+            self.floor,
+            self.threshold,
+            self.lanes,
+            self.columns,
+            self.scores,
+            self.count,
+        )
+
+    def others(self, epsilon: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Once only: what is not `promising` but can have a true score of `lowest` float64 [q]; returned likewise."""
+        return tiles.others(self.slack, epsilon, lowest, self.columns, self.scores, self.count)
 
 
 def rounded_down(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,7 +1,11 @@
 """The search equals a float64 brute force, ids, values and counts, ties included, whatever finds it and however it is cut."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -10,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from side_ray.memorization import counting, exact, search, search_torch
+from side_ray.memorization import counting, exact, int8_products, search, search_torch
 from side_ray.memorization.bands import Bands, Levels
-from side_ray.memorization.kernels import Float32Kernel, Int8Kernel, QuantizedKernel
+from side_ray.memorization.int8_kernels import PixelKernel, QuantizedKernel
+from side_ray.memorization.kernels import Float32Kernel
 from side_ray.memorization.neighbors import Counts, Neighbors, merge
 from side_ray.memorization.search import Index
 from side_ray.memorization.similarity import normalize
@@ -20,6 +25,7 @@ from side_ray.memorization.similarity import normalize
 WAYS = [
     {"engine": "torch", "kernel": "float32"},
     {"engine": "torch", "kernel": "fast"},
+    {"engine": "torch", "kernel": "fast", "product": "torch"},
     {"engine": "faiss"},
 ]
 SSCD = Bands.make(None, "sscd", True).levels(0.45)
@@ -27,9 +33,12 @@ PAPER = Bands.make("paper", "nl2", False).levels(1.45)
 
 
 def index(features: np.ndarray, ids: np.ndarray, metric: str, way: dict[str, str]) -> Index:
-    fast = "quantized" if metric == "ip" else "int8" if Int8Kernel.fits(features) else "float32"
+    fast = "quantized" if metric == "ip" else "int8" if PixelKernel.fits(features) else "float32"
     kernel = fast if way.get("kernel") == "fast" else way.get("kernel")
-    return Index(features, ids, metric, engine=way["engine"], kernel=kernel, threads=2)  # type: ignore[arg-type]
+    # Processors without the instructions of our own product multiply by torch.
+    found = None if way.get("product") == "torch" else int8_products.fastest(features.shape[1])
+    with mock.patch.object(int8_products, "fastest", return_value=found):
+        return Index(features, ids, metric, engine=way["engine"], kernel=kernel, threads=2)  # type: ignore[arg-type]
 
 
 def brute_values(queries: np.ndarray, train: np.ndarray, metric: str) -> np.ndarray:
@@ -88,7 +97,7 @@ def unit_vectors(seed: int, rows: int, dimension: int) -> np.ndarray:
 def small_tiles(rows: int, columns: int) -> Iterator[None]:
     """Many tiles for little data, and all the paths that only large searches take."""
     with contextlib.ExitStack() as stack:
-        for kernel in (Float32Kernel, Int8Kernel, QuantizedKernel):
+        for kernel in (Float32Kernel, PixelKernel, QuantizedKernel):
             stack.enter_context(mock.patch.object(kernel, "block", (rows, columns)))
         stack.enter_context(mock.patch.object(search_torch, "GROUP", 2 * rows + 1))
         stack.enter_context(mock.patch.object(exact, "CACHED", 16))
@@ -297,3 +306,17 @@ def test_misuse_is_refused() -> None:
 def test_auto_takes_an_engine_that_exists() -> None:
     train = np.random.default_rng(23).random((9000, 2048), np.float32)
     assert Index(train, np.arange(9000), "l2", threads=1).engine in ("faiss", "torch")
+
+
+def test_a_processor_without_our_instructions_finds_the_same(tmp_path: Path) -> None:
+    """The loops compiled for the oldest 64-bit processor, in a process of its own: the search's tests hold there too."""
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "test_inner_products"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert "passed" in result.stdout

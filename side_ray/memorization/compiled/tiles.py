@@ -1,0 +1,572 @@
+"""Loops over tiles of scores, and the int8 products that fill them."""
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from side_ray.memorization.compiled import compiled
+
+LANES = 16
+"""int32 sums that one instruction adds to, four products of bytes to each."""
+ROWS, WIDTH = 8, 3 * LANES
+"""Queries and training rows whose sums fit a processor's registers (24 of 32) together."""
+PIECE = 16 * LANES
+"""Scores that are taken before it is looked again whether there is room."""
+SPARE = PIECE + LANES
+"""Places that a row of candidates has beyond its capacity."""
+MULTIPLIES = config.CPU_NAME is config.CPU_FEATURES is None and binding.get_host_cpu_features().get("avx512vnni", False)
+"""Whether `multiply` runs on this processor."""
+
+
+@intrinsic
+def _dots(typing, queries, stride, base, panel, steps, out, out_stride):
+    """Products of `ROWS` queries with a panel of training rows: addresses, strides in bytes, and groups of four values.
+
+    VPDPBUSD (AVX-512 VNNI) multiplies unsigned by signed bytes and wraps, nothing saturates. It is written out here because
+    numba has no name for it, and keeps 24 sums in registers only if it is shown how.
+    """
+
+    def generate(context, builder, signature, arguments):
+        queries, stride, base, panel, steps, out, out_stride = arguments
+        vectors, word, quads = range(WIDTH // LANES), _kind(_I32, LANES), _kind(ir.IntType(8), 4 * LANES)
+        dot = _function(builder, "llvm.x86.avx512.vpdpbusd.512", word, [word, quads, quads])
+        shifts = [builder.mul(_I64(row), stride) for row in range(ROWS)]
+        start = [_spread(builder, _load(builder, base, _I64(row), _I32, 1), LANES) for row in range(ROWS)]
+        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, sums = builder.phi(_I64), [[builder.phi(word) for _ in vectors] for _ in range(ROWS)]
+        there, added = builder.mul(step, _I64(WIDTH)), []
+        images = [_load(builder, panel, builder.add(there, _I64(j * LANES)), _I32, LANES) for j in vectors]
+        images = [builder.bitcast(image, quads) for image in images]
+        for row in range(ROWS):
+            value = _spread(builder, _load(builder, builder.add(queries, shifts[row]), step, _I32, 1), LANES)
+            value = builder.bitcast(value, quads)
+            added.append([builder.call(dot, [sums[row][j], images[j], value]) for j in vectors])
+        following = builder.add(step, _I64(1))
+        builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
+        step.add_incoming(_I64(0), before)
+        step.add_incoming(following, loop)
+        for row in range(ROWS):
+            for j in vectors:
+                sums[row][j].add_incoming(start[row], before)
+                sums[row][j].add_incoming(added[row][j], loop)
+        builder.position_at_end(after)
+        for row in range(ROWS):
+            place = builder.add(out, builder.mul(_I64(row), out_stride))
+            for j in vectors:
+                _store(builder, added[row][j], place, _I64(j * LANES))
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 7), generate
+
+
+@compiled
+def multiply(queries: np.ndarray, base: np.ndarray, panels: np.ndarray, count: int, out: np.ndarray) -> None:
+    """int8 products, where the processor `MULTIPLIES`: out[i, j] = base[i] + Σ_c queries[i, c] · (train[j, c] + 128).
+
+    Args:
+        queries: int8 [≥ q, d], rows up to a multiple of `ROWS` and d of 4, with zeros.
+        base: int32, as many.
+        panels: uint8 [P, d / 4, WIDTH · 4]: the bytes of `WIDTH` training rows, plus 128, four of each in turn.
+        count: training rows, at most P · WIDTH.
+        out: int32 [q, ≥ count], written.
+    """
+    edge = np.empty((ROWS, WIDTH), np.int32)
+    for panel in range(panels.shape[0]):
+        first = panel * WIDTH
+        columns = min(WIDTH, count - first)
+        for i in range(0, out.shape[0], ROWS):
+            rows = min(ROWS, out.shape[0] - i)
+            whole = rows == ROWS and columns == WIDTH
+            _dots(
+                queries[i:].ctypes.data,
+                queries.shape[1],
+                base[i:].ctypes.data,
+                panels[panel].ctypes.data,
+                panels.shape[1],
+                out[i:, first:].ctypes.data if whole else edge.ctypes.data,
+                out.strides[0] if whole else edge.strides[0],
+            )
+            if not whole:
+                out[i : i + rows, first : first + columns] = edge[:rows, :columns]
+
+
+@compiled
+def double_less(tile: np.ndarray, norms: np.ndarray) -> None:
+    """tile[i, j] ← 2 · tile[i, j] − norms[j], int32 [q, t] and [t]."""
+    for i in range(tile.shape[0]):
+        for j in range(tile.shape[1]):
+            tile[i, j] = np.int32(np.int32(2) * tile[i, j]) - norms[j]
+
+
+@compiled
+def dequantize(tile: np.ndarray, row_scales: np.ndarray, column_scales: np.ndarray, out: np.ndarray) -> None:
+    """out[i, j] = tile[i, j] · row_scales[i] · column_scales[j]; int32 [q, t] → float32 [q, t]."""
+    for i in range(tile.shape[0]):
+        scale = row_scales[i]
+        for j in range(tile.shape[1]):
+            out[i, j] = np.float32(tile[i, j]) * (column_scales[j] * scale)
+
+
+@intrinsic
+def _reaching(typing, values, size, bound):
+    """How many of the values at an address, a multiple of `LANES`, are at least `bound`."""
+
+    def generate(context, builder, signature, arguments):
+        values, size, bound = arguments
+        total = cgutils.alloca_once_value(builder, _I64(0))
+        with cgutils.for_range_slice(builder, _I64(0), size, _I64(LANES)) as (first, _):
+            reached = _compare(builder, _load(builder, values, first, bound.type, LANES), bound, LANES)
+            builder.store(builder.add(builder.load(total), _count(builder, reached, LANES)), total)
+        return builder.load(total)
+
+    return types.int64(types.intp, types.intp, bound), generate
+
+
+@intrinsic
+def _largest(typing, values, size, least):
+    """The largest of the values at an address, a multiple of `LANES`, and of `least`."""
+
+    def generate(context, builder, signature, arguments):
+        values, size, least = arguments
+        real = least.type == ir.FloatType()
+        most = cgutils.alloca_once_value(builder, _spread(builder, least, LANES))
+        with cgutils.for_range_slice(builder, _I64(0), size, _I64(LANES)) as (first, _):
+            builder.store(_larger(builder, builder.load(most), _load(builder, values, first, least.type, LANES)), most)
+        kind = _kind(least.type, LANES)
+        name = f"llvm.vector.reduce.{'fmax' if real else 'smax'}.v{LANES}{least.type.intrinsic_name}"
+        return builder.call(_function(builder, name, least.type, [kind]), [builder.load(most)])
+
+    return least(types.intp, types.intp, least), generate
+
+
+@intrinsic
+def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, column, columns_end, scores_end):
+    """Deal `size` scores out to lanes, and store those that reach `bound` with their slack, and their columns.
+
+    Scores, factors and slack are those of a row, whose first column is `column`, and are taken from `first` on; all but these
+    and `factor`, `size` and `bound` are addresses. A score is a value as it stands; with `factors` alone, int32,
+    twice the value less its factor; with `factor` as well, float32, the value times both. Returns how many are stored. `LANES`
+    places more are written in any case: a branch here could not be predicted.
+    """
+    plain, pixels = factors == types.none, factor == types.none
+
+    def generate(context, builder, signature, arguments):
+        values, factors, factor, slack, first, size, lanes, bound, column, columns_end, scores_end = arguments
+        real = bound.type == ir.FloatType()
+        total = cgutils.alloca_once_value(builder, _I64(0))
+
+        def visit(lane, wide):
+            place = builder.add(first, lane)
+            if plain:
+                score = _load(builder, values, place, bound.type, wide)
+            elif pixels:
+                value = _load(builder, values, place, _I32, wide)
+                score = builder.sub(builder.add(value, value), _load(builder, factors, place, _I32, wide))
+            else:
+                scale = builder.fmul(_load(builder, factors, place, bound.type, wide), _spread(builder, factor, wide))
+                value = builder.sitofp(_load(builder, values, place, _I32, wide), scale.type)
+                score = builder.fmul(value, scale)
+            half, held = _load(builder, slack, place, bound.type, wide), _load(builder, lanes, lane, bound.type, wide)
+            lower = (builder.fsub if real else builder.sub)(score, half)
+            _store(builder, _larger(builder, held, lower), lanes, lane)
+            reached = _compare(builder, (builder.fadd if real else builder.add)(score, half), bound, wide)
+            number = _spread(builder, builder.add(column, builder.trunc(place, _I32)), wide)
+            if wide > 1:
+                number = builder.add(number, number.type(list(range(wide))))
+            end = builder.load(total)
+            _store(builder, _packed(builder, score, reached, wide), scores_end, end)
+            _store(builder, _packed(builder, number, reached, wide), columns_end, end)
+            builder.store(builder.add(end, _count(builder, reached, wide)), total)
+
+        groups = builder.udiv(size, _I64(LANES))
+        with cgutils.for_range(builder, groups) as loop:
+            visit(builder.mul(loop.index, _I64(LANES)), LANES)
+        with cgutils.for_range_slice(builder, builder.mul(groups, _I64(LANES)), size, _I64(1)) as (lane, _):
+            visit(lane, 1)
+        return builder.load(total)
+
+    address = types.intp
+    return types.int64(
+        address, factors, factor, address, types.intp, types.intp, address, bound, types.int32, address, address
+    ), generate
+
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _kind(element, wide):
+    return element if wide == 1 else ir.VectorType(element, wide)
+
+
+def _place(builder, address, first):
+    return builder.inttoptr(builder.add(address, builder.mul(first, _I64(4))), ir.PointerType())
+
+
+def _load(builder, address, first, element, wide):
+    return builder.load(_place(builder, address, first), typ=_kind(element, wide), align=1)
+
+
+def _store(builder, values, address, first):
+    builder.store(values, _place(builder, address, first), align=1)
+
+
+def _spread(builder, value, wide):
+    if wide == 1:
+        return value
+    lanes = _kind(value.type, wide)
+    one = builder.insert_element(lanes(ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(one, lanes(ir.Undefined), _kind(_I32, wide)([0] * wide))
+
+
+def _compare(builder, values, bound, wide):
+    if bound.type == ir.FloatType():
+        return builder.fcmp_ordered(">=", values, _spread(builder, bound, wide))
+    return builder.icmp_signed(">=", values, _spread(builder, bound, wide))
+
+
+def _larger(builder, a, b):
+    real = a.type.element == ir.FloatType() if isinstance(a.type, ir.VectorType) else a.type == ir.FloatType()
+    return builder.select(builder.fcmp_ordered(">", b, a) if real else builder.icmp_signed(">", b, a), b, a)
+
+
+def _count(builder, flags, wide):
+    bits = flags if wide == 1 else builder.ctpop(builder.bitcast(flags, ir.IntType(wide)))
+    return builder.zext(bits, _I64)
+
+
+def _packed(builder, values, flags, wide):
+    if wide == 1:
+        return values
+    name = f"llvm.experimental.vector.compress.v{wide}{values.type.element.intrinsic_name}"
+    compress = _function(builder, name, values.type, [values.type, flags.type, values.type])
+    return builder.call(compress, [values, flags, values.type(ir.Undefined)])
+
+
+def _function(builder, name, result, arguments):
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+@compiled
+def _raise(
+    i: int, k: int, most: int, width: np.ndarray, floor: np.ndarray, threshold: np.ndarray, lanes: np.ndarray
+) -> None:
+    """Raise the floor of row i to a value that k of its lanes or more reach, where more than `most` reach the old one."""
+    size, low, near = lanes.shape[1], floor[i], min(most, k + k // 16)
+    place = lanes.ctypes.data + 4 * i * size
+    reached = _reaching(place, size, low)
+    if reached <= most:
+        return
+    high = _largest(place, size, low)
+    if reached == size:
+        # At first: lanes that hold nothing yet tell nothing.
+        low, above = high, 0
+        for lane in lanes[i]:
+            if lane > floor[i]:
+                low, above = min(low, lane), above + 1
+        if above < k:
+            return
+    for _ in range(16):
+        middle = lanes.dtype.type(low + 0.5 * (np.float64(high) - np.float64(low)))
+        if middle <= low:
+            break
+        reached = _reaching(place, size, middle)
+        if reached < k:
+            high = middle
+        else:
+            low = middle
+            if reached <= near:
+                break
+    floor[i], threshold[i] = low, low - width[i]
+
+
+@compiled
+def _take_row(
+    values: np.ndarray,
+    factors: int | None,
+    factor: float | None,
+    i: int,
+    slack: np.ndarray,
+    start: int,
+    k: int,
+    width: np.ndarray,
+    floor: np.ndarray,
+    threshold: np.ndarray,
+    lanes: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+    lost: np.ndarray,
+) -> bool:
+    """`take` of row i of a tile; for `values`, `factors` and `factor` see `_visit`."""
+    if lost[i]:
+        return False
+    row, turn, held, dropped = columns.shape[1], lanes.shape[1] - LANES, count[i], False
+    # The first scores of a row have no threshold to reach: they are dealt out, and then looked at again.
+    for rest in range(held == 0, -1, -1):
+        first = 0
+        while first < values.size:
+            if held + SPARE > row:
+                held, dropped = drop(columns[i], scores[i], held, slack, threshold[i]), True
+                if held + SPARE > row:
+                    lost[i] = True
+                    return dropped
+            size = min(PIECE, turn - first % turn, values.size - first)
+            # Every turn begins at another lane, as training images may come in an order that repeats.
+            lane = i * lanes.shape[1] + (start // LANES + first // turn) % LANES + first % turn
+            taken = _visit(
+                values.ctypes.data,
+                factors,
+                factor,
+                slack.ctypes.data + 4 * start,
+                first,
+                size,
+                lanes.ctypes.data + 4 * lane,
+                threshold[i],
+                np.int32(start),
+                columns.ctypes.data + 4 * (i * row + held),
+                scores.ctypes.data + 4 * (i * row + held),
+            )
+            held += 0 if rest else taken
+            first += size
+        _raise(i, k, 2 * k if held else k, width, floor, threshold, lanes)
+    count[i] = held
+    return dropped
+
+
+@compiled
+def take(
+    tile: np.ndarray,
+    slack: np.ndarray,
+    start: int,
+    k: int,
+    width: np.ndarray,
+    floor: np.ndarray,
+    threshold: np.ndarray,
+    lanes: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+    lost: np.ndarray,
+) -> bool:
+    """Append the scores of a tile that can reach their row's threshold, which they raise first.
+
+    The lower ends (score − slack) of a row are dealt out to its lanes one after the other, and each lane keeps its largest: if
+    k lanes reach a value, so do k training images, and with several lanes for each of the k there are hardly more.
+
+    Args:
+        tile: [q, t], float32 or int32, as all of these but the columns.
+        slack: [n], added to a score before it is compared.
+        start: training row of the tile's first column.
+        width: [q], how far a threshold stays below the floor.
+        floor: [q], what k lower ends reach; updated.
+        threshold: [q], updated.
+        lanes: [q, a multiple of `LANES`, at least two], updated.
+        columns, scores: [q, capacity + `SPARE`], appended to.
+        count: int64 [q], how many each row holds; updated.
+        lost: bool [q], rows that had no room; updated.
+
+    Returns:
+        Whether entries were dropped to make room.
+    """
+    dropped = False
+    for i in range(tile.shape[0]):
+        dropped |= _take_row(
+            tile[i], None, None, i, slack, start, k, width, floor, threshold, lanes, columns, scores, count, lost
+        )
+    return dropped
+
+
+@compiled
+def take_pixels(
+    queries: np.ndarray,
+    base: np.ndarray,
+    panels: np.ndarray,
+    norms: np.ndarray,
+    strip: np.ndarray,
+    slack: np.ndarray,
+    start: int,
+    k: int,
+    width: np.ndarray,
+    floor: np.ndarray,
+    threshold: np.ndarray,
+    lanes: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+    lost: np.ndarray,
+) -> bool:
+    """`take` of the tile that `multiply` and `double_less` make, in strips; int32 `strip` [any, ≥ t] is scratch memory."""
+    dropped, factors = False, norms.ctypes.data
+    for first in range(0, count.size, strip.shape[0]):
+        size = min(strip.shape[0], count.size - first)
+        multiply(queries[first:], base[first:], panels, norms.size, strip[:size])
+        for i in range(size):
+            values = strip[i, : norms.size]
+            dropped |= _take_row(
+                values,
+                factors,
+                None,
+                first + i,
+                slack,
+                start,
+                k,
+                width,
+                floor,
+                threshold,
+                lanes,
+                columns,
+                scores,
+                count,
+                lost,
+            )
+    return dropped
+
+
+@compiled
+def take_quantized(
+    queries: np.ndarray,
+    base: np.ndarray,
+    panels: np.ndarray,
+    row_scales: np.ndarray,
+    column_scales: np.ndarray,
+    strip: np.ndarray,
+    slack: np.ndarray,
+    start: int,
+    k: int,
+    width: np.ndarray,
+    floor: np.ndarray,
+    threshold: np.ndarray,
+    lanes: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+    lost: np.ndarray,
+) -> bool:
+    """`take` of the tile that `multiply` and `dequantize` make, likewise."""
+    dropped, factors = False, column_scales.ctypes.data
+    for first in range(0, count.size, strip.shape[0]):
+        size = min(strip.shape[0], count.size - first)
+        multiply(queries[first:], base[first:], panels, column_scales.size, strip[:size])
+        for i in range(first, first + size):
+            values, scale = strip[i - first, : column_scales.size], row_scales[i]
+            dropped |= _take_row(
+                values, factors, scale, i, slack, start, k, width, floor, threshold, lanes, columns, scores, count, lost
+            )
+    return dropped
+
+
+@compiled
+def drop(columns: np.ndarray, scores: np.ndarray, held: int, slack: np.ndarray, threshold: float) -> int:
+    """Keep, in their order, the entries of a row whose score + slack[column] reaches the threshold; returns how many."""
+    kept = 0
+    for c in range(held):
+        column, score = columns[c], scores[c]
+        columns[kept], scores[kept] = column, score
+        # Without a branch, which no processor could predict.
+        kept += score + slack[column] >= threshold
+    return kept
+
+
+@compiled
+def make_room(
+    columns: np.ndarray, scores: np.ndarray, count: np.ndarray, slack: np.ndarray, threshold: np.ndarray
+) -> None:
+    """`drop` in every row that is half full."""
+    for i in range(count.size):
+        if 2 * count[i] > columns.shape[1]:
+            count[i] = drop(columns[i], scores[i], count[i], slack, threshold[i])
+
+
+@compiled
+def promising(
+    k: int,
+    slack: np.ndarray,
+    width: np.ndarray,
+    floor: np.ndarray,
+    threshold: np.ndarray,
+    lanes: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of what was taken, list what surely reaches the floor, and leave of the rest only what reaches the threshold.
+
+    Returns:
+        int64 [q], how many are listed of each row; their columns and scores [m], row after row.
+    """
+    listed, total = np.zeros(count.size, np.int64), 0
+    chosen, values = np.empty(columns.shape[1], columns.dtype), np.empty(columns.shape[1], scores.dtype)
+    for i in range(count.size):
+        _raise(i, k, k, width, floor, threshold, lanes)
+        left, there = 0, 0
+        for c in range(count[i]):
+            column, score = columns[i, c], scores[i, c]
+            half = slack[column]
+            sure = score - half >= floor[i]
+            chosen[there], values[there] = column, score
+            there += sure
+            columns[i, left], scores[i, left] = column, score
+            left += (not sure) & (score + half >= threshold[i])
+        # They were at least as many.
+        columns[i, left : left + there], scores[i, left : left + there] = chosen[:there], values[:there]
+        count[i], listed[i] = left, there
+        total += there
+    found, found_scores, place = np.empty(total, columns.dtype), np.empty(total, scores.dtype), 0
+    for i in range(count.size):
+        left, there = count[i], listed[i]
+        found[place : place + there] = columns[i, left : left + there]
+        found_scores[place : place + there] = scores[i, left : left + there]
+        place += there
+    return listed, found, found_scores
+
+
+@compiled
+def others(
+    slack: np.ndarray,
+    epsilon: np.ndarray,
+    lowest: np.ndarray,
+    columns: np.ndarray,
+    scores: np.ndarray,
+    count: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What can have a true score of `lowest` float64 [q]: int64 [q], how many of each row, and their columns, row after row."""
+    total = 0
+    for i in range(count.size):
+        left = 0
+        for c in range(count[i]):
+            column = columns[i, c]
+            columns[i, left] = column
+            left += np.float64(scores[i, c]) + slack[column] + epsilon[i] >= lowest[i]
+        count[i] = left
+        total += left
+    found, place = np.empty(total, columns.dtype), 0
+    for i in range(count.size):
+        found[place : place + count[i]] = columns[i, : count[i]]
+        place += count[i]
+    return count, found
+
+
+@compiled
+def listed(
+    scores: np.ndarray, before: np.ndarray, count: np.ndarray, lowest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and places (int64 [m] each) of the entries from `before` to `count` whose score is at least `lowest` [q]."""
+    # Mostly there are none, which whole groups tell sooner, with what is left behind the last.
+    some = np.zeros(count.size, np.bool_)
+    for i in range(count.size):
+        address = scores.ctypes.data + i * scores.strides[0]
+        size = (count[i] - before[i] + LANES - 1) // LANES * LANES
+        some[i] = _reaching(address + 4 * before[i], size, lowest[i]) > 0
+    most = (count - before)[some].sum()
+    rows, places = np.empty(most, np.int64), np.empty(most, np.int64)
+    found = 0
+    for row in np.flatnonzero(some):
+        for c in range(before[row], count[row]):
+            if scores[row, c] >= lowest[row]:
+                rows[found], places[found] = row, c
+                found += 1
+    return rows[:found], places[:found]
