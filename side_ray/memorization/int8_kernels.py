@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from side_ray.memorization import int8_products
+from side_ray.memorization.compiled import pairs, tiles
 from side_ray.memorization.compiled import rows as row_loops
-from side_ray.memorization.compiled import tiles
 from side_ray.memorization.int8_products import Fastest, PanelProduct, TorchProduct
-from side_ray.memorization.kernels import COMPARED, Float32Kernel, Kernel, Queries, Scratch, gamma
+from side_ray.memorization.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, Scratch, gamma
 from side_ray.memorization.neighbors import LONGEST, Metric
 from side_ray.memorization.topk import Candidates
 
@@ -18,6 +18,12 @@ MANY = 2_000
 """Training images from which on a faster product outweighs the wider margin of its candidates."""
 STRIP, BLOCK = 32, 84 * tiles.WIDTH
 """Queries and training images whose products (516 KiB) stay in a processor's cache until they are looked at."""
+
+
+SHORT = 32_700
+"""Unit vectors times this fit int16, and their products int32."""
+SIFTED = 2**18
+"""Values of training images in int16 that stay in a processor's cache while many pairs are compared."""
 
 
 class Int8Kernel(Kernel):
@@ -83,7 +89,7 @@ class QuantizedKernel(Int8Kernel):
     """Inner products of unit vectors, each rounded to int8 with a scale of its own.
 
     ⟨q, x⟩ − ⟨q̂, x̂⟩ = ⟨q, x − x̂⟩ + ⟨q − q̂, x̂⟩, so that the error is at most ‖q‖·‖x − x̂‖, the slack of x, and
-    ‖q − q̂‖·‖x̂‖.
+    ‖q − q̂‖·‖x̂‖. Candidates are compared again in int16 before their values are computed.
     """
 
     name = "quantized"
@@ -97,6 +103,11 @@ class QuantizedKernel(Int8Kernel):
             rounded = self.train(start)[1]
             lost[start : start + self.block[1]] = rounded.lost
             self.largest = max(self.largest, float(rounded.lengths.max()))
+        self.short = _shortened(features) if 2 * features.size <= KEPT_BYTES else None
+        """int16 [n, d], the features times `SHORT`; None where they are too many to be kept."""
+        # As above; half a unit is lost of each value, and a little more by the multiplication in float32.
+        short_lost = 0.5 * features.shape[1] ** 0.5 / SHORT + LONGEST * gamma(1)
+        self.short_error = short_lost * (2 * LONGEST + short_lost)
         self.slack = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
 
     def prepare_queries(self, queries: np.ndarray) -> Queries:
@@ -133,6 +144,17 @@ class QuantizedKernel(Int8Kernel):
         """Whether no product can overflow int32."""
         return features.shape[1] * 127**2 < 2**31
 
+    def sift(
+        self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray, lowest: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.short is None:
+            return count, columns
+        rows, products = np.repeat(np.arange(len(count)), count), np.empty(columns.size, np.int32)
+        ordered = pairs.by_blocks(rows, columns, max(1, SIFTED // queries.shape[1]))
+        pairs.short_products(_shortened(queries), self.short, *ordered, products)
+        kept = products >= ((lowest - self.short_error) * SHORT**2)[rows]
+        return np.bincount(rows[kept], minlength=len(count)), columns[kept]
+
 
 KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Float32Kernel, PixelKernel, QuantizedKernel)}
 
@@ -161,3 +183,9 @@ def _shifted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shifted, norms = np.empty(pixels.shape, np.int8), np.empty(len(pixels), np.int32)
     row_loops.shift(pixels, shifted, norms)
     return shifted, norms
+
+
+def _shortened(rows: np.ndarray) -> np.ndarray:
+    shortened = np.empty(rows.shape, np.int16)
+    row_loops.shorten(rows, SHORT, shortened)
+    return shortened

@@ -93,6 +93,22 @@ class Kernel(ABC):
         # Roundings of float64.
         return norms - squares - 2.0**-48 * (norms + squares)
 
+    def sift(
+        self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray, lowest: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of candidates, those that can still have a true score of `lowest`, where a kernel can tell better than by its tiles.
+
+        Args:
+            queries: float32 [Q, d].
+            count: int64 [Q], how many candidates each query has.
+            columns: integers [m], their training rows, query after query.
+            lowest: float64 [Q].
+
+        Returns:
+            `count` and `columns` of those that are left.
+        """
+        return count, columns
+
 
 class Queries(NamedTuple):
     """Prepared queries."""

@@ -184,7 +184,8 @@ def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarr
         nearest.add(count, values, part.ids[columns])
     else:
         compare(count, columns)
-        compare(*top.others(epsilon, kernel.least_scores(nearest.farthest, queries)))
+        lowest = kernel.least_scores(nearest.farthest, queries)
+        compare(*kernel.sift(queries, *top.others(epsilon, lowest), lowest))
     return nearest.neighbors()
 
 

@@ -316,7 +316,7 @@ def test_a_processor_without_our_instructions_finds_the_same(tmp_path: Path) -> 
         "NUMBA_CPU_FEATURES": "",
         "NUMBA_CACHE_DIR": str(tmp_path),
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "test_inner_products"]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", __file__, "-k", "test_inner_products"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "passed" in result.stdout
+    assert " passed" in result.stdout

@@ -56,6 +56,19 @@ def squares(
 
 
 @compiled
+def short_products(
+    queries: np.ndarray, train: np.ndarray, rows: np.ndarray, columns: np.ndarray, origin: np.ndarray, out: np.ndarray
+) -> None:
+    """out[origin[p]] = ⟨queries[rows[p]], train[columns[p]]⟩ of int16 rows, in int32."""
+    for p in range(rows.size):
+        a, b = queries[rows[p]], train[columns[p]]
+        total = np.int32(0)
+        for i in range(a.size):
+            total = np.int32(total + np.int32(np.int32(a[i]) * np.int32(b[i])))
+        out[origin[p]] = total
+
+
+@compiled
 def insert(
     count: np.ndarray, keys: np.ndarray, ids: np.ndarray, held: np.ndarray, best: np.ndarray, best_ids: np.ndarray
 ) -> None:

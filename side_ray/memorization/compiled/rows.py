@@ -67,3 +67,11 @@ def quantize(rows: np.ndarray, rounded: np.ndarray, scales: np.ndarray, lengths:
             kept += near * near
             missing += (np.float64(rows[i, j]) - near) ** 2
         scales[i], lengths[i], lost[i] = scale, np.sqrt(kept), np.sqrt(missing)
+
+
+@compiled
+def shorten(rows: np.ndarray, scale: float, shortened: np.ndarray) -> None:
+    """float32 [N, d] times `scale`, rounded to int16 [N, d], which is written."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            shortened[i, j] = np.int16(np.int32(np.rint(rows[i, j] * np.float32(scale))))
