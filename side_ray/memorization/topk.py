@@ -95,8 +95,9 @@ class Candidates:
         )
 
     def others(self, epsilon: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Once only: what is not `promising` but can have a true score of `lowest` float64 [q]; returned likewise."""
-        return tiles.others(self.slack, epsilon, lowest, self.columns, self.scores, self.count)
+        """What is not `promising`, but can have a true score of `lowest` float64 [q]; returned likewise, without scores."""
+        bound = rounded_down(lowest - epsilon, self.slack.dtype)
+        return tiles.others(self.slack, bound, self.floor, self.columns, self.scores, self.count)
 
 
 def rounded_down(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

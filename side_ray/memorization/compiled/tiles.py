@@ -176,7 +176,7 @@ def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, co
             reached = _compare(builder, (builder.fadd if real else builder.add)(score, half), bound, wide)
             number = _spread(builder, builder.add(column, builder.trunc(place, _I32)), wide)
             if wide > 1:
-                number = builder.add(number, number.type(list(range(wide))))
+                number = builder.add(number, _numbers(wide))
             end = builder.load(total)
             _store(builder, _packed(builder, score, reached, wide), scores_end, end)
             _store(builder, _packed(builder, number, reached, wide), columns_end, end)
@@ -193,6 +193,49 @@ def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, co
     return types.int64(
         address, factors, factor, address, types.intp, types.intp, address, bound, types.int32, address, address
     ), generate
+
+
+@intrinsic
+def _sift(typing, columns, scores, slack, size, bound, floor, columns_end, scores_end):
+    """Of a row's entries, store those whose upper end reaches `bound` and whose lower end does not reach `floor`.
+
+    With None for `floor` the upper end alone decides, with None for `bound` those are stored whose lower end does reach
+    `floor`. All but `size`, `bound` and `floor` are addresses; the new place may be the old one. Returns how many are stored;
+    up to `LANES` places more are written.
+    """
+    kind = floor if bound == types.none else bound
+
+    def generate(context, builder, signature, arguments):
+        columns, scores, slack, size, bound, floor, columns_end, scores_end = arguments
+        element = ir.FloatType() if kind == types.float32 else _I32
+        real, lanes = element == ir.FloatType(), _kind(element, LANES)
+        flags = _kind(ir.IntType(1), LANES)
+        name = f"llvm.masked.gather.v{LANES}{element.intrinsic_name}.v{LANES}p0"
+        addresses = _kind(ir.PointerType(), LANES)
+        gather = _function(builder, name, lanes, [addresses, _I32, flags, lanes])
+        total = cgutils.alloca_once_value(builder, _I64(0))
+        with cgutils.for_range_slice(builder, _I64(0), size, _I64(LANES)) as (first, _):
+            there = builder.add(_spread(builder, builder.trunc(first, _I32), LANES), _numbers(LANES))
+            known = builder.icmp_signed("<", there, _spread(builder, builder.trunc(size, _I32), LANES))
+            column, score = _load(builder, columns, first, _I32, LANES), _load(builder, scores, first, element, LANES)
+            shift = builder.mul(builder.sext(column, _kind(_I64, LANES)), _spread(builder, _I64(4), LANES))
+            place = builder.inttoptr(builder.add(shift, _spread(builder, slack, LANES)), addresses)
+            half = builder.call(gather, [place, _I32(4), known, lanes(None if real else 0)])
+            if kind == bound_type:
+                upper = (builder.fadd if real else builder.add)(score, half)
+                known = builder.and_(known, _compare(builder, upper, bound, LANES))
+            if floor_type != types.none:
+                lower = (builder.fsub if real else builder.sub)(score, half)
+                sure = _compare(builder, lower, floor, LANES)
+                known = builder.and_(known, builder.not_(sure) if kind == bound_type else sure)
+            end = builder.load(total)
+            _store(builder, _packed(builder, score, known, LANES), scores_end, end)
+            _store(builder, _packed(builder, column, known, LANES), columns_end, end)
+            builder.store(builder.add(end, _count(builder, known, LANES)), total)
+        return builder.load(total)
+
+    bound_type, floor_type, address = bound, floor, types.intp
+    return types.int64(address, address, address, types.intp, bound, floor, address, address), generate
 
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -222,6 +265,10 @@ def _spread(builder, value, wide):
     return builder.shuffle_vector(one, lanes(ir.Undefined), _kind(_I32, wide)([0] * wide))
 
 
+def _numbers(wide):
+    return _kind(_I32, wide)(list(range(wide)))
+
+
 def _compare(builder, values, bound, wide):
     if bound.type == ir.FloatType():
         return builder.fcmp_ordered(">=", values, _spread(builder, bound, wide))
@@ -229,8 +276,12 @@ def _compare(builder, values, bound, wide):
 
 
 def _larger(builder, a, b):
-    real = a.type.element == ir.FloatType() if isinstance(a.type, ir.VectorType) else a.type == ir.FloatType()
-    return builder.select(builder.fcmp_ordered(">", b, a) if real else builder.icmp_signed(">", b, a), b, a)
+    element = getattr(a.type, "element", a.type)
+    wide = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
+    # Not by `select`, of which LLVM makes a masked store, whose result processors are slow to read again.
+    name = f"llvm.{'maxnum' if element == ir.FloatType() else 'smax'}.{wide}{element.intrinsic_name}"
+    flags = ("nnan", "nsz") if element == ir.FloatType() else ()
+    return builder.call(_function(builder, name, a.type, [a.type, a.type]), [a, b], fastmath=flags)
 
 
 def _count(builder, flags, wide):
@@ -462,13 +513,8 @@ def take_quantized(
 @compiled
 def drop(columns: np.ndarray, scores: np.ndarray, held: int, slack: np.ndarray, threshold: float) -> int:
     """Keep, in their order, the entries of a row whose score + slack[column] reaches the threshold; returns how many."""
-    kept = 0
-    for c in range(held):
-        column, score = columns[c], scores[c]
-        columns[kept], scores[kept] = column, score
-        # Without a branch, which no processor could predict.
-        kept += score + slack[column] >= threshold
-    return kept
+    old, new = columns.ctypes.data, scores.ctypes.data
+    return _sift(old, new, slack.ctypes.data, held, threshold, None, old, new)
 
 
 @compiled
@@ -493,61 +539,57 @@ def promising(
     scores: np.ndarray,
     count: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what was taken, list what surely reaches the floor, and leave of the rest only what reaches the threshold.
+    """Of what was taken, what surely reaches the floor.
 
     Returns:
-        int64 [q], how many are listed of each row; their columns and scores [m], row after row.
+        int64 [q], how many of each row; their columns and scores [m], row after row.
     """
-    listed, total = np.zeros(count.size, np.int64), 0
-    chosen, values = np.empty(columns.shape[1], columns.dtype), np.empty(columns.shape[1], scores.dtype)
+    # All might; memory that is not touched costs nothing.
+    most = count.sum() + LANES
+    listed, total = np.empty(count.size, np.int64), 0
+    found, values = np.empty(most, columns.dtype), np.empty(most, scores.dtype)
     for i in range(count.size):
         _raise(i, k, k, width, floor, threshold, lanes)
-        left, there = 0, 0
-        for c in range(count[i]):
-            column, score = columns[i, c], scores[i, c]
-            half = slack[column]
-            sure = score - half >= floor[i]
-            chosen[there], values[there] = column, score
-            there += sure
-            columns[i, left], scores[i, left] = column, score
-            left += (not sure) & (score + half >= threshold[i])
-        # They were at least as many.
-        columns[i, left : left + there], scores[i, left : left + there] = chosen[:there], values[:there]
-        count[i], listed[i] = left, there
-        total += there
-    found, found_scores, place = np.empty(total, columns.dtype), np.empty(total, scores.dtype), 0
-    for i in range(count.size):
-        left, there = count[i], listed[i]
-        found[place : place + there] = columns[i, left : left + there]
-        found_scores[place : place + there] = scores[i, left : left + there]
-        place += there
-    return listed, found, found_scores
+        listed[i] = _sift(
+            columns.ctypes.data + i * columns.strides[0],
+            scores.ctypes.data + i * scores.strides[0],
+            slack.ctypes.data,
+            count[i],
+            None,
+            floor[i],
+            found.ctypes.data + 4 * total,
+            values.ctypes.data + 4 * total,
+        )
+        total += listed[i]
+    return listed, found[:total], values[:total]
 
 
 @compiled
 def others(
     slack: np.ndarray,
-    epsilon: np.ndarray,
-    lowest: np.ndarray,
+    bound: np.ndarray,
+    floor: np.ndarray,
     columns: np.ndarray,
     scores: np.ndarray,
     count: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What can have a true score of `lowest` float64 [q]: int64 [q], how many of each row, and their columns, row after row."""
-    total = 0
+    """What is not `promising`, but whose upper end reaches `bound` [q]: int64 [q], how many of each row, and their columns."""
+    most = count.sum() + LANES
+    listed, total = np.empty(count.size, np.int64), 0
+    found, values = np.empty(most, columns.dtype), np.empty(columns.shape[1], scores.dtype)
     for i in range(count.size):
-        left = 0
-        for c in range(count[i]):
-            column = columns[i, c]
-            columns[i, left] = column
-            left += np.float64(scores[i, c]) + slack[column] + epsilon[i] >= lowest[i]
-        count[i] = left
-        total += left
-    found, place = np.empty(total, columns.dtype), 0
-    for i in range(count.size):
-        found[place : place + count[i]] = columns[i, : count[i]]
-        place += count[i]
-    return count, found
+        listed[i] = _sift(
+            columns.ctypes.data + i * columns.strides[0],
+            scores.ctypes.data + i * scores.strides[0],
+            slack.ctypes.data,
+            count[i],
+            bound[i],
+            floor[i],
+            found.ctypes.data + 4 * total,
+            values.ctypes.data,
+        )
+        total += listed[i]
+    return listed, found[:total]
 
 
 @compiled
