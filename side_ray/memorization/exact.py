@@ -3,6 +3,7 @@
 import numpy as np
 
 from side_ray.memorization.compiled import pairs
+from side_ray.memorization.memory import Scratch
 from side_ray.memorization.neighbors import Metric, Neighbors
 
 CACHED = 2**18
@@ -19,12 +20,22 @@ def values_of_pairs(
     always taken in the same order.
     """
     values = np.empty(rows.size)
-    ordered = pairs.by_blocks(rows, columns, max(1, CACHED // train.shape[1]))
+    ordered = in_blocks(rows, columns, max(1, CACHED // train.shape[1]))
     if metric == "ip":
-        pairs.products(queries, train, *ordered, values)
+        pairs.products(queries, train, ordered, values)
         return np.clip(values, -1.0, 1.0, out=values)
-    pairs.squares(queries, train, *ordered, values)
+    pairs.squares(queries, train, ordered, values)
     return np.sqrt(values, out=values)
+
+
+_scratch = Scratch()
+
+
+def in_blocks(rows: np.ndarray, columns: np.ndarray, height: int) -> np.ndarray:
+    """Pairs as the loops of `compiled.pairs` take them, in the order in which `height` training rows serve many; scratch."""
+    ordered = _scratch.get("pairs", 3, columns.size, np.int32)
+    pairs.by_blocks(rows, columns, height, ordered)
+    return ordered
 
 
 class Nearest:

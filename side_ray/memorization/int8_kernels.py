@@ -4,15 +4,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from side_ray.memorization import int8_products
 from side_ray.memorization.compiled import pairs, tiles
 from side_ray.memorization.compiled import rows as row_loops
+from side_ray.memorization.exact import in_blocks
 from side_ray.memorization.int8_products import Fastest, PanelProduct, TorchProduct
-from side_ray.memorization.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, Scratch, gamma
+from side_ray.memorization.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, gamma
+from side_ray.memorization.memory import Scratch, empty
 from side_ray.memorization.neighbors import LONGEST, Metric
 from side_ray.memorization.topk import Candidates
+from side_ray.memorization.workers import workers
 
 MANY = 2_000
 """Training images from which on a faster product outweighs the wider margin of its candidates."""
@@ -30,21 +32,21 @@ class Int8Kernel(Kernel):
     """What both have in common."""
 
     bytes_per_value = 1
-    block = (512, BLOCK)
+    block = (1024, BLOCK)
 
-    def __init__(self, features: np.ndarray, metric: Metric) -> None:
-        super().__init__(features, metric)
+    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
+        super().__init__(features, metric, threads)
         found = int8_products.fastest(features.shape[1]) or Fastest(TorchProduct(), 0.0)
         self.product, self.speedup = found.product, found.speedup
 
     def _products(self, queries: Any, train: Any, shape: tuple[int, int], scratch: Scratch) -> np.ndarray:
-        out = scratch.get("product", *shape, torch.int32).numpy()
+        out = scratch.get("product", *shape, np.int32)
         self.product.multiply(queries, train, out)
         return out
 
     @staticmethod
     def _strip(scratch: Scratch) -> np.ndarray:
-        return scratch.get("product", STRIP, BLOCK, torch.int32).numpy()
+        return scratch.get("product", STRIP, BLOCK, np.int32)
 
 
 class PixelKernel(Int8Kernel):
@@ -53,8 +55,8 @@ class PixelKernel(Int8Kernel):
     name = "int8"
     exact = True
 
-    def __init__(self, features: np.ndarray, metric: Metric) -> None:
-        super().__init__(features, metric)
+    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
+        super().__init__(features, metric, threads)
         self.slack = np.zeros(len(features), np.int32)
 
     def prepare_queries(self, queries: np.ndarray) -> Queries:
@@ -95,20 +97,25 @@ class QuantizedKernel(Int8Kernel):
     name = "quantized"
     coarse = True
 
-    def __init__(self, features: np.ndarray, metric: Metric) -> None:
-        super().__init__(features, metric)
-        self.largest = 0.0
-        lost = np.empty(len(features))
-        for start in range(0, len(features), self.block[1]):
-            rounded = self.train(start)[1]
-            lost[start : start + self.block[1]] = rounded.lost
-            self.largest = max(self.largest, float(rounded.lengths.max()))
-        self.short = _shortened(features) if 2 * features.size <= KEPT_BYTES else None
+    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
+        super().__init__(features, metric, threads)
+        self.short = np.empty(features.shape, np.int16) if 2 * features.size <= KEPT_BYTES else None
         """int16 [n, d], the features times `SHORT`; None where they are too many to be kept."""
+        with workers(threads) as run:
+            rounded = run(self._round, range(0, len(features), self.block[1]))
+        self.largest = max(float(each.lengths.max()) for each in rounded)
+        lost = np.concatenate([each.lost for each in rounded])
         # As above; half a unit is lost of each value, and a little more by the multiplication in float32.
         short_lost = 0.5 * features.shape[1] ** 0.5 / SHORT + LONGEST * gamma(1)
         self.short_error = short_lost * (2 * LONGEST + short_lost)
-        self.slack = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
+        self.slack = empty(lost.shape, np.float32)
+        self.slack[:] = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
+
+    def _round(self, start: int) -> "_Quantized":
+        if self.short is not None:
+            block = slice(start, start + self.block[1])
+            row_loops.shorten(self.features[block], SHORT, self.short[block])
+        return self.train(start)[1]
 
     def prepare_queries(self, queries: np.ndarray) -> Queries:
         rounded = _Quantized(queries)
@@ -128,7 +135,7 @@ class QuantizedKernel(Int8Kernel):
         (rows, scales), (images, rounded) = queries.rows, train
         shape = len(scales), len(rounded.scales)
         product = self._products(rows, images, shape, scratch)
-        tile = scratch.get("tile", *shape, torch.float32).numpy()
+        tile = scratch.get("tile", *shape, np.float32)
         tiles.dequantize(product, scales, rounded.scales, tile)
         return tile
 
@@ -149,9 +156,11 @@ class QuantizedKernel(Int8Kernel):
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.short is None:
             return count, columns
-        rows, products = np.repeat(np.arange(len(count)), count), np.empty(columns.size, np.int32)
-        ordered = pairs.by_blocks(rows, columns, max(1, SIFTED // queries.shape[1]))
-        pairs.short_products(_shortened(queries), self.short, *ordered, products)
+        rows, products = np.repeat(np.arange(len(count), dtype=np.int32), count), np.empty(columns.size, np.int32)
+        ordered = in_blocks(rows, columns, max(1, SIFTED // queries.shape[1]))
+        shortened = np.empty(queries.shape, np.int16)
+        row_loops.shorten(queries, SHORT, shortened)
+        pairs.short_products(shortened, self.short, ordered, products)
         kept = products >= ((lowest - self.short_error) * SHORT**2)[rows]
         return np.bincount(rows[kept], minlength=len(count)), columns[kept]
 
@@ -173,19 +182,13 @@ class _Quantized:
     """Rows float32 [N, d] as int8 (`rows`) times a scale each, and how long they are then and what they have lost."""
 
     def __init__(self, rows: np.ndarray) -> None:
-        self.rows, self.scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+        self.rows, self.scales = np.empty(rows.shape, np.int8), empty((len(rows),), np.float32)
         self.lengths, self.lost = np.empty(len(rows)), np.empty(len(rows))
         row_loops.quantize(rows, self.rows, self.scales, self.lengths, self.lost)
         self.lost *= 1 + 2.0**-40  # float64's own roundings
 
 
 def _shifted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    shifted, norms = np.empty(pixels.shape, np.int8), np.empty(len(pixels), np.int32)
+    shifted, norms = np.empty(pixels.shape, np.int8), empty((len(pixels),), np.int32)
     row_loops.shift(pixels, shifted, norms)
     return shifted, norms
-
-
-def _shortened(rows: np.ndarray) -> np.ndarray:
-    shortened = np.empty(rows.shape, np.int16)
-    row_loops.shorten(rows, SHORT, shortened)
-    return shortened

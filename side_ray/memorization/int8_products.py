@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from side_ray.memorization.compiled import tiles
+from side_ray.memorization.memory import empty
 
 PROBED = 2**18
 """Values of the rows that a probe multiplies, about."""
@@ -53,8 +54,7 @@ class PanelProduct(Int8Product):
         # 128 more in two's complement is the top bit flipped.
         padded[: len(rows), : rows.shape[1]] = rows.view(np.uint8) ^ np.uint8(128)
         words = padded.view(np.uint32).reshape(-1, width, steps)
-        # Torch's memory begins at a cache line.
-        panels = torch.empty(len(words), steps, 4 * width, dtype=torch.uint8).numpy()
+        panels = empty((len(words), steps, 4 * width), np.uint8)
         panels.view(np.uint32)[...] = words.transpose(0, 2, 1)
         return panels
 

@@ -10,7 +10,6 @@ from γ_m = m·u / (1 − m·u) (Higham 2002, Eq. 3.5: any order of summation, w
 cannot tell apart is compared again in float64 and the result of a search does not depend on the kernel.
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from side_ray.memorization.memory import Scratch
 from side_ray.memorization.neighbors import Metric
 from side_ray.memorization.topk import Candidates
 
@@ -45,7 +45,7 @@ class Kernel(ABC):
     block = (512, 4096)
     """Queries and training images of a tile."""
 
-    def __init__(self, features: np.ndarray, metric: Metric) -> None:
+    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
         self.features, self.metric = features, metric
         self.slack = np.zeros(len(features), np.float32)
         self.kept: dict[int, Any] | None = {} if features.size * self.bytes_per_value <= KEPT_BYTES else None
@@ -68,12 +68,10 @@ class Kernel(ABC):
         """Training rows start … stop in the form that `scores` multiplies."""
 
     @abstractmethod
-    def scores(self, queries: "Queries", train: Any, scratch: "Scratch") -> np.ndarray:
+    def scores(self, queries: "Queries", train: Any, scratch: Scratch) -> np.ndarray:
         """Tile [q, t] of prepared blocks, in scratch memory."""
 
-    def take(
-        self, queries: "Queries", train: Any, scratch: "Scratch", top: Candidates, column: int
-    ) -> np.ndarray | None:
+    def take(self, queries: "Queries", train: Any, scratch: Scratch, top: Candidates, column: int) -> np.ndarray | None:
         """`top.take` of the tile of prepared blocks, which need not be made as a whole for it."""
         return top.take(self.scores(queries, train, scratch), column)
 
@@ -119,26 +117,13 @@ class Queries(NamedTuple):
     """ε of the error bound, float64 [Q]."""
 
 
-class Scratch(threading.local):
-    """A thread's own tiles: fresh memory would cost a page fault per 4 KiB and tile."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, torch.Tensor] = {}
-
-    def get(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """Memory [rows, columns], whose content is that of the last use of this name, which has one dtype."""
-        if name not in self.held or self.held[name].numel() < rows * columns:
-            self.held[name] = torch.empty(rows * columns, dtype=dtype)
-        return self.held[name][: rows * columns].view(rows, columns)
-
-
 class Float32Kernel(Kernel):
     """The plain float32 product, for either metric and any features."""
 
     name = "float32"
 
-    def __init__(self, features: np.ndarray, metric: Metric) -> None:
-        super().__init__(features, metric)
+    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
+        super().__init__(features, metric, threads)
         self.kept = self.kept if metric == "l2" else None  # nothing to convert
         # Centring shrinks the norms, and with them ε; whole numbers keep pixel values exact.
         self.center = np.rint(_mean(features)).astype(np.float32) if metric == "l2" else None
@@ -161,9 +146,8 @@ class Float32Kernel(Kernel):
 
     def scores(self, queries: "Queries", train: Any, scratch: Scratch) -> np.ndarray:
         rows, norms = train
-        tile = torch.mm(
-            queries.rows, rows.T, out=scratch.get("tile", len(queries.rows), len(rows), torch.float32)
-        ).numpy()
+        tile = scratch.get("tile", len(queries.rows), len(rows), np.float32)
+        torch.mm(queries.rows, rows.T, out=torch.from_numpy(tile))
         return tile if norms is None else np.subtract(tile, norms, out=tile)
 
     def _epsilon(self, queries: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Index:
         self.part = Part(features, ids.astype(np.int64), metric)
         self.threads = threads or torch.get_num_threads()
         name = kernel or choose_kernel(features, metric)
-        self.kernel: Kernel = self.float32 if name == "float32" else KERNELS[name](features, metric)
+        self.kernel: Kernel = self.float32 if name == "float32" else KERNELS[name](features, metric, self.threads)
         self.engine = engine if engine != "auto" else self._probe()
         """`faiss` or `torch`, whichever was taken."""
         self.faiss = search_faiss.FaissIndex(self.part, self.float32) if self.engine == "faiss" else None

@@ -4,22 +4,20 @@ Its threads take groups of queries of their own through the whole pass, product 
 another.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from side_ray.memorization.compiled.tiles import SPARE, listed
 from side_ray.memorization.counting import LevelCounter, Pairs
 from side_ray.memorization.exact import Nearest, values_of_pairs
-from side_ray.memorization.kernels import Kernel, Queries, Scratch, full_precision
+from side_ray.memorization.kernels import Kernel, Queries, full_precision
+from side_ray.memorization.memory import Scratch
 from side_ray.memorization.neighbors import Counts, Metric, Neighbors
 from side_ray.memorization.topk import Candidates
+from side_ray.memorization.workers import workers
 
 GROUP = 4096
 """Queries that a thread takes at a time, at most, so that a training image, once read, serves many."""
@@ -68,7 +66,7 @@ def scan(task: Scan) -> tuple[Neighbors, np.ndarray, Counts | None]:
     most = max(1, min(GROUP, GROUP_ELEMENTS // max(task.queries.shape[1], 2 * task.width)))
     groups = -(-total // (most * task.threads)) * task.threads
     rows = max(1, -(-total // max(groups, 1)))
-    with _workers(task.threads) as run, full_precision():
+    with workers(task.threads) as run, full_precision():
         if task.kernel.kept is not None:
             run(task.kernel.train, range(0, len(task.part.features), task.kernel.block[1]))
         found = run(
@@ -92,8 +90,8 @@ def _scan_group(task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarr
     prepared = [kernel.prepare_queries(queries[piece]) for piece in pieces]
     epsilon = np.concatenate([each.epsilon for each in prepared])
     shape = len(queries), task.width + SPARE
-    columns = _scratch.get("columns", *shape, torch.int32).numpy()
-    scores = _scratch.get("held", *shape, torch.int32).numpy().view(kernel.slack.dtype)
+    columns = _scratch.get("columns", *shape, np.int32)
+    scores = _scratch.get("held", *shape, np.int32).view(kernel.slack.dtype)
     top = Candidates(epsilon, kernel.slack, task.k, columns, scores) if task.k else None
     blocks = [
         _Block(
@@ -164,7 +162,7 @@ class _Block:
 
 
 def _mask(shape: tuple[int, int]) -> np.ndarray:
-    return _scratch.get("mask", *shape, torch.bool).numpy()
+    return _scratch.get("mask", *shape, np.bool_)
 
 
 def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarray) -> Neighbors:
@@ -173,7 +171,7 @@ def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarr
     nearest = Nearest(len(queries), task.k, part.metric)
 
     def compare(count: np.ndarray, columns: np.ndarray) -> None:
-        rows = np.repeat(np.arange(len(queries)), count)
+        rows = np.repeat(np.arange(len(queries), dtype=np.int32), count)
         values = values_of_pairs(queries, part.features, rows, columns, part.metric)
         nearest.add(count, values, part.ids[columns])
 
@@ -187,21 +185,3 @@ def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarr
         lowest = kernel.least_scores(nearest.farthest, queries)
         compare(*kernel.sift(queries, *top.others(epsilon, lowest), lowest))
     return nearest.neighbors()
-
-
-Run = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
-
-
-@contextmanager
-def _workers(threads: int) -> Iterator[Run]:
-    """A parallel map over `threads` threads, each of which multiplies on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if threads == 1:
-            yield lambda function, items: [function(item) for item in items]
-        else:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield lambda function, items: list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from side_ray.memorization.compiled import tiles
+from side_ray.memorization.memory import empty
 
 LANES_PER_NEIGHBOR = 5
 """Enough for a threshold that few more than k reach."""
@@ -35,7 +36,9 @@ class Candidates:
         """[q]; at least k lower ends of those taken reach it."""
         self.threshold = np.full(rows, least, dtype)
         """[q]; what does not reach it with its slack is not taken."""
-        self.lanes = np.full((rows, (-(-LANES_PER_NEIGHBOR * k // tiles.LANES) + 1) * tiles.LANES), least, dtype)
+        lanes = -(-LANES_PER_NEIGHBOR * k // tiles.LANES) + 1
+        self.lanes = empty((rows, lanes * tiles.LANES), dtype)
+        self.lanes[:] = least
         self.columns, self.scores = columns, scores
         self.count = np.zeros(rows, np.int64)
         self.lost = np.zeros(rows, bool)

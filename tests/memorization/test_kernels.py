@@ -12,7 +12,8 @@ from side_ray.memorization import int8_products
 from side_ray.memorization.compiled import tiles
 from side_ray.memorization.int8_kernels import PixelKernel, QuantizedKernel, choose_kernel
 from side_ray.memorization.int8_products import PanelProduct, TorchProduct
-from side_ray.memorization.kernels import Float32Kernel, Kernel, Scratch, full_precision
+from side_ray.memorization.kernels import Float32Kernel, Kernel, full_precision
+from side_ray.memorization.memory import Scratch
 from side_ray.memorization.topk import Candidates
 
 

@@ -9,63 +9,55 @@ AT_ONCE = 128
 
 
 @compiled
-def by_blocks(rows: np.ndarray, columns: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs int64 [m] and int32 [m] by blocks of `height` columns: int64 [m] each, rows, columns and where they stood."""
-    place = np.zeros(columns.max() // height + 2, np.int64) if columns.size else np.zeros(1, np.int64)
+def by_blocks(rows: np.ndarray, columns: np.ndarray, height: int, ordered: np.ndarray) -> None:
+    """Put pairs of rows and columns, int64 or int32 [m], in the order of blocks of `height` columns.
+
+    Args:
+        ordered: int32 [3, m], written: their rows, their columns, and where they stood.
+    """
+    place = np.zeros(columns.max() // height + 2 if columns.size else 1, np.int64)
     for p in range(columns.size):
         place[columns[p] // height + 1] += 1
     for block in range(1, place.size):
         place[block] += place[block - 1]
-    ordered, images, origin = (
-        np.empty(rows.size, np.int64),
-        np.empty(rows.size, np.int64),
-        np.empty(rows.size, np.int64),
-    )
     for p in range(columns.size):
         block = columns[p] // height
-        ordered[place[block]], images[place[block]], origin[place[block]] = rows[p], columns[p], p
+        ordered[0, place[block]], ordered[1, place[block]], ordered[2, place[block]] = rows[p], columns[p], p
         place[block] += 1
-    return ordered, images, origin
 
 
 @compiled
-def products(
-    queries: np.ndarray, train: np.ndarray, rows: np.ndarray, columns: np.ndarray, origin: np.ndarray, out: np.ndarray
-) -> None:
-    """out[origin[p]] = ⟨queries[rows[p]], train[columns[p]]⟩ in float64."""
-    for p in range(rows.size):
-        a, b = queries[rows[p]], train[columns[p]]
+def products(queries: np.ndarray, train: np.ndarray, ordered: np.ndarray, out: np.ndarray) -> None:
+    """⟨q, x⟩ of the pairs in float64, each where it stood; for `ordered` see `by_blocks`."""
+    for p in range(ordered.shape[1]):
+        a, b = queries[ordered[0, p]], train[ordered[1, p]]
         total = 0.0
         for i in range(a.size):
             total += np.float64(a[i]) * np.float64(b[i])
-        out[origin[p]] = total
+        out[ordered[2, p]] = total
 
 
 @compiled
-def squares(
-    queries: np.ndarray, train: np.ndarray, rows: np.ndarray, columns: np.ndarray, origin: np.ndarray, out: np.ndarray
-) -> None:
-    """out[origin[p]] = ‖queries[rows[p]] − train[columns[p]]‖² in float64."""
-    for p in range(rows.size):
-        a, b = queries[rows[p]], train[columns[p]]
+def squares(queries: np.ndarray, train: np.ndarray, ordered: np.ndarray, out: np.ndarray) -> None:
+    """‖q − x‖² in float64, likewise."""
+    for p in range(ordered.shape[1]):
+        a, b = queries[ordered[0, p]], train[ordered[1, p]]
         total = 0.0
         for i in range(a.size):
             difference = np.float64(a[i]) - np.float64(b[i])
             total += difference * difference
-        out[origin[p]] = total
+        out[ordered[2, p]] = total
 
 
 @compiled
-def short_products(
-    queries: np.ndarray, train: np.ndarray, rows: np.ndarray, columns: np.ndarray, origin: np.ndarray, out: np.ndarray
-) -> None:
-    """out[origin[p]] = ⟨queries[rows[p]], train[columns[p]]⟩ of int16 rows, in int32."""
-    for p in range(rows.size):
-        a, b = queries[rows[p]], train[columns[p]]
+def short_products(queries: np.ndarray, train: np.ndarray, ordered: np.ndarray, out: np.ndarray) -> None:
+    """⟨q, x⟩ of int16 rows in int32, likewise."""
+    for p in range(ordered.shape[1]):
+        a, b = queries[ordered[0, p]], train[ordered[1, p]]
         total = np.int32(0)
         for i in range(a.size):
             total = np.int32(total + np.int32(np.int32(a[i]) * np.int32(b[i])))
-        out[origin[p]] = total
+        out[ordered[2, p]] = total
 
 
 @compiled
