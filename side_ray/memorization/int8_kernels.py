@@ -20,8 +20,6 @@ MANY = 2_000
 """Training images from which on a faster product outweighs the wider margin of its candidates."""
 STRIP, BLOCK = 32, 84 * tiles.WIDTH
 """Queries and training images whose products (516 KiB) stay in a processor's cache until they are looked at."""
-
-
 SHORT = 32_700
 """Unit vectors times this fit int16, and their products int32."""
 SIFTED = 2**18
@@ -105,8 +103,8 @@ class QuantizedKernel(Int8Kernel):
             rounded = run(self._round, range(0, len(features), self.block[1]))
         self.largest = max(float(each.lengths.max()) for each in rounded)
         lost = np.concatenate([each.lost for each in rounded])
-        # As above; half a unit is lost of each value, and a little more by the multiplication in float32.
-        short_lost = 0.5 * features.shape[1] ** 0.5 / SHORT + LONGEST * gamma(1)
+        # As above; half a unit is lost of each value, and a little more by float32's and float64's roundings.
+        short_lost = 0.5 * features.shape[1] ** 0.5 / SHORT + LONGEST * gamma(2)
         self.short_error = short_lost * (2 * LONGEST + short_lost)
         self.slack = empty(lost.shape, np.float32)
         self.slack[:] = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))

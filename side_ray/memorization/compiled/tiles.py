@@ -147,10 +147,10 @@ def _largest(typing, values, size, least):
 def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, column, columns_end, scores_end):
     """Deal `size` scores out to lanes, and store those that reach `bound` with their slack, and their columns.
 
-    Scores, factors and slack are those of a row, whose first column is `column`, and are taken from `first` on; all but these
-    and `factor`, `size` and `bound` are addresses. A score is a value as it stands; with `factors` alone, int32,
-    twice the value less its factor; with `factor` as well, float32, the value times both. Returns how many are stored. `LANES`
-    places more are written in any case: a branch here could not be predicted.
+    A score is a value as it stands; with `factors` alone, int32, twice the value less its factor; with `factor` as well,
+    float32, the value times both. `values`, `factors` and `slack` are the addresses of a row whose first column is `column`,
+    and are read from `first` on; `lanes` and the ends are addresses of what is written, `size` places of the latter in any
+    case: a branch here could not be predicted. Returns how many are stored.
     """
     plain, pixels = factors == types.none, factor == types.none
 
@@ -403,13 +403,13 @@ def take(
     count: np.ndarray,
     lost: np.ndarray,
 ) -> bool:
-    """Append the scores of a tile that can reach their row's threshold, which they raise first.
+    """Append the scores of a tile that can reach their row's threshold, and raise the thresholds with them.
 
     The lower ends (score − slack) of a row are dealt out to its lanes one after the other, and each lane keeps its largest: if
     k lanes reach a value, so do k training images, and with several lanes for each of the k there are hardly more.
 
     Args:
-        tile: [q, t], float32 or int32, as all of these but the columns.
+        tile: [q, t] in one piece, float32 or int32, as all of these but the columns.
         slack: [n], added to a score before it is compared.
         start: training row of the tile's first column.
         width: [q], how far a threshold stays below the floor.
