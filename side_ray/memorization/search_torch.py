@@ -141,14 +141,14 @@ class _Block:
 
     def _takes_all(self, top: Candidates) -> bool:
         """Whether the search for the nearest comes upon all pairs at some level."""
-        return self.levels is None or bool((top.threshold <= self.levels.lowest).all())
+        return self.levels is None or bool((top.held.threshold <= self.levels.lowest).all())
 
     def _listed(self, top: Candidates, before: np.ndarray | None) -> Pairs | None:
         """The pairs at some level since `before`, where all of them were taken."""
         if self.levels is None or before is None or not self._takes_all(top):
             return None
-        rows, places = listed(top.scores, before, top.count, self.levels.lowest)
-        return Pairs(rows, top.columns[rows, places], top.scores[rows, places])
+        rows, places = listed(top.held, before, self.levels.lowest)
+        return Pairs(rows, top.held.columns[rows, places], top.held.scores[rows, places])
 
     def _count_finer(self, column: int, size: int) -> Counts | None:
         finer, queries = self.task.finer, self.task.queries[self.rows]

@@ -30,18 +30,25 @@ class Candidates:
     def __init__(self, epsilon: np.ndarray, slack: np.ndarray, k: int, columns: np.ndarray, scores: np.ndarray) -> None:
         rows, dtype = len(epsilon), slack.dtype
         least = -np.inf if dtype == np.float32 else np.iinfo(dtype).min
-        self.slack, self.k = slack, k
-        self.width = -rounded_down(-2 * epsilon, dtype)
-        self.floor = np.full(rows, least, dtype)
-        """[q]; at least k lower ends of those taken reach it."""
-        self.threshold = np.full(rows, least, dtype)
-        """[q]; what does not reach it with its slack is not taken."""
         lanes = -(-LANES_PER_NEIGHBOR * k // tiles.LANES) + 1
-        self.lanes = empty((rows, lanes * tiles.LANES), dtype)
-        self.lanes[:] = least
-        self.columns, self.scores = columns, scores
-        self.count = np.zeros(rows, np.int64)
-        self.lost = np.zeros(rows, bool)
+        self.held = tiles.Held(
+            k=k,
+            slack=slack,
+            width=-rounded_down(-2 * epsilon, dtype),
+            floor=np.full(rows, least, dtype),
+            threshold=np.full(rows, least, dtype),
+            lanes=empty((rows, lanes * tiles.LANES), dtype),
+            columns=columns,
+            scores=scores,
+            count=np.zeros(rows, np.int64),
+            lost=np.zeros(rows, bool),
+        )
+        self.held.lanes[:] = least
+
+    @property
+    def lost(self) -> np.ndarray:
+        """bool [q], queries with too many candidates."""
+        return self.held.lost
 
     def take(self, tile: np.ndarray, column: int) -> np.ndarray | None:
         """Take in a tile [q, t] whose first column is training row `column`.
@@ -52,30 +59,20 @@ class Candidates:
         """
         return self.take_by(partial(tiles.take, tile), column)
 
-    def take_by(self, step: Callable[..., bool], column: int) -> np.ndarray | None:
+    def take_by(self, step: Callable[[int, tiles.Held], bool], column: int) -> np.ndarray | None:
         """As `take`, by a function of what `tiles.take` is told besides the tile."""
-        tiles.make_room(self.columns, self.scores, self.count, self.slack, self.threshold)
-        before = self.count.copy()
-        dropped = step(
-            self.slack,
-            column,
-            self.k,
-            self.width,
-            self.floor,
-            self.threshold,
-            self.lanes,
-            self.columns,
-            self.scores,
-            self.count,
-            self.lost,
-        )
+        tiles.make_room(self.held)
+        before = self.held.count.copy()
+        dropped = step(column, self.held)
         return None if dropped or self.lost.any() else before
 
     def part(self, rows: slice) -> "Candidates":
         """Those of some of the queries, in the same memory."""
         part = copy.copy(self)
-        for name in ("width", "floor", "threshold", "lanes", "columns", "scores", "count", "lost"):
-            setattr(part, name, getattr(self, name)[rows])
+        whole = {"k": self.held.k, "slack": self.held.slack}
+        part.held = tiles.Held(
+            **{name: each[rows] for name, each in self.held._asdict().items() if name not in whole}, **whole
+        )
         return part
 
     def promising(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,23 +81,12 @@ class Candidates:
         Returns:
             int64 [q], how many of each query; int32 [m] and [m], their training rows and scores, query after query.
         """
-        self.count[self.lost] = 0
-        return tiles.promising(
-            self.k,
-            self.slack,
-            self.width,
-            self.floor,
-            self.threshold,
-            self.lanes,
-            self.columns,
-            self.scores,
-            self.count,
-        )
+        self.held.count[self.lost] = 0
+        return tiles.promising(self.held)
 
     def others(self, epsilon: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is not `promising`, but can have a true score of `lowest` float64 [q]; returned likewise, without scores."""
-        bound = rounded_down(lowest - epsilon, self.slack.dtype)
-        return tiles.others(self.slack, bound, self.floor, self.columns, self.scores, self.count)
+        return tiles.others(self.held, rounded_down(lowest - epsilon, self.held.slack.dtype))
 
 
 def rounded_down(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -136,7 +136,7 @@ def kept(top: Candidates, epsilon: np.ndarray) -> list[dict[int, float]]:
         dict(zip(*pair, strict=True))
         for pair in zip(np.split(columns, np.cumsum(count)[:-1]), np.split(scores, np.cumsum(count)[:-1]), strict=True)
     ]
-    assert all(len(row) >= top.k for row, lost in zip(rows, top.lost, strict=True) if not lost)
+    assert all(len(row) >= top.held.k for row, lost in zip(rows, top.lost, strict=True) if not lost)
     further, columns = top.others(epsilon, np.full(count.size, -np.inf))
     for row, more in zip(rows, np.split(columns, np.cumsum(further)[:-1]), strict=True):
         assert not set(row) & set(more.tolist())

@@ -1,5 +1,7 @@
 """Loops over tiles of scores, and the int8 products that fill them."""
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import binding, ir
 from numba import config, types
@@ -301,13 +303,38 @@ def _function(builder, name, result, arguments):
     return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
+class Held(NamedTuple):
+    """What q rows of scores have left behind, each of which may be `score` ± `slack`: float32 or int32 but for what is said."""
+
+    k: int
+    slack: np.ndarray
+    """[n], of each training row."""
+    width: np.ndarray
+    """[q], how far a threshold stays below the floor."""
+    floor: np.ndarray
+    """[q], what k lower ends reach."""
+    threshold: np.ndarray
+    """[q], what an upper end must reach to be taken."""
+    lanes: np.ndarray
+    """[q, a multiple of `LANES`, at least two], the largest of the lower ends that were dealt out to each lane.
+
+    If k lanes reach a value, so do k training images; and with several lanes for each of the k, there are hardly more.
+    """
+    columns: np.ndarray
+    """int32 [q, capacity + `SPARE`], training rows of the scores that were taken."""
+    scores: np.ndarray
+    """[q, capacity + `SPARE`]."""
+    count: np.ndarray
+    """int64 [q], how many."""
+    lost: np.ndarray
+    """bool [q], rows that had no room."""
+
+
 @compiled
-def _raise(
-    i: int, k: int, most: int, width: np.ndarray, floor: np.ndarray, threshold: np.ndarray, lanes: np.ndarray
-) -> None:
+def _raise(held: Held, i: int, most: int) -> None:
     """Raise the floor of row i to a value that k of its lanes or more reach, where more than `most` reach the old one."""
-    size, low, near = lanes.shape[1], floor[i], min(most, k + k // 16)
-    place = lanes.ctypes.data + 4 * i * size
+    size, floor, near = held.lanes.shape[1], held.floor[i], min(most, held.k + held.k // 16)
+    place, low = held.lanes.ctypes.data + 4 * i * size, floor
     reached = _reaching(place, size, low)
     if reached <= most:
         return
@@ -315,23 +342,23 @@ def _raise(
     if reached == size:
         # At first: lanes that hold nothing yet tell nothing.
         low, above = high, 0
-        for lane in lanes[i]:
-            if lane > floor[i]:
+        for lane in held.lanes[i]:
+            if lane > floor:
                 low, above = min(low, lane), above + 1
-        if above < k:
+        if above < held.k:
             return
     for _ in range(16):
-        middle = lanes.dtype.type(low + 0.5 * (np.float64(high) - np.float64(low)))
+        middle = held.lanes.dtype.type(low + 0.5 * (np.float64(high) - np.float64(low)))
         if middle <= low:
             break
         reached = _reaching(place, size, middle)
-        if reached < k:
+        if reached < held.k:
             high = middle
         else:
             low = middle
             if reached <= near:
                 break
-    floor[i], threshold[i] = low, low - width[i]
+    held.floor[i], held.threshold[i] = low, low - held.width[i]
 
 
 @compiled
@@ -340,94 +367,64 @@ def _take_row(
     factors: int | None,
     factor: float | None,
     i: int,
-    slack: np.ndarray,
     start: int,
-    k: int,
-    width: np.ndarray,
-    floor: np.ndarray,
-    threshold: np.ndarray,
-    lanes: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-    lost: np.ndarray,
+    held: Held,
 ) -> bool:
     """`take` of row i of a tile; for `values`, `factors` and `factor` see `_visit`."""
-    if lost[i]:
+    if held.lost[i]:
         return False
-    row, turn, held, dropped = columns.shape[1], lanes.shape[1] - LANES, count[i], False
+    row, turn, count, dropped = held.columns.shape[1], held.lanes.shape[1] - LANES, held.count[i], False
     # The first scores of a row have no threshold to reach: they are dealt out, and then looked at again.
-    for rest in range(held == 0, -1, -1):
+    for rest in range(count == 0, -1, -1):
         first = 0
         while first < values.size:
-            if held + SPARE > row:
-                held, dropped = drop(columns[i], scores[i], held, slack, threshold[i]), True
-                if held + SPARE > row:
-                    lost[i] = True
+            if count + SPARE > row:
+                count, dropped = _drop(held, i, count), True
+                if count + SPARE > row:
+                    held.lost[i] = True
                     return dropped
             size = min(PIECE, turn - first % turn, values.size - first)
             # Every turn begins at another lane, as training images may come in an order that repeats.
-            lane = i * lanes.shape[1] + (start // LANES + first // turn) % LANES + first % turn
+            lane = i * held.lanes.shape[1] + (start // LANES + first // turn) % LANES + first % turn
             taken = _visit(
                 values.ctypes.data,
                 factors,
                 factor,
-                slack.ctypes.data + 4 * start,
+                held.slack.ctypes.data + 4 * start,
                 first,
                 size,
-                lanes.ctypes.data + 4 * lane,
-                threshold[i],
+                held.lanes.ctypes.data + 4 * lane,
+                held.threshold[i],
                 np.int32(start),
-                columns.ctypes.data + 4 * (i * row + held),
-                scores.ctypes.data + 4 * (i * row + held),
+                held.columns.ctypes.data + 4 * (i * row + count),
+                held.scores.ctypes.data + 4 * (i * row + count),
             )
-            held += 0 if rest else taken
+            count += 0 if rest else taken
             first += size
-        _raise(i, k, 2 * k if held else k, width, floor, threshold, lanes)
-    count[i] = held
+        _raise(held, i, 2 * held.k if count else held.k)
+    held.count[i] = count
     return dropped
 
 
 @compiled
 def take(
     tile: np.ndarray,
-    slack: np.ndarray,
     start: int,
-    k: int,
-    width: np.ndarray,
-    floor: np.ndarray,
-    threshold: np.ndarray,
-    lanes: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-    lost: np.ndarray,
+    held: Held,
 ) -> bool:
     """Append the scores of a tile that can reach their row's threshold, and raise the thresholds with them.
 
-    The lower ends (score − slack) of a row are dealt out to its lanes one after the other, and each lane keeps its largest: if
-    k lanes reach a value, so do k training images, and with several lanes for each of the k there are hardly more.
-
     Args:
-        tile: [q, t] in one piece, float32 or int32, as all of these but the columns.
-        slack: [n], added to a score before it is compared.
+        tile: [q, t] in one piece, float32 or int32.
         start: training row of the tile's first column.
-        width: [q], how far a threshold stays below the floor.
-        floor: [q], what k lower ends reach; updated.
-        threshold: [q], updated.
-        lanes: [q, a multiple of `LANES`, at least two], updated.
-        columns, scores: [q, capacity + `SPARE`], appended to.
-        count: int64 [q], how many each row holds; updated.
-        lost: bool [q], rows that had no room; updated.
+        held: updated.
 
     Returns:
         Whether entries were dropped to make room.
     """
     dropped = False
     for i in range(tile.shape[0]):
-        dropped |= _take_row(
-            tile[i], None, None, i, slack, start, k, width, floor, threshold, lanes, columns, scores, count, lost
-        )
+        dropped |= _take_row(tile[i], None, None, i, start, held)
     return dropped
 
 
@@ -438,42 +435,16 @@ def take_pixels(
     panels: np.ndarray,
     norms: np.ndarray,
     strip: np.ndarray,
-    slack: np.ndarray,
     start: int,
-    k: int,
-    width: np.ndarray,
-    floor: np.ndarray,
-    threshold: np.ndarray,
-    lanes: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-    lost: np.ndarray,
+    held: Held,
 ) -> bool:
     """`take` of the tile that `multiply` and `double_less` make, in strips; int32 `strip` [any, ≥ t] is scratch memory."""
     dropped, factors = False, norms.ctypes.data
-    for first in range(0, count.size, strip.shape[0]):
-        size = min(strip.shape[0], count.size - first)
+    for first in range(0, held.count.size, strip.shape[0]):
+        size = min(strip.shape[0], held.count.size - first)
         multiply(queries[first:], base[first:], panels, norms.size, strip[:size])
         for i in range(size):
-            values = strip[i, : norms.size]
-            dropped |= _take_row(
-                values,
-                factors,
-                None,
-                first + i,
-                slack,
-                start,
-                k,
-                width,
-                floor,
-                threshold,
-                lanes,
-                columns,
-                scores,
-                count,
-                lost,
-            )
+            dropped |= _take_row(strip[i, : norms.size], factors, None, first + i, start, held)
     return dropped
 
 
@@ -485,78 +456,57 @@ def take_quantized(
     row_scales: np.ndarray,
     column_scales: np.ndarray,
     strip: np.ndarray,
-    slack: np.ndarray,
     start: int,
-    k: int,
-    width: np.ndarray,
-    floor: np.ndarray,
-    threshold: np.ndarray,
-    lanes: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-    lost: np.ndarray,
+    held: Held,
 ) -> bool:
     """`take` of the tile that `multiply` and `dequantize` make, likewise."""
     dropped, factors = False, column_scales.ctypes.data
-    for first in range(0, count.size, strip.shape[0]):
-        size = min(strip.shape[0], count.size - first)
+    for first in range(0, held.count.size, strip.shape[0]):
+        size = min(strip.shape[0], held.count.size - first)
         multiply(queries[first:], base[first:], panels, column_scales.size, strip[:size])
-        for i in range(first, first + size):
-            values, scale = strip[i - first, : column_scales.size], row_scales[i]
-            dropped |= _take_row(
-                values, factors, scale, i, slack, start, k, width, floor, threshold, lanes, columns, scores, count, lost
-            )
+        for i in range(size):
+            scale, values = row_scales[first + i], strip[i, : column_scales.size]
+            dropped |= _take_row(values, factors, scale, first + i, start, held)
     return dropped
 
 
 @compiled
-def drop(columns: np.ndarray, scores: np.ndarray, held: int, slack: np.ndarray, threshold: float) -> int:
-    """Keep, in their order, the entries of a row whose score + slack[column] reaches the threshold; returns how many."""
-    old, new = columns.ctypes.data, scores.ctypes.data
-    return _sift(old, new, slack.ctypes.data, held, threshold, None, old, new)
+def _drop(held: Held, i: int, count: int) -> int:
+    """Keep, in their order, those of the first entries of row i whose upper end reaches the threshold; returns how many."""
+    place = 4 * i * held.columns.shape[1]
+    columns, scores = held.columns.ctypes.data + place, held.scores.ctypes.data + place
+    return _sift(columns, scores, held.slack.ctypes.data, count, held.threshold[i], None, columns, scores)
 
 
 @compiled
-def make_room(
-    columns: np.ndarray, scores: np.ndarray, count: np.ndarray, slack: np.ndarray, threshold: np.ndarray
-) -> None:
-    """`drop` in every row that is half full."""
-    for i in range(count.size):
-        if 2 * count[i] > columns.shape[1]:
-            count[i] = drop(columns[i], scores[i], count[i], slack, threshold[i])
+def make_room(held: Held) -> None:
+    """Keep what reaches the threshold in every row that is half full."""
+    for i in range(held.count.size):
+        if 2 * held.count[i] > held.columns.shape[1]:
+            held.count[i] = _drop(held, i, held.count[i])
 
 
 @compiled
-def promising(
-    k: int,
-    slack: np.ndarray,
-    width: np.ndarray,
-    floor: np.ndarray,
-    threshold: np.ndarray,
-    lanes: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what was taken, what surely reaches the floor.
+def promising(held: Held) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of what was taken, what surely reaches the floor, which is raised as far as it can be.
 
     Returns:
         int64 [q], how many of each row; their columns and scores [m], row after row.
     """
     # All might; memory that is not touched costs nothing.
-    most = count.sum() + LANES
-    listed, total = np.empty(count.size, np.int64), 0
-    found, values = np.empty(most, columns.dtype), np.empty(most, scores.dtype)
-    for i in range(count.size):
-        _raise(i, k, k, width, floor, threshold, lanes)
+    most = held.count.sum() + LANES
+    listed, total = np.empty(held.count.size, np.int64), 0
+    found, values = np.empty(most, held.columns.dtype), np.empty(most, held.scores.dtype)
+    for i in range(held.count.size):
+        _raise(held, i, held.k)
+        place = 4 * i * held.columns.shape[1]
         listed[i] = _sift(
-            columns.ctypes.data + i * columns.strides[0],
-            scores.ctypes.data + i * scores.strides[0],
-            slack.ctypes.data,
-            count[i],
+            held.columns.ctypes.data + place,
+            held.scores.ctypes.data + place,
+            held.slack.ctypes.data,
+            held.count[i],
             None,
-            floor[i],
+            held.floor[i],
             found.ctypes.data + 4 * total,
             values.ctypes.data + 4 * total,
         )
@@ -565,26 +515,20 @@ def promising(
 
 
 @compiled
-def others(
-    slack: np.ndarray,
-    bound: np.ndarray,
-    floor: np.ndarray,
-    columns: np.ndarray,
-    scores: np.ndarray,
-    count: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+def others(held: Held, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is not `promising`, but whose upper end reaches `bound` [q]: int64 [q], how many of each row, and their columns."""
-    most = count.sum() + LANES
-    listed, total = np.empty(count.size, np.int64), 0
-    found, values = np.empty(most, columns.dtype), np.empty(columns.shape[1], scores.dtype)
-    for i in range(count.size):
+    most = held.count.sum() + LANES
+    listed, total = np.empty(held.count.size, np.int64), 0
+    found, values = np.empty(most, held.columns.dtype), np.empty(held.columns.shape[1], held.scores.dtype)
+    for i in range(held.count.size):
+        place = 4 * i * held.columns.shape[1]
         listed[i] = _sift(
-            columns.ctypes.data + i * columns.strides[0],
-            scores.ctypes.data + i * scores.strides[0],
-            slack.ctypes.data,
-            count[i],
+            held.columns.ctypes.data + place,
+            held.scores.ctypes.data + place,
+            held.slack.ctypes.data,
+            held.count[i],
             bound[i],
-            floor[i],
+            held.floor[i],
             found.ctypes.data + 4 * total,
             values.ctypes.data,
         )
@@ -593,22 +537,19 @@ def others(
 
 
 @compiled
-def listed(
-    scores: np.ndarray, before: np.ndarray, count: np.ndarray, lowest: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and places (int64 [m] each) of the entries from `before` to `count` whose score is at least `lowest` [q]."""
+def listed(held: Held, before: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and places (int64 [m] each) of the entries from `before` int64 [q] on whose score is at least `lowest` [q]."""
     # Mostly there are none, which whole groups tell sooner, with what is left behind the last.
-    some = np.zeros(count.size, np.bool_)
+    count, some = held.count, np.zeros(held.count.size, np.bool_)
     for i in range(count.size):
-        address = scores.ctypes.data + i * scores.strides[0]
-        size = (count[i] - before[i] + LANES - 1) // LANES * LANES
-        some[i] = _reaching(address + 4 * before[i], size, lowest[i]) > 0
+        place = held.scores.ctypes.data + 4 * (i * held.scores.shape[1] + before[i])
+        some[i] = _reaching(place, (count[i] - before[i] + LANES - 1) // LANES * LANES, lowest[i]) > 0
     most = (count - before)[some].sum()
     rows, places = np.empty(most, np.int64), np.empty(most, np.int64)
     found = 0
     for row in np.flatnonzero(some):
         for c in range(before[row], count[row]):
-            if scores[row, c] >= lowest[row]:
+            if held.scores[row, c] >= lowest[row]:
                 rows[found], places[found] = row, c
                 found += 1
     return rows[:found], places[:found]
