@@ -3,7 +3,7 @@
 import numpy as np
 
 from side_ray.memorization.compiled import pairs
-from side_ray.memorization.memory import Scratch
+from side_ray.memorization.memory import Scratch, borrowed
 from side_ray.memorization.neighbors import Metric, Neighbors
 
 CACHED = 2**18
@@ -20,42 +20,41 @@ def values_of_pairs(
     always taken in the same order.
     """
     values = np.empty(rows.size)
-    ordered = in_blocks(rows, columns, max(1, CACHED // train.shape[1]))
-    if metric == "ip":
-        pairs.products(queries, train, ordered, values)
-        return np.clip(values, -1.0, 1.0, out=values)
-    pairs.squares(queries, train, ordered, values)
-    return np.sqrt(values, out=values)
+    with borrowed() as scratch:
+        ordered = in_blocks(rows, columns, max(1, CACHED // train.shape[1]), scratch)
+        (pairs.products if metric == "ip" else pairs.squares)(queries, train, ordered, values)
+    return np.clip(values, -1.0, 1.0, out=values) if metric == "ip" else np.sqrt(values, out=values)
 
 
-_scratch = Scratch()
-
-
-def in_blocks(rows: np.ndarray, columns: np.ndarray, height: int) -> np.ndarray:
-    """Pairs as the loops of `compiled.pairs` take them, in the order in which `height` training rows serve many; scratch."""
-    ordered = _scratch.get("pairs", 3, columns.size, np.int32)
+def in_blocks(rows: np.ndarray, columns: np.ndarray, height: int, scratch: Scratch) -> np.ndarray:
+    """Pairs as the loops of `compiled.pairs` take them, in the order in which `height` training rows serve many."""
+    ordered = scratch.get("pairs", 3, columns.size, np.int32)
     pairs.by_blocks(rows, columns, height, ordered)
     return ordered
 
 
 class Nearest:
-    """The k nearest of each of Q queries, by (value, id), among the pairs that are added."""
+    """The k nearest of each of Q queries, by (value, id), among the pairs that are added.
 
-    def __init__(self, queries: int, k: int, metric: Metric) -> None:
-        self.sign = 1 if metric == "l2" else -1
-        self.held = np.zeros(queries, np.int64)
-        self.keys = np.full((queries, k), np.inf)
-        self.ids = np.full((queries, k), np.iinfo(np.int64).max)
+    Args:
+        found: where they are written, [Q, k]; what stands there for those that are missing is of no use.
+    """
+
+    def __init__(self, found: Neighbors, metric: Metric) -> None:
+        self.found, self.sign = found, 1 if metric == "l2" else -1
+        self.held = np.zeros(len(found.ids), np.int64)
+        # While pairs are added, less is nearer.
+        found.values[:], found.ids[:] = np.inf, np.iinfo(np.int64).max
 
     def add(self, count: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
         """Pairs, each once: int64 [Q], how many each query has; their values float64 [m] and training ids int64 [m]."""
-        pairs.insert(count, self.sign * values, ids, self.held, self.keys, self.ids)
+        pairs.insert(count, self.sign * values, ids, self.held, self.found.values, self.found.ids)
 
     @property
     def farthest(self) -> np.ndarray:
         """float64 [Q], the value of the k-th so far."""
-        return self.sign * self.keys[:, -1]
+        return self.sign * self.found.values[:, -1]
 
-    def neighbors(self) -> Neighbors:
-        """Neighbors [Q, k]; what stands for those that are missing is of no use."""
-        return Neighbors(self.ids, self.sign * self.keys)
+    def finish(self) -> None:
+        """After the last pair."""
+        np.multiply(self.found.values, self.sign, out=self.found.values)

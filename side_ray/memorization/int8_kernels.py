@@ -11,7 +11,7 @@ from side_ray.memorization.compiled import rows as row_loops
 from side_ray.memorization.exact import in_blocks
 from side_ray.memorization.int8_products import Fastest, PanelProduct, TorchProduct
 from side_ray.memorization.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, gamma
-from side_ray.memorization.memory import Scratch, empty
+from side_ray.memorization.memory import Scratch, borrowed, empty
 from side_ray.memorization.neighbors import LONGEST, Metric
 from side_ray.memorization.topk import Candidates
 from side_ray.memorization.workers import workers
@@ -155,10 +155,11 @@ class QuantizedKernel(Int8Kernel):
         if self.short is None:
             return count, columns
         rows, products = np.repeat(np.arange(len(count), dtype=np.int32), count), np.empty(columns.size, np.int32)
-        ordered = in_blocks(rows, columns, max(1, SIFTED // queries.shape[1]))
-        shortened = np.empty(queries.shape, np.int16)
-        row_loops.shorten(queries, SHORT, shortened)
-        pairs.short_products(shortened, self.short, ordered, products)
+        with borrowed() as scratch:
+            ordered = in_blocks(rows, columns, max(1, SIFTED // queries.shape[1]), scratch)
+            short = scratch.get("short", len(queries), queries.shape[1], np.int16)
+            row_loops.shorten(queries, SHORT, short)
+            pairs.short_products(short, self.short, ordered, products)
         kept = products >= ((lowest - self.short_error) * SHORT**2)[rows]
         return np.bincount(rows[kept], minlength=len(count)), columns[kept]
 

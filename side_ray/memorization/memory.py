@@ -1,6 +1,7 @@
 """Memory for a search's inner loops."""
 
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
 
 
-class Scratch(threading.local):
-    """A thread's own tiles: fresh memory would cost page faults at every use."""
+class Scratch:
+    """Memory that is used again and again, by one thread at a time."""
 
     def __init__(self) -> None:
         self.held: dict[str, np.ndarray] = {}
@@ -24,3 +25,19 @@ class Scratch(threading.local):
         if name not in self.held or self.held[name].size < rows * columns:
             self.held[name] = empty((rows * columns,), dtype)
         return self.held[name][: rows * columns].reshape(rows, columns)
+
+
+_free: list[Scratch] = []
+
+
+@contextmanager
+def borrowed() -> Iterator[Scratch]:
+    """A scratch memory, kept for whoever comes next: fresh memory costs a page fault for every 4 KiB."""
+    try:
+        scratch = _free.pop()
+    except IndexError:
+        scratch = Scratch()
+    try:
+        yield scratch
+    finally:
+        _free.append(scratch)

@@ -68,7 +68,8 @@ class FaissIndex:
         promising = scores >= scores[:, k - 1, None]
         reached = scores >= (scores[:, k - 1] - 2 * epsilon)[:, None]
         unsure = np.flatnonzero(reached[:, -1]) if width < len(self.part.features) else np.empty(0, np.int64)
-        nearest = Nearest(len(queries), k, self.part.metric)
+        found = Neighbors(np.empty((len(queries), k), np.int64), np.empty((len(queries), k)))
+        nearest = Nearest(found, self.part.metric)
 
         def compare(chosen: np.ndarray) -> None:
             rows, picked = np.nonzero(chosen)[0], columns[chosen]
@@ -78,7 +79,8 @@ class FaissIndex:
         compare(promising)
         lowest = self.kernel.least_scores(nearest.farthest, queries)
         compare(reached & ~promising & (scores + epsilon[:, None] >= lowest[:, None]))
-        return nearest.neighbors(), unsure
+        nearest.finish()
+        return found, unsure
 
     def count(self, counter: LevelCounter) -> Counts:
         """Counts of inner products by range search, which is strict and only on the CPU; the edges are settled exactly."""

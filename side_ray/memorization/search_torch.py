@@ -14,7 +14,7 @@ from side_ray.memorization.compiled.tiles import SPARE, listed
 from side_ray.memorization.counting import LevelCounter, Pairs
 from side_ray.memorization.exact import Nearest, values_of_pairs
 from side_ray.memorization.kernels import Kernel, Queries, full_precision
-from side_ray.memorization.memory import Scratch
+from side_ray.memorization.memory import Scratch, borrowed
 from side_ray.memorization.neighbors import Counts, Metric, Neighbors
 from side_ray.memorization.topk import Candidates
 from side_ray.memorization.workers import workers
@@ -78,11 +78,13 @@ def scan(task: Scan) -> tuple[Neighbors, np.ndarray, Counts | None]:
     return neighbors, np.concatenate(unsure) if unsure else np.empty(0, np.int64), merged
 
 
-_scratch = Scratch()
-
-
 def _scan_group(task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarray, Counts]:
     """Scan for some queries: writes their neighbours; returns the rows that need another search, and the counts."""
+    with borrowed() as scratch:
+        return _scan_in(scratch, task, neighbors, rows)
+
+
+def _scan_in(scratch: Scratch, task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarray, Counts]:
     counts: list[Counts] = []
     kernel, queries = task.kernel, task.queries[rows]
     height, step = kernel.block
@@ -90,12 +92,13 @@ def _scan_group(task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarr
     prepared = [kernel.prepare_queries(queries[piece]) for piece in pieces]
     epsilon = np.concatenate([each.epsilon for each in prepared])
     shape = len(queries), task.width + SPARE
-    columns = _scratch.get("columns", *shape, np.int32)
-    scores = _scratch.get("held", *shape, np.int32).view(kernel.slack.dtype)
+    columns = scratch.get("columns", *shape, np.int32)
+    scores = scratch.get("held", *shape, np.int32).view(kernel.slack.dtype)
     top = Candidates(epsilon, kernel.slack, task.k, columns, scores) if task.k else None
     blocks = [
         _Block(
             task,
+            scratch,
             slice(rows.start + piece.start, rows.start + piece.stop),
             each,
             None if top is None else top.part(piece),
@@ -108,26 +111,27 @@ def _scan_group(task: Scan, neighbors: Neighbors, rows: slice) -> tuple[np.ndarr
     counts += [block.levels.late() for block in blocks if block.levels]
     if top is None:
         return np.empty(0, np.int64), Counts.merge(counts)
-    found = _nearest(task, queries, top, epsilon)
-    neighbors.ids[rows], neighbors.values[rows] = found.ids, found.values
+    _rank(
+        task, queries, top, epsilon, Nearest(Neighbors(neighbors.ids[rows], neighbors.values[rows]), task.part.metric)
+    )
     return np.flatnonzero(top.lost) + rows.start, Counts.merge(counts)
 
 
 class _Block:
     """Some queries, and the best scores that they have met so far."""
 
-    def __init__(self, task: Scan, rows: slice, prepared: Queries, top: Candidates | None) -> None:
-        self.task, self.rows, self.prepared, self.top = task, rows, prepared, top
+    def __init__(self, task: Scan, scratch: Scratch, rows: slice, prepared: Queries, top: Candidates | None) -> None:
+        self.task, self.scratch, self.rows, self.prepared, self.top = task, scratch, rows, prepared, top
         self.levels = None if task.counter is None else task.counter.block(task.kernel, rows, prepared.epsilon)
 
     def visit(self, train: Any, column: int) -> Counts | None:
         """Take in the pairs with the prepared training rows that start at `column`."""
         kernel, tile, pairs, settle = self.task.kernel, None, None, self.task.finer is None
         if self.top is not None and self._takes_all(self.top):
-            before = kernel.take(self.prepared, train, _scratch, self.top, column)
+            before = kernel.take(self.prepared, train, self.scratch, self.top, column)
             pairs = self._listed(self.top, before)
         elif self.top is not None:
-            tile = kernel.scores(self.prepared, train, _scratch)
+            tile = kernel.scores(self.prepared, train, self.scratch)
             self.top.take(tile, column)
         if self.levels is None:
             return None
@@ -135,8 +139,8 @@ class _Block:
         if pairs is not None:
             counted = self.levels.count_listed(pairs, (self.rows.stop - self.rows.start) * size, settle)
         else:
-            tile = kernel.scores(self.prepared, train, _scratch) if tile is None else tile
-            counted = self.levels.count(tile, column, _mask(tile.shape), settle)
+            tile = kernel.scores(self.prepared, train, self.scratch) if tile is None else tile
+            counted = self.levels.count(tile, column, self._mask(tile.shape), settle)
         return self._count_finer(column, size) if counted is None else counted
 
     def _takes_all(self, top: Candidates) -> bool:
@@ -157,18 +161,16 @@ class _Block:
         prepared = finer.prepare_queries(queries)
         levels = self.task.counter.block(finer, self.rows, prepared.epsilon)
         train = finer.prepare_train(column, column + size)
-        tile = finer.scores(prepared, train, _scratch)
-        return levels.count(tile, column, _mask(tile.shape), settle=True)
+        tile = finer.scores(prepared, train, self.scratch)
+        return levels.count(tile, column, self._mask(tile.shape), settle=True)
+
+    def _mask(self, shape: tuple[int, int]) -> np.ndarray:
+        return self.scratch.get("mask", *shape, np.bool_)
 
 
-def _mask(shape: tuple[int, int]) -> np.ndarray:
-    return _scratch.get("mask", *shape, np.bool_)
-
-
-def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarray) -> Neighbors:
-    """The neighbours of the queries of a group, but for those that are lost."""
+def _rank(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarray, nearest: Nearest) -> None:
+    """Add the nearest of the queries of a group, but for those that are lost."""
     part, kernel = task.part, task.kernel
-    nearest = Nearest(len(queries), task.k, part.metric)
 
     def compare(count: np.ndarray, columns: np.ndarray) -> None:
         rows = np.repeat(np.arange(len(queries), dtype=np.int32), count)
@@ -184,4 +186,4 @@ def _nearest(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarr
         compare(count, columns)
         lowest = kernel.least_scores(nearest.farthest, queries)
         compare(*kernel.sift(queries, *top.others(epsilon, lowest), lowest))
-    return nearest.neighbors()
+    nearest.finish()

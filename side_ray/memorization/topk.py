@@ -40,7 +40,7 @@ class Candidates:
             lanes=empty((rows, lanes * tiles.LANES), dtype),
             columns=columns,
             scores=scores,
-            count=np.zeros(rows, np.int64),
+            taken=np.zeros(rows, np.int64),
             lost=np.zeros(rows, bool),
         )
         self.held.lanes[:] = least
@@ -62,17 +62,16 @@ class Candidates:
     def take_by(self, step: Callable[[int, tiles.Held], bool], column: int) -> np.ndarray | None:
         """As `take`, by a function of what `tiles.take` is told besides the tile."""
         tiles.make_room(self.held)
-        before = self.held.count.copy()
+        before = self.held.taken.copy()
         dropped = step(column, self.held)
         return None if dropped or self.lost.any() else before
 
     def part(self, rows: slice) -> "Candidates":
         """Those of some of the queries, in the same memory."""
         part = copy.copy(self)
-        whole = {"k": self.held.k, "slack": self.held.slack}
-        part.held = tiles.Held(
-            **{name: each[rows] for name, each in self.held._asdict().items() if name not in whole}, **whole
-        )
+        held = self.held
+        parts = {name: each[rows] for name, each in held._asdict().items() if name not in ("k", "slack")}
+        part.held = held._replace(**parts)
         return part
 
     def promising(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,7 +80,7 @@ class Candidates:
         Returns:
             int64 [q], how many of each query; int32 [m] and [m], their training rows and scores, query after query.
         """
-        self.held.count[self.lost] = 0
+        self.held.taken[self.lost] = 0
         return tiles.promising(self.held)
 
     def others(self, epsilon: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -324,7 +324,7 @@ class Held(NamedTuple):
     """int32 [q, capacity + `SPARE`], training rows of the scores that were taken."""
     scores: np.ndarray
     """[q, capacity + `SPARE`]."""
-    count: np.ndarray
+    taken: np.ndarray
     """int64 [q], how many."""
     lost: np.ndarray
     """bool [q], rows that had no room."""
@@ -373,7 +373,7 @@ def _take_row(
     """`take` of row i of a tile; for `values`, `factors` and `factor` see `_visit`."""
     if held.lost[i]:
         return False
-    row, turn, count, dropped = held.columns.shape[1], held.lanes.shape[1] - LANES, held.count[i], False
+    row, turn, count, dropped = held.columns.shape[1], held.lanes.shape[1] - LANES, held.taken[i], False
     # The first scores of a row have no threshold to reach: they are dealt out, and then looked at again.
     for rest in range(count == 0, -1, -1):
         first = 0
@@ -386,7 +386,7 @@ def _take_row(
             size = min(PIECE, turn - first % turn, values.size - first)
             # Every turn begins at another lane, as training images may come in an order that repeats.
             lane = i * held.lanes.shape[1] + (start // LANES + first // turn) % LANES + first % turn
-            taken = _visit(
+            more = _visit(
                 values.ctypes.data,
                 factors,
                 factor,
@@ -399,10 +399,10 @@ def _take_row(
                 held.columns.ctypes.data + 4 * (i * row + count),
                 held.scores.ctypes.data + 4 * (i * row + count),
             )
-            count += 0 if rest else taken
+            count += 0 if rest else more
             first += size
         _raise(held, i, 2 * held.k if count else held.k)
-    held.count[i] = count
+    held.taken[i] = count
     return dropped
 
 
@@ -440,8 +440,8 @@ def take_pixels(
 ) -> bool:
     """`take` of the tile that `multiply` and `double_less` make, in strips; int32 `strip` [any, ≥ t] is scratch memory."""
     dropped, factors = False, norms.ctypes.data
-    for first in range(0, held.count.size, strip.shape[0]):
-        size = min(strip.shape[0], held.count.size - first)
+    for first in range(0, held.taken.size, strip.shape[0]):
+        size = min(strip.shape[0], held.taken.size - first)
         multiply(queries[first:], base[first:], panels, norms.size, strip[:size])
         for i in range(size):
             dropped |= _take_row(strip[i, : norms.size], factors, None, first + i, start, held)
@@ -461,8 +461,8 @@ def take_quantized(
 ) -> bool:
     """`take` of the tile that `multiply` and `dequantize` make, likewise."""
     dropped, factors = False, column_scales.ctypes.data
-    for first in range(0, held.count.size, strip.shape[0]):
-        size = min(strip.shape[0], held.count.size - first)
+    for first in range(0, held.taken.size, strip.shape[0]):
+        size = min(strip.shape[0], held.taken.size - first)
         multiply(queries[first:], base[first:], panels, column_scales.size, strip[:size])
         for i in range(size):
             scale, values = row_scales[first + i], strip[i, : column_scales.size]
@@ -481,9 +481,9 @@ def _drop(held: Held, i: int, count: int) -> int:
 @compiled
 def make_room(held: Held) -> None:
     """Keep what reaches the threshold in every row that is half full."""
-    for i in range(held.count.size):
-        if 2 * held.count[i] > held.columns.shape[1]:
-            held.count[i] = _drop(held, i, held.count[i])
+    for i in range(held.taken.size):
+        if 2 * held.taken[i] > held.columns.shape[1]:
+            held.taken[i] = _drop(held, i, held.taken[i])
 
 
 @compiled
@@ -494,17 +494,17 @@ def promising(held: Held) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         int64 [q], how many of each row; their columns and scores [m], row after row.
     """
     # All might; memory that is not touched costs nothing.
-    most = held.count.sum() + LANES
-    listed, total = np.empty(held.count.size, np.int64), 0
+    most = held.taken.sum() + LANES
+    listed, total = np.empty(held.taken.size, np.int64), 0
     found, values = np.empty(most, held.columns.dtype), np.empty(most, held.scores.dtype)
-    for i in range(held.count.size):
+    for i in range(held.taken.size):
         _raise(held, i, held.k)
         place = 4 * i * held.columns.shape[1]
         listed[i] = _sift(
             held.columns.ctypes.data + place,
             held.scores.ctypes.data + place,
             held.slack.ctypes.data,
-            held.count[i],
+            held.taken[i],
             None,
             held.floor[i],
             found.ctypes.data + 4 * total,
@@ -517,16 +517,16 @@ def promising(held: Held) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @compiled
 def others(held: Held, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is not `promising`, but whose upper end reaches `bound` [q]: int64 [q], how many of each row, and their columns."""
-    most = held.count.sum() + LANES
-    listed, total = np.empty(held.count.size, np.int64), 0
+    most = held.taken.sum() + LANES
+    listed, total = np.empty(held.taken.size, np.int64), 0
     found, values = np.empty(most, held.columns.dtype), np.empty(held.columns.shape[1], held.scores.dtype)
-    for i in range(held.count.size):
+    for i in range(held.taken.size):
         place = 4 * i * held.columns.shape[1]
         listed[i] = _sift(
             held.columns.ctypes.data + place,
             held.scores.ctypes.data + place,
             held.slack.ctypes.data,
-            held.count[i],
+            held.taken[i],
             bound[i],
             held.floor[i],
             found.ctypes.data + 4 * total,
@@ -540,7 +540,7 @@ def others(held: Held, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def listed(held: Held, before: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and places (int64 [m] each) of the entries from `before` int64 [q] on whose score is at least `lowest` [q]."""
     # Mostly there are none, which whole groups tell sooner, with what is left behind the last.
-    count, some = held.count, np.zeros(held.count.size, np.bool_)
+    count, some = held.taken, np.zeros(held.taken.size, np.bool_)
     for i in range(count.size):
         place = held.scores.ctypes.data + 4 * (i * held.scores.shape[1] + before[i])
         some[i] = _reaching(place, (count[i] - before[i] + LANES - 1) // LANES * LANES, lowest[i]) > 0
