@@ -168,8 +168,9 @@ class LocalStore(Store):
             with create_with_parents(probe) as file:
                 file.write(b"x")
             probe.read_bytes()
-            probe.unlink()
+            # While the probe is in it, no other's check can take the directory away.
             any(self.root.iterdir())
+            probe.unlink()
         except OSError as error:
             raise failed("write", self.root, error) from error
         finally:
