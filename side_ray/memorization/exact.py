@@ -26,6 +26,11 @@ def values_of_pairs(
     return np.clip(values, -1.0, 1.0, out=values) if metric == "ip" else np.sqrt(values, out=values)
 
 
+def rows_of(count: np.ndarray) -> np.ndarray:
+    """int32 [m], the query of each pair, where query i has count[i] of them, one query after the other."""
+    return np.repeat(np.arange(len(count), dtype=np.int32), count)
+
+
 def in_blocks(rows: np.ndarray, columns: np.ndarray, height: int, scratch: Scratch) -> np.ndarray:
     """Pairs as the loops of `compiled.pairs` take them, in the order in which `height` training rows serve many."""
     ordered = scratch.get("pairs", 3, columns.size, np.int32)

@@ -8,7 +8,7 @@ import numpy as np
 from side_ray.memorization import int8_products
 from side_ray.memorization.compiled import pairs, tiles
 from side_ray.memorization.compiled import rows as row_loops
-from side_ray.memorization.exact import in_blocks
+from side_ray.memorization.exact import in_blocks, rows_of
 from side_ray.memorization.int8_products import Fastest, PanelProduct, TorchProduct
 from side_ray.memorization.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, gamma
 from side_ray.memorization.memory import Scratch, borrowed, empty
@@ -154,7 +154,7 @@ class QuantizedKernel(Int8Kernel):
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.short is None:
             return count, columns
-        rows, products = np.repeat(np.arange(len(count), dtype=np.int32), count), np.empty(columns.size, np.int32)
+        rows, products = rows_of(count), np.empty(columns.size, np.int32)
         with borrowed() as scratch:
             ordered = in_blocks(rows, columns, max(1, SIFTED // queries.shape[1]), scratch)
             short = scratch.get("short", len(queries), queries.shape[1], np.int16)

@@ -12,7 +12,7 @@ import numpy as np
 
 from side_ray.memorization.compiled.tiles import SPARE, listed
 from side_ray.memorization.counting import LevelCounter, Pairs
-from side_ray.memorization.exact import Nearest, values_of_pairs
+from side_ray.memorization.exact import Nearest, rows_of, values_of_pairs
 from side_ray.memorization.kernels import Kernel, Queries, full_precision
 from side_ray.memorization.memory import Scratch, borrowed
 from side_ray.memorization.neighbors import Counts, Metric, Neighbors
@@ -173,8 +173,7 @@ def _rank(task: Scan, queries: np.ndarray, top: Candidates, epsilon: np.ndarray,
     part, kernel = task.part, task.kernel
 
     def compare(count: np.ndarray, columns: np.ndarray) -> None:
-        rows = np.repeat(np.arange(len(queries), dtype=np.int32), count)
-        values = values_of_pairs(queries, part.features, rows, columns, part.metric)
+        values = values_of_pairs(queries, part.features, rows_of(count), columns, part.metric)
         nearest.add(count, values, part.ids[columns])
 
     count, columns, scores = top.promising()

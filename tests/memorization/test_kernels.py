@@ -57,7 +57,7 @@ def test_float32_distances_stay_within_their_bound(case: tuple[int, int, float, 
 def test_inner_products_stay_within_their_bounds(case: tuple[int, int, float, float], spread: int) -> None:
     """Also where a few values of a vector are much larger than the others, and of vectors that are 0."""
     seed, dimension, _, _ = case
-    dimension = max(dimension, 2)  # the int8 product is wrong for rows of one value, and not chosen for them
+    dimension = max(dimension, 2)  # torch's int8 product is wrong for rows of one value, and not chosen for them
     train, queries = (features(seed + i, 40, dimension, 1, 0).astype(np.float64) ** spread for i in range(2))
     train, queries = (
         (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32) for rows in (train, queries)
