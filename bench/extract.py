@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 
 from side_ray.config import Config
-from side_ray.config_file import load_config
+from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
 from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
-from side_ray.diffusion.schedule import new_schedule
+from side_ray.execution.progress import Bar
+from side_ray.execution.session import ensure_ray, shut_down
+from side_ray.execution.shard_pool import Task, run_tasks
 from side_ray.images import to_uint8
-from side_ray.stages.audit import open_run
+from side_ray.runs.artifacts import open_run
+from side_ray.runs.shards import ShardSet
 from side_ray.stages.extract import Generator, GeneratorSpec, Group
-from side_ray.stages.pool import Task, run_tasks
-from side_ray.stages.progress import Bar
-from side_ray.stages.session import ensure_ray, shut_down
-from side_ray.stages.shards import ShardSet
 from side_ray.surrogate.resnet import ResNet
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"

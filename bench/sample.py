@@ -15,8 +15,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import nn
 from torch.nn import functional
 
-from side_ray.diffusion.dpm import UnetDpm, new_schedule, new_unet
+from side_ray.diffusion.dpm import UnetDpm, new_unet
 from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import SAMPLERS, Noise, sample, sample_seed
 
 

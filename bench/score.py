@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.memorization.bands import Bands, Levels
-from side_ray.memorization.hits import count_neighbors
-from side_ray.memorization.neighbors import Counts, Metric, Neighbors
-from side_ray.memorization.search import Engine, Index
-from side_ray.memorization.similarity import make_similarity, normalize
+from side_ray.search.index import Engine, Index
+from side_ray.search.levels import Levels
+from side_ray.search.neighbors import Counts, Metric, Neighbors, normalize
+from side_ray.similarity.registry import make_similarity
+from side_ray.statistics.bands import Bands
+from side_ray.statistics.hits import count_neighbors
 
 K = 50
 

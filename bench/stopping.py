@@ -9,11 +9,11 @@ out. The samples of the first are counted before the second starts.
 import argparse
 from pathlib import Path
 
-from side_ray.config_file import load_config
+from side_ray.config.file import load_config
+from side_ray.execution.progress import Reporter
+from side_ray.execution.session import shut_down
 from side_ray.report.sweep import best, samples_made
-from side_ray.stages.progress import Reporter
-from side_ray.stages.session import shut_down
-from side_ray.stages.sweep import sweep
+from side_ray.studies.sweep import sweep
 
 CONFIG = Path(__file__).parents[1] / "jobs" / "configs" / "digits_sweep.yaml"
 GRID = ["sweep.lambdas=[0, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 50]", "sweep.classes=[100]"]

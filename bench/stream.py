@@ -16,13 +16,13 @@ import psutil
 import torch
 
 from side_ray.config import ClusterSection, ExtractSection
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.schedule import new_schedule
+from side_ray.execution.progress import Bar
+from side_ray.execution.session import ensure_ray, shut_down
+from side_ray.execution.shard_pool import Task, run_tasks
+from side_ray.runs.shards import ShardSet
 from side_ray.stages.extract import Generator, GeneratorSpec, Group
-from side_ray.stages.pool import Task, run_tasks
-from side_ray.stages.progress import Bar
-from side_ray.stages.session import ensure_ray, shut_down
-from side_ray.stages.shards import ShardSet
 from side_ray.storage import open_store
 
 SHARD = 500

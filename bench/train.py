@@ -17,16 +17,17 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
-from side_ray.config_file import load_config
-from side_ray.datasets import read_split
+from side_ray.algorithm import run_until
+from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import new_unet
-from side_ray.diffusion.schedule import new_schedule
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.execution.progress import Reporter
+from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.images import to_float
-from side_ray.stages.audit import open_run, run_until
-from side_ray.stages.loop import Schedule, TrainingLoop, TrainSpec
-from side_ray.stages.progress import Reporter
-from side_ray.stages.session import ensure_ray, shut_down
+from side_ray.runs.artifacts import open_run
+from side_ray.runs.dataset import read_split
 from side_ray.stages.train_dpm import DpmRecipeMaker
+from side_ray.training.loop import Schedule, TrainingLoop, TrainSpec
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 

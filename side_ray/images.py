@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -70,3 +71,16 @@ def decode_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if len({image.shape for image in decoded}) > 1:
         raise ValueError("the images differ in shape")
     return np.stack(decoded) if decoded else np.zeros((0, 0, 0, 0), np.uint8)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one split. `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None; the label of an image
+    that has none among others that have is -1."""
+
+    ids: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from side_ray.config import Config
-from side_ray.config_file import parse_config
+from side_ray.config.file import parse_config
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"

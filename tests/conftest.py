@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.s3 import Server, s3_server
 
@@ -15,8 +16,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# Property tests on a shared machine have no deadline, and the same examples on every run.
+settings.register_profile("side_ray", deadline=None, derandomize=True, database=None)
+settings.load_profile("side_ray")
+
 if TYPE_CHECKING:
-    from side_ray.stages.plan import Artifacts
+    from side_ray.runs.artifacts import Artifacts
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +56,8 @@ def ray_session() -> Iterator[None]:
 def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "Artifacts":
     """An undisturbed small audit, for tests that only read it."""
     # Imported here, since a test of a lower floor should not wait for what the stages load.
-    from side_ray.stages.audit import run_until
-    from side_ray.stages.progress import Reporter
+    from side_ray.algorithm import run_until
+    from side_ray.execution.progress import Reporter
     from tests.audits import tiny_config
 
     return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter())

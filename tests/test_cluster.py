@@ -19,7 +19,7 @@ import pytest
 import ray
 import yaml
 
-from side_ray.config_file import load_config
+from side_ray.config.file import load_config
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"

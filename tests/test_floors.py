@@ -1,4 +1,4 @@
-"""The floors of the house: a module imports its own floor and those below, and the two lower floors work without Ray."""
+"""The floors of the house: a module imports its own floor and those below, in no circle, and only some of them know Ray."""
 
 import ast
 import subprocess
@@ -8,69 +8,116 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "side_ray"
-FLOOR = {
-    **dict.fromkeys(
-        (
-            "errors",
-            "images",
-            "storage",
-            "datasets",
-            "sources",
-            "run",
-            "config",
-            "config_file",
-            "config_studies",
-            "config_sweep",
-            "config_training",
-            "config_types",
-            "presets",
-            "__init__",
-        ),
-        1,
-    ),
-    **dict.fromkeys(("diffusion", "surrogate", "memorization", "report"), 2),
-    **dict.fromkeys(("stages", "cli"), 3),
-}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = (
+    ("errors", "images", "config", "storage", "sources"),
+    ("diffusion", "surrogate", "similarity", "search", "statistics", "theory"),
+    ("runs", "report"),
+    ("execution", "training"),
+    ("stages",),
+    ("studies", "algorithm"),
+    ("__init__", "cli"),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
+KNOW_RAY = ("execution", "training", "stages", "studies/sweep")
+"""What may import Ray, as the start of a path."""
+MOST_FILES = 11
+MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def package_of(module: str) -> str:
+    """The package or single module below `side_ray` that a module belongs to."""
+    return module.split(".")[1]
 
 
-def imports(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """Everything that a file imports, late imports too: modules by their whole names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in MODULES or f"{name}.__init__" in MODULES else node.module)
+    return {f"{name}.__init__" if f"{name}.__init__" in MODULES else name for name in found}
 
 
-def test_every_room_has_a_floor():
-    assert {room(path) for path in MODULES} == set(FLOOR)
+IMPORTS = {module: imported(path) for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
-    own = FLOOR[room(path)]
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "side_ray" and len(parts) > 1 and parts[1] in FLOOR:
-            assert FLOOR[parts[1]] <= own, f"{path} imports {name} from a floor above"
-        if parts[0] == "ray":
-            assert own == 3, f"{path} imports ray"
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of two or more nodes that reach each other."""
+    reach = {node: set(following) for node, following in graph.items()}
+    for middle in graph:
+        for node in graph:
+            if middle in reach[node]:
+                reach[node] |= reach[middle]
+    groups = {tuple(sorted(b for b in graph if b in reach[a] and a in reach[b])) for a in graph}
+    return sorted(list(group) for group in groups if len(group) > 1)
+
+
+def between_packages() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {name: set() for name in FLOOR}
+    for module, names in IMPORTS.items():
+        own = package_of(module)
+        graph[own] |= {package_of(name) for name in names if name in MODULES} - {own}
+    return graph
+
+
+def test_every_package_has_a_floor():
+    assert {package_of(module) for module in MODULES} == set(FLOOR)
+
+
+def test_imports_go_down():
+    upward = [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        for name in names & set(MODULES)
+        if FLOOR[package_of(name)] > FLOOR[package_of(module)]
+    ]
+    assert upward == []
+
+
+def test_modules_form_no_circle():
+    assert circles({module: names & set(MODULES) for module, names in IMPORTS.items()}) == []
+
+
+def test_packages_form_no_circle():
+    assert circles(between_packages()) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
+def test_only_some_packages_know_ray():
+    knowing = [
+        str(MODULES[module].relative_to(PACKAGE))
+        for module, names in IMPORTS.items()
+        if any(name.split(".")[0] == "ray" for name in names)
+    ]
+    assert [path for path in knowing if not path.startswith(KNOW_RAY)] == []
+
+
+@pytest.mark.parametrize("directory", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_no_package_is_crowded(directory):
+    assert len([path for path in directory.glob("*.py") if path.name != "__init__.py"]) <= MOST_FILES
+    assert ast.get_docstring(ast.parse((directory / "__init__.py").read_text()))
+
+
+def test_stages_hardly_know_each_other():
+    own = [module for module in MODULES if package_of(module) == "stages" and module != "side_ray.stages.__init__"]
+    assert len(own) <= 11
+    assert sum(len(IMPORTS[module] & set(own)) for module in own) <= 15
 
 
 def test_lower_floors_work_without_ray():
-    rooms = [name for name, floor in FLOOR.items() if floor < 3 and name != "__init__"]
+    packages = [name for names in FLOORS[:3] for name in names]
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "import pkgutil, importlib, side_ray\n"
-        f"for room in {rooms}:\n"
-        "    module = importlib.import_module('side_ray.' + room)\n"
+        f"for name in {packages}:\n"
+        "    module = importlib.import_module('side_ray.' + name)\n"
         "    for each in pkgutil.walk_packages(getattr(module, '__path__', []), module.__name__ + '.'):\n"
         "        importlib.import_module(each.name)\n"
     )

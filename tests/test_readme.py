@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from side_ray.config_file import load_config
-from side_ray.stages.sweep_plan import settings
-from tests.stages.test_given import drawn, folder
+from side_ray.config.file import load_config
+from side_ray.studies.sweep_plan import settings
+from tests.stages.test_import_samples import drawn, folder
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -36,7 +36,7 @@ def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 
 def test_no_command_is_left_out_here():
-    # `make audit` is the job of tests/stages/test_order.py, `make test` is what runs this; test_jobs.py submits jobs.
+    # `make audit` is the job of tests/end_to_end/test_order.py, `make test` is what runs this; test_jobs.py submits jobs.
     known = ("make audit", "make test", "ray job submit ", "side-ray status s3://", ".venv/bin/side-ray ")
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 

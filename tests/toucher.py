@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from side_ray.errors import RunError
-from side_ray.stages.pool import ShardActor, Task
+from side_ray.execution.shard_pool import ShardActor, Task
 
 
 class Toucher(ShardActor):

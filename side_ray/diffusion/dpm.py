@@ -12,8 +12,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.optimal import KIND, OptimalDpm
-from side_ray.diffusion.schedule import (
+from side_ray.diffusion.noise_process import (
     alpha_bar_at,
     alphas_cumprod,
     first_line,
@@ -21,6 +20,7 @@ from side_ray.diffusion.schedule import (
     new_schedule,
     read_json,
 )
+from side_ray.diffusion.optimal import KIND, OptimalDpm
 from side_ray.errors import UserError
 
 __all__ = ["Dpm", "UnetDpm", "load_dpm", "new_schedule", "new_unet", "save_pipeline"]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.noise_process import log_sigma, timestep_at
 from side_ray.diffusion.sampler import Noise
-from side_ray.diffusion.schedule import log_sigma, timestep_at
 
 Divergence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(ε̂ [B, C, H, W], the x that it was computed from, with autograd) → ∇ₓ·ε̂, float64 [B]."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.schedule import alpha_bar_at, alphas_cumprod, first_line, load_schedule, read_json
+from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, first_line, load_schedule, read_json
 from side_ray.errors import UserError
 
 KIND = "optimal"

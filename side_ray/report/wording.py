@@ -99,3 +99,10 @@ def edges_text(edges: Sequence[float | None] | None) -> str:
     if high is None:
         return f"≥ {low:g}"
     return f"{low:g} to {high:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, for example `3 min 05 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

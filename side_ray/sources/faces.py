@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from side_ray.errors import UserError
 from side_ray.sources.base import Role
-from side_ray.sources.files import Files, Listing
 from side_ray.sources.folder import FolderSource
+from side_ray.sources.reading.files import Files, Listing
 
 LISTS = {"celeba": "identity_CelebA.txt", "celeba_hq": "CelebA-HQ-identity.txt"}
 ATTRIBUTES = "list_attr_celeba.txt"

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from side_ray.errors import UserError
 from side_ray.sources.base import UNIT_IMAGES, Record, Source, Unit, slices
-from side_ray.sources.files import Files, Listing, Unreadable, ZipFiles
-from side_ray.sources.pixels import EXTENSIONS
+from side_ray.sources.reading.files import Files, Listing, Unreadable, ZipFiles
+from side_ray.sources.reading.pixels import EXTENSIONS
 
 _IMAGES = rf"\.({'|'.join(EXTENSIONS)})$"
 _PARENT = r"(?P<parent>[^/]+)/[^/]+$"

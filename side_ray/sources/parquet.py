@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from side_ray.errors import UserError
 from side_ray.sources.base import UNIT_IMAGES, Record, Source, Unit
-from side_ray.sources.files import Files
+from side_ray.sources.reading.files import Files
 
 ROWS_AT_ONCE = 64
 

@@ -5,15 +5,15 @@ from itertools import islice
 from typing import Literal, cast
 
 from side_ray.config import DataSection, StorageSection
-from side_ray.datasets import load_digits
 from side_ray.errors import RunError, UserError
 from side_ray.sources.base import Role, Source
-from side_ray.sources.cifar import CifarSource
+from side_ray.sources.cifar10 import CifarSource
+from side_ray.sources.digits import load_digits
 from side_ray.sources.faces import ATTRIBUTES, LISTS, FacesSource
-from side_ray.sources.files import Files, open_files
 from side_ray.sources.folder import FolderSource
 from side_ray.sources.parquet import ParquetSource
-from side_ray.sources.pixels import Transform, Unusable
+from side_ray.sources.reading.files import Files, open_files
+from side_ray.sources.reading.pixels import Transform, Unusable
 from side_ray.sources.webdataset import WebDatasetSource
 
 LOOKED_AT = 64

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import DataSection
-from side_ray.datasets import SPLITS, split_indices
+from side_ray.errors import UserError
 
 DIGEST_BYTES = 16
 
@@ -125,3 +125,56 @@ def copies_across(census: Census, chosen: Chosen) -> int:
     """How many unseen images have exactly the pixels of a member."""
     unseen = np.concatenate([chosen.rows[split] for split in SPLITS[1:]])
     return int(np.isin(census.digest[unseen], census.digest[chosen.rows["member"]]).sum())
+
+
+SPLITS = ("member", "calibration", "holdout")
+
+
+def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None:
+    """Refuse a split that the images do not suffice for.
+
+    Args:
+        total: images in the source.
+        apart: images in `data.holdout_path`, None without one.
+
+    Raises:
+        UserError: names the key and both numbers.
+    """
+    behind = f" behind the first {data.skip}" if data.skip else ""
+    total = max(0, total - data.skip)
+    if apart is None:
+        needed = data.members + 2 * data.holdout
+        if needed > total:
+            raise UserError(
+                f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
+                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout"
+            )
+        return
+    if data.members > total:
+        raise UserError(
+            f"data.members: {data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members"
+        )
+    if 2 * data.holdout > apart:
+        raise UserError(
+            f"data.holdout: twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; "
+            "lower data.holdout"
+        )
+
+
+def split_indices(data: DataSection, total: int, seed: int, apart: int | None = None) -> dict[str, np.ndarray]:
+    """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
+
+    Args:
+        total: images in the source.
+        apart: images in `data.holdout_path`; their positions are `total` … `total + apart` − 1.
+
+    Raises:
+        UserError: there are fewer images than the three sets need.
+    """
+    check_sizes(data, total, apart)
+    order = np.random.default_rng([seed, 0]).permutation(total)[data.skip :]
+    if apart is not None:
+        unseen = np.random.default_rng([seed, 3]).permutation(apart)
+        order = np.concatenate([order[: data.members], total + unseen])
+    bounds = np.cumsum([data.members, data.holdout, data.holdout])
+    return dict(zip(SPLITS, np.split(order[: bounds[-1]], bounds[:-1]), strict=True))

@@ -7,9 +7,9 @@ from typing import Any
 
 from side_ray.errors import UserError
 from side_ray.sources.base import Record, Source, Unit
-from side_ray.sources.files import LARGEST_IMAGE, Files
-from side_ray.sources.pixels import EXTENSIONS
-from side_ray.sources.tars import DAMAGED, members
+from side_ray.sources.reading.files import LARGEST_IMAGE, Files
+from side_ray.sources.reading.pixels import EXTENSIONS
+from side_ray.sources.reading.tars import DAMAGED, members
 
 LABELS = ("cls", "json")
 

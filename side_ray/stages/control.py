@@ -4,50 +4,20 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.errors import naming
-from side_ray.memorization.control import LEVEL, compare_sets, holm
-from side_ray.memorization.cut import Cut
-from side_ray.memorization.scores import condition_metrics, reaches
-from side_ray.run import Run
+from side_ray.execution.progress import Reporter
+from side_ray.runs.artifacts import CONTROL, Artifacts
+from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
+from side_ray.runs.scores import read_cut, read_scores
 from side_ray.stages.extract import Group as SampleGroup
 from side_ray.stages.extract import classifier_of, sample_groups
-from side_ray.stages.plan import CONTROL, VERSIONS, Artifacts, Condition, conditions
 from side_ray.stages.prepare import prepare
-from side_ray.stages.progress import Reporter
-from side_ray.stages.report import read_scores
 from side_ray.stages.score import Group as ScoreGroup
-from side_ray.stages.score import bands_of, read_cut, score_groups
-from side_ray.stages.shards import ShardSet
+from side_ray.stages.score import score_groups
 from side_ray.stages.train_dpm import train_dpm
-
-
-class _Aside(Run):
-    """A run whose `latest.json` stays the audit's."""
-
-    def point_latest(self, **entries: Any) -> None:
-        pass
-
-
-def control_config(config: Config) -> Config:
-    """The config that trains the control DPM: its members begin behind the audit's three sets in the drawn order."""
-    assert config.control is not None
-    data = config.data
-    taken = data.members + (0 if data.holdout_path else 2 * data.holdout)
-    # No split of its own is scored against: one image each is the least that `prepare` makes.
-    others = {"members": config.control.members or data.members, "holdout": 1, "skip": data.skip + taken}
-    return config.model_copy(update={"data": data.model_copy(update=others), "control": None})
-
-
-def control_artifacts(config: Config, artifacts: Artifacts) -> Artifacts:
-    """Where the control DPM and its images lie, in the run directory of the audit."""
-    return Artifacts(control_config(config), _Aside(artifacts.run.store))
-
-
-def control_conditions(config: Config) -> list[Condition]:
-    """The audit's conditions that the control repeats: Random, and all or the asked λ of the guided methods."""
-    assert config.control is not None
-    wanted = config.control.lambdas
-    guided = [each for each in conditions(config) if each.scale > 0 and (wanted is None or each.scale in wanted)]
-    return [Condition("random", 0.0), *guided]
+from side_ray.statistics.bands import bands_of
+from side_ray.statistics.control import LEVEL, compare_sets, holm
+from side_ray.statistics.cut import Cut
+from side_ray.statistics.scores import condition_metrics, reaches
 
 
 def control(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
@@ -112,21 +82,3 @@ def control_metrics(config: Config, artifacts: Artifacts, cut: Cut) -> dict[str,
         "conditions": rows,
         "rises": any(row["p_adjusted"] < LEVEL for row in rows),
     }
-
-
-def control_samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
-    """Shards that differ from the audit's own in the DPM alone: seeds, targets, settings and classifier are the same."""
-    own = artifacts.samples(condition)
-    key = artifacts.run.artifact(
-        "control_samples", VERSIONS["control_samples"], own.fingerprint, other.dpm.fingerprint
-    ).child(condition.name)
-    return ShardSet(key.store, key.key, key.fingerprint, own.rows)
-
-
-def control_scores(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
-    """Scores of those samples against the audited DPM's members and `holdout`."""
-    own, samples = artifacts.scores(condition), control_samples(artifacts, other, condition)
-    key = artifacts.run.artifact(
-        "control_scores", VERSIONS["control_scores"], own.fingerprint, samples.fingerprint
-    ).child(condition.name)
-    return ShardSet(key.store, key.key, key.fingerprint, own.rows)

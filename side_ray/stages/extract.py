@@ -13,13 +13,14 @@ from side_ray.config import Config, ExtractSection
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.execution.progress import Reporter
+from side_ray.execution.session import ensure_ray
+from side_ray.execution.shard_pool import ShardActor, Task, report_failures, run_tasks
 from side_ray.images import image_column, to_uint8
-from side_ray.run import Artifact
-from side_ray.stages.plan import Artifacts, Condition, conditions
-from side_ray.stages.pool import ShardActor, Task, report_failures, run_tasks
-from side_ray.stages.progress import Reporter
-from side_ray.stages.session import ensure_ray
-from side_ray.stages.shards import ShardSet
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
 from side_ray.surrogate.resnet import ResNet
 

@@ -11,12 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from side_ray.config import Config
-from side_ray.datasets import SPLITS, load_digits, split_indices, split_table, to_parquet
 from side_ray.errors import RunError, UserError
-from side_ray.run import Artifact
-from side_ray.sources.pools import transform_of
-from side_ray.sources.select import Census, Chosen, capped, choose, copies_across, without_near
-from side_ray.stages.ingest import (
+from side_ray.execution.ingest import (
     DISTINCT,
     PART_IMAGES,
     PLAN,
@@ -33,9 +29,14 @@ from side_ray.stages.ingest import (
     run_pass,
     scan_key,
 )
-from side_ray.stages.plan import Artifacts
-from side_ray.stages.progress import Reporter
-from side_ray.stages.session import ensure_ray
+from side_ray.execution.progress import Reporter
+from side_ray.execution.session import ensure_ray
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import split_table, to_parquet
+from side_ray.runs.run import Artifact
+from side_ray.sources.digits import load_digits
+from side_ray.sources.pools import transform_of
+from side_ray.sources.select import SPLITS, Census, Chosen, capped, choose, copies_across, split_indices, without_near
 
 BROKEN = "broken.json"
 READERS = 16

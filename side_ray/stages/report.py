@@ -5,24 +5,24 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from side_ray.config import Config, ScoreSection
-from side_ray.datasets import read_split
+from side_ray.config import Config
+from side_ray.execution.progress import Reporter
 from side_ray.images import encode_png
-from side_ray.memorization.cut import Cut
-from side_ray.memorization.hits import hits_from_columns
-from side_ray.memorization.scores import ConditionScores, compare, condition_metrics, join
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv
-from side_ray.stages.labelling import FOUND
-from side_ray.stages.loop import CURVE
-from side_ray.stages.plan import CONTROL, Artifacts, Condition, conditions
-from side_ray.stages.progress import Reporter
-from side_ray.stages.score import bands_of, find_cut, hits_key, similarity_of
-from side_ray.stages.shards import ShardSet
+from side_ray.runs.artifacts import CONTROL, Artifacts
+from side_ray.runs.dataset import read_split
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.scores import find_cut, read_scores
+from side_ray.runs.shards import ShardSet
+from side_ray.similarity.registry import similarity_of
+from side_ray.stages.label import FOUND
+from side_ray.statistics.bands import bands_of
+from side_ray.statistics.cut import Cut
+from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
+from side_ray.training.loop import CURVE
 
 SCHEMA = 1
 
@@ -64,25 +64,6 @@ def _too_few(config: Config, cut: Cut) -> str:
         f"{cut.n:,} images are too few to know a false-match rate of {cut.false_match_rate:g}; "
         f"{remedy} to {wanted:,} or more, or set score.false_match_rate"
     )
-
-
-def read_scores(config: Config, scores: ShardSet, count: int) -> ConditionScores:
-    """The scores of the first `count` shards of one condition, in the order of the sample ids."""
-    return join([read_shard(config.score, scores, index) for index in range(count)])
-
-
-def read_shard(score: ScoreSection, scores: ShardSet, index: int) -> ConditionScores:
-    """The scores of one shard."""
-    table = scores.read(index)
-    best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
-    holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
-    second = None
-    if score.similarity == "nl2":
-        second = pc.list_element(table.column("neighbor_values"), 1).to_numpy()
-    with scores.store.open_input(hits_key(scores, index)) as source:
-        columns = pq.read_table(source).to_pydict()
-    hits = hits_from_columns(*(np.array(columns[n]) for n in ("band", "train_id", "count", "sample_id")))
-    return ConditionScores(best, best_id, hits, holdout, second)
 
 
 def build_metrics(

@@ -4,50 +4,30 @@ The training features are one index in every scorer where they are small, or spl
 to all of them, and their results merge exactly.
 """
 
-import contextlib
-import json
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from side_ray.config import Config, ScoreSection
-from side_ray.datasets import read_split, to_parquet
+from side_ray.execution.progress import Reporter
+from side_ray.execution.search_actors import SearchPart, start_servers, stop_servers
+from side_ray.execution.session import ensure_ray
+from side_ray.execution.shard_pool import Outcome, ShardActor, Task, report_failures, run_tasks
 from side_ray.images import decode_column
-from side_ray.memorization.bands import Bands, Levels
-from side_ray.memorization.cut import Cut, calibrated_cut
-from side_ray.memorization.hits import band_hits, count_neighbors, hits_to_columns
-from side_ray.memorization.neighbors import Counts, Neighbors, merge
-from side_ray.memorization.search import Index
-from side_ray.memorization.similarity import Similarity, make_similarity
-from side_ray.run import Artifact
-from side_ray.stages.node_memory import shared_array
-from side_ray.stages.plan import Artifacts, Condition, conditions
-from side_ray.stages.pool import Outcome, ShardActor, Task, report_failures, run_tasks
-from side_ray.stages.progress import Reporter
-from side_ray.stages.session import ensure_ray
-from side_ray.stages.shards import DamagedShard, ShardSet
-
-Split = Literal["member", "calibration", "holdout"]
-# Features of one index; a larger training set is split.
-PART_BYTES = 2 * 2**30
-# Images whose features are made at a time.
-PIECE = 4096
-
-
-def similarity_of(score: ScoreSection) -> Similarity:
-    """The similarity γ that the config names.
-
-    Raises:
-        UserError: its weights cannot be loaded.
-    """
-    if score.similarity == "nl2":
-        return make_similarity("nl2")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return make_similarity("sscd", checkpoint=score.checkpoint, policy=score.preprocessing, device=device)
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import to_parquet
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import Artifact
+from side_ray.runs.scores import Split, find_cut, hits_key, sizes_of
+from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.search.levels import Levels
+from side_ray.search.neighbors import Counts, Neighbors, merge
+from side_ray.similarity.registry import similarity_of
+from side_ray.statistics.bands import bands_of
+from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 
 
 @dataclass(frozen=True)
@@ -58,63 +38,6 @@ class Group:
     scores: ShardSet
     splits: tuple[Split, ...]
     levels: Levels | None
-
-
-class SearchPart:
-    """One part of the features of one or more splits, loaded by path, so that a restarted actor loads them again.
-
-    The part that is all (`parts` 1) is held once by the scorers of a node.
-    """
-
-    def __init__(
-        self, prepared: Artifact, score: ScoreSection, sizes: dict[Split, int], part: int, parts: int, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
-        similarity = similarity_of(score)
-        self.indices: dict[Split, Index] = {}
-        for split, size in sizes.items():
-            start, stop = size * part // parts, size * (part + 1) // parts
-            if start < stop:
-                ids, features = features_of(prepared, similarity, split, start, stop, shared=parts == 1)
-                self.indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=threads)
-
-    def search(
-        self, split: Split, queries: np.ndarray, k: int, levels: Levels | None
-    ) -> tuple[Neighbors, Counts | None] | None:
-        """Nearest of this part, and its counts per level; None where the part holds nothing of the split."""
-        index = self.indices.get(split)
-        return index.search(queries, k, levels) if index else None
-
-    def count(self, split: Split, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> Counts | None:
-        """How often each training image of this part is hit at each level."""
-        index = self.indices.get(split)
-        return index.count(queries, levels, unit) if index else None
-
-
-def features_of(
-    prepared: Artifact, similarity: Similarity, split: Split, start: int, stop: int, *, shared: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int64 [n] and features float32 [n, d] of the images `start` … `stop` − 1 of a split.
-
-    Args:
-        shared: hold the features once for all processes of the node that ask for the same, where its disk has room.
-    """
-
-    def embed(features: np.ndarray) -> None:
-        images = read_split(prepared.store, prepared.key, split, start, stop).images
-        for row in range(0, len(features), PIECE):
-            features[row : row + PIECE] = similarity.embed(images[row : row + PIECE])
-
-    # Noise instead of an image of the split, which would take a look into every file of it.
-    noise = np.random.default_rng(0).integers(0, 256, (1, *prepared.info()["shape"]), np.uint8)
-    shape = stop - start, similarity.embed(noise).shape[1]
-    if shared:
-        key = json.dumps([prepared.store.uri, prepared.key, split, similarity.name, similarity.params()])
-        with contextlib.suppress(OSError):
-            return np.arange(start, stop), shared_array(key, shape, embed)
-    features = np.empty(shape, np.float32)
-    embed(features)
-    return np.arange(start, stop), features
 
 
 @dataclass(frozen=True)
@@ -211,11 +134,6 @@ HITS_SCHEMA = pa.schema(
 )
 
 
-def hits_key(scores: ShardSet, index: int) -> str:
-    """Where the hits of one scored shard lie: every training image in a band, Eq. 15."""
-    return f"{scores.directory}/hits-{index:06d}.parquet"
-
-
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     rows, columns = values.shape
     offsets = np.arange(0, rows * columns + 1, columns, dtype=np.int32)
@@ -235,12 +153,6 @@ def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
 def score_synthetic(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
     """Score the synthetic set alone, which sets the cut; raises what `score` does."""
     _score(config, artifacts, reporter, [])
-
-
-def sizes_of(artifacts: Artifacts) -> dict[Split, int]:
-    """Images in each split."""
-    info = artifacts.prepare.info()
-    return {split: info[split] for split in ("member", "calibration", "holdout")}
 
 
 def _score(config: Config, artifacts: Artifacts, reporter: Reporter, wanted: list[Condition]) -> None:
@@ -292,54 +204,6 @@ def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], titl
         spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
         _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
     stop_servers(servers)
-
-
-def bands_of(config: Config) -> Bands:
-    """The bands that the config asks for."""
-    larger_is_closer = config.score.similarity == "sscd"
-    return Bands.make(config.score.bands, config.score.similarity, larger_is_closer)
-
-
-def find_cut(config: Config, artifacts: Artifacts) -> Cut | None:
-    """The calibrated cut; None where samples are given and no image that nothing was trained on."""
-    return read_cut(config, artifacts) if artifacts.cut_shards else None
-
-
-def read_cut(config: Config, artifacts: Artifacts) -> Cut:
-    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
-    best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
-    return calibrated_cut(best, config.score.false_match_rate, larger_is_closer=config.score.similarity == "sscd")
-
-
-def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
-    """Parts to split the training features into; 1 = every scorer holds them all."""
-    return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
-
-
-def start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
-    """Actors that hold the training features in parts; none where every scorer holds them all."""
-    height, width, channels = artifacts.prepare.info()["shape"]
-    dimension = 512 if config.score.similarity == "sscd" else height * width * channels
-    parts = min(parts_of(config.score, sizes["member"], dimension), sizes["member"])
-    if parts == 1:
-        return []
-    import ray
-
-    # Half of the processors for the search, half for those who ask: neither may keep the other from starting.
-    processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * config.cluster.actor_cpus
-    share = min(config.cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
-    actor = ray.remote(SearchPart).options(num_cpus=share, max_restarts=-1, max_task_retries=-1)
-    threads = config.cluster.actor_cpus
-    return [actor.remote(artifacts.prepare, config.score, sizes, part, parts, threads) for part in range(parts)]
-
-
-def stop_servers(servers: list[Any]) -> None:
-    """End the actors of `start_servers`."""
-    if servers:
-        import ray
-
-        for server in servers:
-            ray.kill(server)
 
 
 def _require_all(spec: ScorerSpec, outcome: Outcome) -> None:

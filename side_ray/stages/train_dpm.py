@@ -11,22 +11,21 @@ from torch import nn
 from torch.nn import functional
 
 from side_ray.config import Config, DpmSection
-from side_ray.datasets import read_split
 from side_ray.diffusion.condition import Condition, condition_labels
-from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.dpm import UnetDpm, new_unet, save_pipeline
+from side_ray.diffusion.noise_process import new_schedule, noisy
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.schedule import new_schedule
-from side_ray.errors import UserError, naming
+from side_ray.execution.progress import Reporter
 from side_ray.images import to_float
-from side_ray.run import Artifact
-from side_ray.stages.loop import Recipe, Schedule, TrainSpec
-from side_ray.stages.members import Members, open_members
-from side_ray.stages.plan import Artifacts
-from side_ray.stages.progress import Reporter
-from side_ray.stages.trainer import train
-from side_ray.stages.watch import WatchSpec, watch
-from side_ray.storage import open_store
-from side_ray.surrogate.distill import noisy
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_split
+from side_ray.runs.preflight import fetch_import
+from side_ray.runs.run import Artifact
+from side_ray.training.data import open_members
+from side_ray.training.loop import Recipe, Schedule, TrainSpec
+from side_ray.training.members import Members
+from side_ray.training.preview import WatchSpec, watch
+from side_ray.training.trainer import train
 
 
 @dataclass(frozen=True)
@@ -153,25 +152,6 @@ def _write_optimal(config: Config, artifacts: Artifacts) -> None:
         OptimalDpm(images, new_schedule(config.dpm.schedule, config.dpm.timesteps)).save(Path(directory))
         artifact.store.put_dir(Path(directory), artifact.key)
     artifact.finish(kind="optimal", images=len(images))
-
-
-def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """The imported pipeline's directory, after it was opened and found to make images of `shape` (C, H, W).
-
-    Raises:
-        UserError: it cannot be opened, or its images have another shape.
-    """
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
-    directory = store.fetch_dir("")
-    with naming("dpm.path"):
-        made = tuple(load_dpm(directory).image_shape)
-    if made != shape:
-        raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
-            "model was trained on"
-        )
-    return directory
 
 
 def _import(config: Config, artifacts: Artifacts) -> None:

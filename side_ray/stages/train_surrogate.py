@@ -11,34 +11,30 @@ from torch.nn import functional
 
 from side_ray.config import Config, SurrogateSection
 from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.noise_process import noisy
 from side_ray.errors import UserError
+from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column, to_float
-from side_ray.run import Artifact
-from side_ray.stages.labelling import labels_there, make_labels, read_labels
-from side_ray.stages.loop import Recipe, Schedule, TrainSpec
-from side_ray.stages.members import Members, floats, on_device, open_members
-from side_ray.stages.plan import Artifacts
-from side_ray.stages.progress import Reporter
-from side_ray.stages.trainer import train
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.run import Artifact
+from side_ray.stages.label import labels_there, make_labels, read_labels
 from side_ray.surrogate.distill import (
     Accuracy,
     accuracy_by_timestep,
     distillation_loss,
     draw,
-    noisy,
     require_better_than_chance,
 )
-from side_ray.surrogate.resnet import ResNet
+from side_ray.surrogate.resnet import ResNet, network
+from side_ray.training.data import open_members
+from side_ray.training.loop import Recipe, Schedule, TrainSpec
+from side_ray.training.members import Members, floats, on_device
+from side_ray.training.trainer import train
 
 # Images that the student is not trained on, to tell its accuracy by timestep.
 HELD_BACK = 0.1
 EVALUATED = 512
 """Images that are classified at a time."""
-
-
-def network(section: SurrogateSection, channels: int, classes: int, time: bool) -> ResNet:
-    """The classifier that the config asks for, with or without time module."""
-    return ResNet.preset(section.arch, classes, width=section.width, stem=section.stem, in_channels=channels, time=time)
 
 
 def schedule_of(section: SurrogateSection, steps: int) -> Schedule:

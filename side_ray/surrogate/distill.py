@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
+from side_ray.diffusion.noise_process import noisy
 from side_ray.errors import RunError
 
 Loss = Literal["kl", "cross_entropy"]
@@ -59,16 +60,6 @@ def draw(seed: int, step: int, batch: int, images: int, shape: tuple[int, ...], 
     t = generator.integers(0, timesteps, batch, dtype=np.int64)
     eps = generator.standard_normal((batch, *shape), dtype=np.float32)
     return Draw(torch.from_numpy(rows), torch.from_numpy(t), torch.from_numpy(eps))
-
-
-def noisy(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(ᾱ_t) · x₀ + sqrt(1 − ᾱ_t) · ε, the DPM's own forward process.
-
-    x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype
-    and shape.
-    """
-    alpha = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
-    return (alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps).to(x0.dtype)
 
 
 def kl(teacher: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:

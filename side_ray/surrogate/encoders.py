@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from side_ray.errors import UserError
-from side_ray.memorization.sscd import IMAGENET, Sscd
+from side_ray.similarity.sscd import IMAGENET, Sscd
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
 Input = Literal["imagenet", "symmetric"]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from side_ray.config import SurrogateSection
 from side_ray.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -215,3 +216,8 @@ def load_torchvision(state: dict[str, Tensor], config: ResNetConfig) -> ResNet:
             f"the state dict is not that of a {list(config.blocks)} ResNet: {str(error).splitlines()[1].strip()}"
         ) from error
     return model.eval()
+
+
+def network(section: SurrogateSection, channels: int, classes: int, time: bool) -> ResNet:
+    """The classifier that the config asks for, with or without time module."""
+    return ResNet.preset(section.arch, classes, width=section.width, stem=section.stem, in_channels=channels, time=time)

@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_schedule, new_unet, save_pipeline
+from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample
 from side_ray.errors import UserError
 
@@ -117,7 +118,8 @@ def test_plain_diffusers_samples_the_same_images_from_an_exported_pipeline(small
         for t in scheduler.timesteps:
             output = opened.unet(x, t, class_labels=labels).sample
             x = scheduler.step(output, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
-    torch.testing.assert_close(ours, x, rtol=0, atol=1e-5)
+    # Rounding differs by processor and grows over the steps; another sampler departs by hundredths.
+    torch.testing.assert_close(ours, x, rtol=0, atol=2e-4)
 
 
 def test_round_trip(small_unet, pipeline):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import ExactPosterior, OptimalDpm
-from side_ray.diffusion.schedule import new_schedule
 
 
 class LinearClassifier(nn.Module):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from side_ray.diffusion.likelihood import Hutchinson, draw, exact_divergence, log_likelihood
+from side_ray.diffusion.noise_process import alpha_bar_at, log_sigma, new_schedule, timestep_at
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise
-from side_ray.diffusion.schedule import alpha_bar_at, log_sigma, new_schedule, timestep_at
 
 STEPS = 40
 

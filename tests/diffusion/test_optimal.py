@@ -6,9 +6,9 @@ import torch
 
 from side_ray.diffusion import optimal
 from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import ExactPosterior, OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
-from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import UserError
 
 SHAPE = (1, 8, 8)

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
 from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import (
     SAMPLERS,
@@ -19,7 +20,6 @@ from side_ray.diffusion.sampler import (
     unet_evaluations,
     visited_timesteps,
 )
-from side_ray.diffusion.schedule import new_schedule
 from side_ray.errors import RunError, UserError
 
 SHAPE = (1, 8, 8)

@@ -7,16 +7,7 @@ from scipy import stats
 from side_ray.errors import UserError
 from side_ray.report.paper.classes import classes_table, fit_line
 from side_ray.report.paper.printed import printed, scales_of_table4, where
-from side_ray.report.paper.scales import (
-    best_scales,
-    figure4,
-    rows_of,
-    table1,
-    table1_rows,
-    table3,
-    table3_rows,
-    table4,
-)
+from side_ray.report.paper.scales import best_scales, figure4, rows_of, table1, table1_rows, table3, table3_rows, table4
 
 
 def test_table_4_gives_the_paper_s_table_1():

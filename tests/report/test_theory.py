@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from side_ray.memorization.latents import analyse
 from side_ray.report.theory import theory_figures, theory_text, verdicts
-from tests.memorization.test_informative import hole
+from side_ray.theory.latents import analyse
+from tests.theory.test_labels import hole
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from side_ray.memorization.bands import Bands
-from side_ray.memorization.cut import calibrated_cut
-from side_ray.memorization.hits import band_hits, count_neighbors
-from side_ray.memorization.neighbors import merge
-from side_ray.memorization.scores import ConditionScores, compare, condition_metrics
-from side_ray.memorization.search import Index
-from side_ray.memorization.similarity import make_similarity
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv, terminal_table
+from side_ray.search.index import Index
+from side_ray.search.neighbors import merge
+from side_ray.similarity.registry import make_similarity
+from side_ray.statistics.bands import Bands
+from side_ray.statistics.cut import calibrated_cut
+from side_ray.statistics.hits import band_hits, count_neighbors
+from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 
 N, SIZE, COPIES = 400, 200, {0.0: 20, 5.0: 90}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from side_ray.errors import UserError
-from side_ray.sources.pixels import Transform
+from side_ray.sources.reading.pixels import Transform
 from tests.formats import everything, pictures, pools, write_celeba, write_celeba_hq, write_folder, zipped
 
 

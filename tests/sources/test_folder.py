@@ -10,10 +10,10 @@ import pytest
 
 from side_ray.config import DataSection
 from side_ray.errors import UserError
-from side_ray.sources.files import open_files
 from side_ray.sources.folder import FolderSource
-from side_ray.sources.pixels import Transform
 from side_ray.sources.pools import describe
+from side_ray.sources.reading.files import open_files
+from side_ray.sources.reading.pixels import Transform
 from tests.formats import encoded, everything, pictures, pools, write_folder, zipped
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from side_ray.errors import UserError
-from side_ray.sources.files import open_files
 from side_ray.sources.parquet import ParquetSource
-from side_ray.sources.pixels import Transform
+from side_ray.sources.reading.files import open_files
+from side_ray.sources.reading.pixels import Transform
 from tests.formats import encoded, everything, pictures, write_parquet
 
 

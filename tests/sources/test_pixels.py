@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from side_ray.sources.pixels import Transform, Unusable
+from side_ray.sources.reading.pixels import Transform, Unusable
 from tests.formats import encoded, pictures
 
 RGB = pictures(1)[0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from side_ray.errors import UserError
-from side_ray.sources.files import open_files
-from side_ray.sources.pixels import Transform
+from side_ray.sources.reading.files import open_files
+from side_ray.sources.reading.pixels import Transform
 from side_ray.sources.webdataset import WebDatasetSource
 from tests.formats import encoded, everything, pictures, tar_of, webdataset
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from side_ray.datasets import read_split
+from side_ray.algorithm import run_until
 from side_ray.errors import UserError
+from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column
-from side_ray.stages.audit import open_run, run_until
-from side_ray.stages.control import control_artifacts, control_conditions, control_samples, control_scores
-from side_ray.stages.plan import Condition
-from side_ray.stages.progress import Reporter
+from side_ray.runs.artifacts import open_run
+from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
+from side_ray.runs.dataset import read_split
+from side_ray.runs.plan import Condition
 from tests.audits import tiny_config
 from tests.bruteforce import check, nl2, split_of
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from side_ray.config import ExtractSection
+from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.schedule import new_schedule
 from side_ray.images import decode_column
+from side_ray.runs.shards import ShardSet
 from side_ray.stages import extract
 from side_ray.stages.extract import Generator, GeneratorSpec, Group
-from side_ray.stages.shards import ShardSet
 from side_ray.storage import open_store
 from side_ray.surrogate.resnet import ResNet
 

@@ -10,16 +10,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from side_ray.config_file import load_config
-from side_ray.datasets import read_split
+from side_ray.algorithm import run_until
+from side_ray.config.file import load_config
 from side_ray.errors import UserError
+from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column
+from side_ray.runs.artifacts import Artifacts, open_run
+from side_ray.runs.dataset import read_split
 from side_ray.sources.folder import FolderSource
-from side_ray.sources.pixels import Transform
-from side_ray.stages.audit import open_run, run_until
-from side_ray.stages.plan import Artifacts
+from side_ray.sources.reading.pixels import Transform
 from side_ray.stages.prepare import prepare
-from side_ray.stages.progress import Reporter
 from side_ray.storage import open_store
 from tests.audits import tiny_config, tiny_values
 from tests.formats import encoded, pictures, webdataset, write_cifar_archive, write_folder, write_parquet

@@ -11,9 +11,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from side_ray.stages.audit import run_until
-from side_ray.stages.progress import Reporter
-from side_ray.stages.score import parts_of
+from side_ray.algorithm import run_until
+from side_ray.execution.progress import Reporter
+from side_ray.execution.search_actors import parts_of
 from tests.audits import tiny_config
 from tests.bruteforce import check
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from side_ray.diffusion.noise_process import noisy
 from side_ray.errors import RunError
 from side_ray.surrogate.distill import (
     Accuracy,
@@ -12,7 +13,6 @@ from side_ray.surrogate.distill import (
     distillation_loss,
     draw,
     kl,
-    noisy,
     require_better_than_chance,
 )
 from side_ray.surrogate.resnet import ResNet, ResNetConfig

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from side_ray.errors import UserError
-from side_ray.memorization.sscd import CLIP
+from side_ray.similarity.sscd import CLIP
 from side_ray.surrogate.encoders import Teacher, open_encoder, open_teacher
 from side_ray.surrogate.labels import cluster_labels
 from side_ray.surrogate.resnet import ResNet
@@ -53,7 +53,10 @@ def test_blocks_stem_channels_and_classes_are_read_off_the_weights(tmp_path):
 def test_gray_images_are_shown_as_gray_rgb():
     network = ResNet.preset("resnet18", 3, width=8).eval()
     gray = IMAGES[:, :, :, :1]
-    assert np.array_equal(Teacher(network).features(gray), Teacher(network).features(gray.repeat(3, 3)))
+    # The last bits depend on how the pixels lie in memory, on some processors.
+    np.testing.assert_allclose(
+        Teacher(network).features(gray), Teacher(network).features(gray.repeat(3, 3)), rtol=1e-4, atol=1e-6
+    )
 
 
 class Hostile:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from side_ray.memorization.growth import Growth
 from side_ray.report import wording
 from side_ray.report.paper import draw
 from side_ray.report.paper.printed import Recomputed, paragraph
+from side_ray.statistics.growth import Growth
 
 
 def figure5(curves: Mapping[str, Growth], metrics: Mapping[str, Any], cut: str) -> Recomputed:

@@ -1,0 +1,41 @@
+"""The configuration of an audit."""
+
+from side_ray.config.audit import (
+    ClusterSection,
+    Config,
+    ControlSection,
+    DataSection,
+    DpmSection,
+    ExtractSection,
+    GivenSection,
+    Method,
+    OwnBands,
+    ReportSection,
+    RunSection,
+    ScoreSection,
+    StorageSection,
+    SurrogateSection,
+    SweepSection,
+    TheorySection,
+    UnetSection,
+)
+
+__all__ = [
+    "ClusterSection",
+    "Config",
+    "ControlSection",
+    "DataSection",
+    "DpmSection",
+    "ExtractSection",
+    "GivenSection",
+    "Method",
+    "OwnBands",
+    "ReportSection",
+    "RunSection",
+    "ScoreSection",
+    "StorageSection",
+    "SurrogateSection",
+    "SweepSection",
+    "TheorySection",
+    "UnetSection",
+]

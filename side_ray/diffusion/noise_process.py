@@ -1,0 +1,121 @@
+"""Noise schedules: ᾱ_t of x_t = sqrt(ᾱ_t)·x₀ + sqrt(1−ᾱ_t)·ε, held by diffusers' `DDPMScheduler`."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from side_ray.errors import UserError
+
+BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = "epsilon") -> DDPMScheduler:
+    """The noise schedule of a DPM that is about to be trained.
+
+    Args:
+        kind: `linear` (β from 1e-4 to 0.02, Ho et al. 2020), `scaled_linear` (the same ends, linear in sqrt(β)) or
+            `cosine` (Nichol & Dhariwal 2021; diffusers calls it `squaredcos_cap_v2`).
+        timesteps: T, the number of noise levels that training draws t from, 0 … T−1.
+        prediction: what the U-Net is trained to output: `epsilon`, `v_prediction` or `sample`.
+
+    Raises:
+        UserError: a kind or prediction other than these, or fewer than 2 timesteps.
+    """
+    if kind not in BETA_SCHEDULES:
+        raise UserError(f"unknown noise schedule {kind!r}: choose one of {', '.join(BETA_SCHEDULES)}")
+    if prediction not in PREDICTIONS:
+        raise UserError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    if timesteps < 2:
+        raise UserError(f"a noise schedule needs at least 2 timesteps, got {timesteps}")
+    return DDPMScheduler(num_train_timesteps=timesteps, beta_schedule=BETA_SCHEDULES[kind], prediction_type=prediction)
+
+
+def load_schedule(directory: Path) -> DDPMScheduler:
+    """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
+
+    Which scheduler class wrote it does not matter: only the noise levels and the prediction type are taken from it.
+
+    Args:
+        directory: the directory that holds `scheduler_config.json`.
+
+    Raises:
+        UserError: it is absent or unreadable, or it describes no schedule that this project samples from.
+    """
+    path = directory / "scheduler_config.json"
+    config = read_json(path)
+    if "num_train_timesteps" not in config or not ("beta_schedule" in config or config.get("trained_betas")):
+        raise UserError(f"{path} has no variance-preserving noise schedule (num_train_timesteps and beta_schedule)")
+    if config.get("prediction_type", "epsilon") not in PREDICTIONS:
+        raise UserError(f"{path}: prediction_type {config['prediction_type']!r} is not one of {', '.join(PREDICTIONS)}")
+    if config.get("rescale_betas_zero_snr"):
+        raise UserError(f"{path}: rescale_betas_zero_snr is not supported, since x₀ cannot be told from ε at zero SNR")
+    try:
+        schedule = DDPMScheduler.from_config(config)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is no valid scheduler config: {first_line(error)}") from error
+    levels = alphas_cumprod(schedule)
+    if len(levels) != config["num_train_timesteps"] or not bool(((levels > 0) & (levels < 1)).all()):
+        raise UserError(f"{path}: the betas must be num_train_timesteps values that keep every ᾱ_t strictly in (0, 1)")
+    return schedule
+
+
+def alphas_cumprod(schedule: DDPMScheduler) -> torch.Tensor:
+    """ᾱ_t as float64 [T] on the CPU. The values are diffusers' own float32 ones, so that both sample alike."""
+    return schedule.alphas_cumprod.double().cpu()
+
+
+def log_sigma(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """log σ_t with σ_t = sqrt((1−ᾱ_t)/ᾱ_t), the noise of x_t/sqrt(ᾱ_t) around x₀; float64 [T], increasing in t."""
+    return 0.5 * (torch.log1p(-alphas_cumprod) - torch.log(alphas_cumprod))
+
+
+def alpha_bar_at(alphas_cumprod: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """ᾱ_t float64 [B] on the device of `t`: int64 [B], or float64 [B] in 0 … T−1, between whose whole numbers log σ is linear."""
+    if not t.is_floating_point():
+        return alphas_cumprod.to(t.device)[t]
+    levels = log_sigma(alphas_cumprod).to(t.device)
+    below = t.floor().long().clamp(0, len(levels) - 2)
+    return torch.sigmoid(-2 * torch.lerp(levels[below], levels[below + 1], t.double() - below))
+
+
+def timestep_at(alphas_cumprod: torch.Tensor, level: float) -> float:
+    """The fractional timestep t in 0 … T−1 at which log σ_t is `level`: the inverse of `alpha_bar_at`."""
+    levels = log_sigma(alphas_cumprod)
+    below = int(torch.searchsorted(levels, level, right=True).clamp(1, len(levels) - 1)) - 1
+    return below + float((level - levels[below]) / (levels[below + 1] - levels[below]))
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file is absent, unreadable, or holds something other than an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, for messages that must stay on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def noisy(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = sqrt(ᾱ_t) · x₀ + sqrt(1 − ᾱ_t) · ε, the DPM's own forward process.
+
+    x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype
+    and shape.
+    """
+    alpha = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
+    return (alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps).to(x0.dtype)

@@ -1,0 +1,228 @@
+"""What an audit consists of: its conditions, their shards, and where each artifact of it lies. No Ray in here."""
+
+import hashlib
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from side_ray.config import Config
+from side_ray.errors import UserError, naming
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import Artifact, Run
+from side_ray.runs.shards import ShardSet, shards_of
+from side_ray.sources.base import Source
+from side_ray.sources.pools import describe, open_pools, open_samples, transform_of
+from side_ray.storage import open_store
+
+# A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 1, "report": 1}
+VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+
+CONTROL = "control.json"
+
+
+class Artifacts:
+    """Paths of everything that a config makes, each named by the fingerprint of what it depends on."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config = config
+        self.run = run
+
+    def sharing(self, config: Config) -> "Artifacts":
+        """The artifacts of a config that has the same data and victim as this one: those need not be looked at again."""
+        other = Artifacts(config, self.run)
+        other.pools, other.prepare, other.dpm = self.pools, self.prepare, self.dpm
+        return other
+
+    def _artifact(self, stage: str, *parts: Any) -> Artifact:
+        return self.run.artifact(stage, VERSIONS[stage], *parts)
+
+    @cached_property
+    def pools(self) -> tuple[Source, ...]:
+        """Where the images come from; empty for digits."""
+        return open_pools(self.config.data, self.config.storage)
+
+    @cached_property
+    def prepare(self) -> Artifact:
+        # The content counts, not where it lies.
+        content = [pool.identity() for pool in self.pools]
+        return self._artifact("prepare", self.config.data.settings(), self.config.run.seed, *content)
+
+    @cached_property
+    def dpm(self) -> Artifact:
+        dpm = self.config.dpm
+        if dpm.kind == "import":
+            return self._artifact("dpm", "import", _content_hash(self.config))
+        if dpm.kind == "optimal":
+            return self._artifact("dpm", "optimal", dpm.schedule, dpm.timesteps, self.prepare.fingerprint)
+        settings = dpm.training_settings()
+        if dpm.condition != "random":
+            settings.pop("condition_classes", None)
+        return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
+
+    @cached_property
+    def given(self) -> Source:
+        """The samples that are given in place of a DPM."""
+        assert self.config.given is not None
+        return open_samples(self.config.given.samples, self.config.storage)
+
+    @cached_property
+    def synthetic(self) -> ShardSet:
+        if self.config.given:
+            return self._shards(self._artifact("synthetic", *self._given), self.config.surrogate.synthetic)
+        return self._shards(self._artifact("synthetic", "synthetic", *self._sampling))
+
+    @cached_property
+    def surrogate(self) -> Artifact:
+        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", "encoder", "teacher"})
+        weights = [_file_hash(key, path) for key, path in self.config.label_weights.items()]
+        if self.config.surrogate.features == "sscd":
+            weights.append(self.config.score.preprocessing)
+        return self._artifact("surrogate", settings, self.synthetic.fingerprint, self.prepare.fingerprint, *weights)
+
+    def samples(self, condition: Condition) -> ShardSet:
+        """Shards of one condition. Random's do not depend on any classifier, OL-TI's not on the surrogate labels."""
+        if condition.method == "given":
+            artifact = self._artifact("samples", *self._given)
+            return self._shards(artifact.child(condition.name), self.config.extract.samples)
+        classifier: list[Any] = []
+        if condition.method == "td":
+            classifier = [self.surrogate.fingerprint]
+        elif condition.method == "ti":
+            fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
+            classifier = [self.config.surrogate.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+        if classifier and self.config.extract.guidance_interval != (0.0, 1.0):
+            classifier.append(list(self.config.extract.guidance_interval))
+        artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
+        return self._shards(artifact.child(condition.name))
+
+    def scores(self, condition: Condition) -> ShardSet:
+        """Scores of one condition's samples, shard for shard."""
+        # The hits hold those of the calibrated cut, which the synthetic set's size and the rate decide.
+        cut = [self.cut.fingerprint, self.config.surrogate.synthetic, self.config.score.false_match_rate]
+        bands = self.config.score.model_dump(mode="json", include={"bands"})
+        samples = self.samples(condition)
+        artifact = self._artifact("scores", *self._scoring, bands, cut, samples.fingerprint)
+        return self._shards(artifact.child(condition.name), samples.total)
+
+    @cached_property
+    def cut(self) -> ShardSet:
+        """Scores of the synthetic set against the calibration images; they set the calibrated cut."""
+        artifact = self._artifact("scores", *self._scoring, self.synthetic.fingerprint)
+        return self._shards(artifact.child("method=synthetic/lambda=0.0"), self.synthetic.total)
+
+    @property
+    def sample_shards(self) -> int:
+        """Shards of every condition."""
+        return shards_of(self.config.extract.samples, self.config.extract.shard_size)
+
+    @property
+    def cut_shards(self) -> int:
+        """Shards of the synthetic set that set the calibrated cut; none where no image is unseen."""
+        return (
+            shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
+            if self.config.data.holdout
+            else 0
+        )
+
+    @cached_property
+    def report(self) -> Artifact:
+        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        names = [each.name for each in conditions(self.config)]
+        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
+        return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    @cached_property
+    def theory(self) -> Artifact:
+        """The theory's quantities on this DPM and its members."""
+        settings = self.config.theory.model_dump(mode="json")
+        return self._artifact("theory", settings, self.config.run.seed, self.dpm.fingerprint, self.prepare.fingerprint)
+
+    @cached_property
+    def control(self) -> Artifact:
+        """What a DPM of other images gives under the same classifiers."""
+        assert self.config.control is not None
+        settings = self.config.control.model_dump(mode="json")
+        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        return self._artifact("control", settings, parts, self.dpm.fingerprint, self.prepare.fingerprint)
+
+    def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
+        return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)
+
+    @cached_property
+    def _given(self) -> list[Any]:
+        transform = asdict(transform_of(self.config.data))
+        return ["given", self.given.identity(), transform, self.config.extract.shard_size]
+
+    @property
+    def _precision(self) -> str:
+        return self.config.cluster.precision
+
+    @cached_property
+    def _sampling(self) -> list[Any]:
+        # The batch size is here because a network's last bits depend on it.
+        fields = {"sampler", "steps", "eta", "shard_size", "batch_size"}
+        settings = self.config.extract.model_dump(mode="json", include=fields)
+        return [settings, self._precision, self.config.run.seed, self.dpm.fingerprint]
+
+    @cached_property
+    def _scoring(self) -> list[Any]:
+        fields = {"similarity", "neighbors", "checkpoint", "preprocessing"}
+        return [self.config.score.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+
+
+def check_label_weights(config: Config) -> None:
+    """Read the files of weights that the surrogate's labels are made with. Raises UserError where one cannot be read."""
+    for key, path in config.label_weights.items():
+        _file_hash(key, path)
+
+
+def _file_hash(key: str, path: str) -> str:
+    """SHA-256 of a file of weights; the same path with other weights makes other labels."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise UserError(f"{key}: {path} is no file that can be read; give the local path of the weights") from None
+
+
+def _content_hash(config: Config) -> str:
+    """SHA-256 over the imported model's files: the same path with other weights is another victim."""
+    assert config.dpm.path is not None
+    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+    entries = sorted(store.list(), key=lambda entry: entry.key)
+    if not entries:
+        raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")
+    digest = hashlib.sha256()
+    for entry in entries:
+        if Path(entry.key).suffix in {".json", ".safetensors"}:
+            digest.update(entry.key.encode() + b"\0")
+            digest.update(hashlib.sha256(store.read(entry.key)).digest())
+    return digest.hexdigest()
+
+
+def open_run(config: Config) -> Artifacts:
+    """The run directory of a config, not yet touched."""
+    with naming("run.uri"):
+        store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+    return Artifacts(config, Run(store))
+
+
+CIFAR_SIDE = 32
+
+
+def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
+    """(C, H, W) of the images: from the config where it says, else from the data set.
+
+    Raises:
+        UserError: the config does not say, and the data set cannot be read.
+    """
+    side = config.data.image_size or config.data.crop or (CIFAR_SIDE if config.data.source == "cifar10" else None)
+    if side:
+        return (1 if config.data.grayscale else 3), side, side
+    if artifacts.prepare.done:
+        height, width, channels = artifacts.prepare.info()["shape"]
+    else:
+        height, width, channels = describe(config.data, artifacts.pools).shape
+    return channels, height, width

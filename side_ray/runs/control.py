@@ -1,0 +1,57 @@
+"""Where the control DPM and its samples lie."""
+
+from typing import Any
+
+from side_ray.config import Config
+from side_ray.runs.artifacts import VERSIONS, Artifacts
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import Run
+from side_ray.runs.shards import ShardSet
+
+
+class _Aside(Run):
+    """A run whose `latest.json` stays the audit's."""
+
+    def point_latest(self, **entries: Any) -> None:
+        pass
+
+
+def control_config(config: Config) -> Config:
+    """The config that trains the control DPM: its members begin behind the audit's three sets in the drawn order."""
+    assert config.control is not None
+    data = config.data
+    taken = data.members + (0 if data.holdout_path else 2 * data.holdout)
+    # No split of its own is scored against: one image each is the least that `prepare` makes.
+    others = {"members": config.control.members or data.members, "holdout": 1, "skip": data.skip + taken}
+    return config.model_copy(update={"data": data.model_copy(update=others), "control": None})
+
+
+def control_artifacts(config: Config, artifacts: Artifacts) -> Artifacts:
+    """Where the control DPM and its images lie, in the run directory of the audit."""
+    return Artifacts(control_config(config), _Aside(artifacts.run.store))
+
+
+def control_conditions(config: Config) -> list[Condition]:
+    """The audit's conditions that the control repeats: Random, and all or the asked λ of the guided methods."""
+    assert config.control is not None
+    wanted = config.control.lambdas
+    guided = [each for each in conditions(config) if each.scale > 0 and (wanted is None or each.scale in wanted)]
+    return [Condition("random", 0.0), *guided]
+
+
+def control_samples(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    """Shards that differ from the audit's own in the DPM alone: seeds, targets, settings and classifier are the same."""
+    own = artifacts.samples(condition)
+    key = artifacts.run.artifact(
+        "control_samples", VERSIONS["control_samples"], own.fingerprint, other.dpm.fingerprint
+    ).child(condition.name)
+    return ShardSet(key.store, key.key, key.fingerprint, own.rows)
+
+
+def control_scores(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    """Scores of those samples against the audited DPM's members and `holdout`."""
+    own, samples = artifacts.scores(condition), control_samples(artifacts, other, condition)
+    key = artifacts.run.artifact(
+        "control_scores", VERSIONS["control_scores"], own.fingerprint, samples.fingerprint
+    ).child(condition.name)
+    return ShardSet(key.store, key.key, key.fingerprint, own.rows)

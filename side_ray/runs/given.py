@@ -1,0 +1,84 @@
+"""The config of an audit of samples that are given, from paths alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from side_ray.config import Config, StorageSection
+from side_ray.config.file import override, parse_config
+from side_ray.errors import UserError
+from side_ray.runs.preflight import _samples_of
+from side_ray.sources.pools import kind_of, open_pools, open_samples
+
+SHARD = 1000
+
+
+CUT_EVERY = 2
+
+
+WHERE = "side-ray score"
+
+
+def given_config(samples: str, train: str, unseen: str | None, run: str, overrides: Sequence[str] = ()) -> Config:
+    """The config of an audit of given samples, from paths alone: all training images are members.
+
+    Args:
+        samples: generated images; see `GivenSection`.
+        train: the training set, in any format of `data.source`.
+        unseen: images of the same kind that the model never saw; half of them set the cut, half check it.
+        overrides: `section.key=value`, for example `data.image_size=64` or `score.similarity=sscd`.
+
+    Raises:
+        UserError: a path leads nowhere or holds no images of a known format, or an override is wrong.
+    """
+    chosen: dict[str, Any] = {}
+    override(chosen, overrides)
+    known = {name: value for name, value in chosen.get("storage", {}).items() if name in StorageSection.model_fields}
+    storage = StorageSection.model_construct(**known)
+    data: dict[str, Any] = {"path": train, "labels": False, "members": 1, "holdout": 0}
+    data |= {"holdout_path": unseen} if unseen else {}
+    values: dict[str, Any] = {
+        "run": {"uri": run},
+        "data": {"source": kind_of(train, "data.path", storage), **data},
+        "given": {"samples": samples},
+        "extract": {"methods": ["random"], "lambdas": [0], "samples": 1, "shard_size": SHARD},
+        "report": {"title": "Audit of given samples"},
+    }
+    override(values, overrides)
+    config = parse_config(values, WHERE)
+    counted = _counts(config)
+    for section, sizes in counted.items():
+        values[section] = {**values.get(section, {}), **sizes}
+    override(values, overrides)
+    return parse_config(values, WHERE)
+
+
+def _counts(config: Config) -> dict[str, dict[str, int]]:
+    """How many images there are, as settings."""
+    samples = open_samples(_samples_of(config), config.storage).count() or 0
+    pools = [pool.count() for pool in open_pools(config.data, config.storage)]
+    if None in pools:
+        if config.data.members == 1:
+            raise UserError(
+                f"data.members: only reading {config.data.path} would tell how many images it holds; give data.members=… "
+                "(and data.holdout=…, half of the unseen images)"
+            )
+        pools = [config.data.members, 2 * config.data.holdout]
+    members, unseen = [*pools, 0][:2]
+    if config.data.holdout_path and (unseen or 0) < 2:
+        raise UserError(
+            f"data.holdout_path: {config.data.holdout_path} holds fewer than two images; give more, or none"
+        )
+    return {
+        "data": {"members": members or 0, "holdout": (unseen or 0) // 2},
+        "extract": {"samples": samples},
+        "surrogate": {"synthetic": -(-samples // CUT_EVERY)},
+    }
+
+
+def describe_given(config: Config) -> str:
+    """What an audit of given samples will do, for the terminal."""
+    unseen = f" and twice {config.data.holdout:,} unseen ones" if config.data.holdout else ""
+    return (
+        f"audit: score {config.extract.samples:,} images of {_samples_of(config)} against {config.data.members:,} training "
+        f"images{unseen} by {config.score.similarity}; report"
+    )

@@ -1,0 +1,131 @@
+"""Checks that need more than the config's own text, made before anything is written."""
+
+from pathlib import Path
+
+from side_ray.config import Config
+from side_ray.diffusion.dpm import load_dpm, new_unet
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.sampler import visited_timesteps
+from side_ray.errors import UserError, naming
+from side_ray.runs.artifacts import Artifacts, check_label_weights, image_shape
+from side_ray.runs.control import control_artifacts
+from side_ray.similarity.registry import similarity_of
+from side_ray.sources.pools import Description, describe
+from side_ray.sources.select import check_sizes
+from side_ray.statistics.bands import Bands
+from side_ray.storage import open_store
+from side_ray.surrogate.encoders import open_teacher
+
+
+def preflight(config: Config, artifacts: Artifacts) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        UserError: one line naming the key and the remedy.
+        RunError: the run directory cannot be read and written.
+    """
+    similarity = similarity_of(config.score)
+    Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
+    source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
+    if source is not None:
+        counts = [count for count in source.counts if count is not None]
+        if len(counts) == len(source.counts):
+            check_sizes(config.data, *counts)
+    if config.given:
+        check_given(config, artifacts)
+    else:
+        _check_dpm(config, artifacts, source)
+    artifacts.run.store.check()
+
+
+def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None) -> None:
+    with naming("extract.steps"):
+        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
+        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+    if source is not None:
+        height, width, channels = source.shape
+        if config.dpm.kind == "train":
+            with naming("dpm.unet"):
+                new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+        if not source.labelled and config.dpm.condition == "labels":
+            raise UserError(
+                f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"
+            )
+        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.wants_labels):
+            raise UserError(
+                f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
+                "drop ti from extract.methods and use surrogate.labels: cluster"
+            )
+    if config.dpm.kind == "train":
+        _check_batch(config)
+    if "td" in config.extract.methods:
+        check_label_weights(config)
+        if config.surrogate.teacher is not None:
+            open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
+    if config.dpm.kind == "import" and not artifacts.dpm.done:
+        fetch_import(config, image_shape(config, artifacts))
+    if config.control:
+        _check_control(config, artifacts)
+
+
+def _check_batch(config: Config) -> None:
+    batch, workers, parts = config.dpm.batch_size, config.cluster.train_workers, config.dpm.grad_accumulation
+    # An elastic group has any size in between, and unequal shares.
+    if isinstance(workers, int) and batch % workers:
+        raise UserError(
+            f"dpm.batch_size: {batch} is not divisible by cluster.train_workers ({workers}); choose a multiple"
+        )
+    if batch < config.cluster.most_train_workers * parts:
+        raise UserError(
+            f"dpm.batch_size: {batch} images do not suffice for {config.cluster.most_train_workers} workers in {parts} "
+            "part(s) each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
+        )
+
+
+def _check_control(config: Config, artifacts: Artifacts) -> None:
+    """Refuse a control for which the source holds too few other images."""
+    other = control_artifacts(config, artifacts)
+    if other.prepare.done:
+        return
+    counts = [count for count in describe(other.config.data, other.pools).counts if count is not None]
+    if len(counts) == (1 if config.data.holdout_path is None else 2):
+        with naming("control.members"):
+            check_sizes(other.config.data, *counts)
+
+
+def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
+    """The imported pipeline's directory, after it was opened and found to make images of `shape` (C, H, W).
+
+    Raises:
+        UserError: it cannot be opened, or its images have another shape.
+    """
+    assert config.dpm.path is not None
+    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+    directory = store.fetch_dir("")
+    with naming("dpm.path"):
+        made = tuple(load_dpm(directory).image_shape)
+    if made != shape:
+        raise UserError(
+            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
+            "model was trained on"
+        )
+    return directory
+
+
+def _samples_of(config: Config) -> str:
+    assert config.given is not None
+    return config.given.samples
+
+
+def check_given(config: Config, artifacts: Artifacts) -> None:
+    """Refuse a config whose sizes are not those of the samples.
+
+    Raises:
+        UserError: there are other samples than the config says, or none.
+    """
+    count = artifacts.given.count()
+    if count != config.extract.samples:
+        raise UserError(
+            f"extract.samples: {config.extract.samples:,} samples are to be scored, but {_samples_of(config)} holds {count:,}; "
+            "set it to that"
+        )

@@ -1,0 +1,125 @@
+"""Where a run stands, told from its storage alone: any machine that can read the run directory can ask."""
+
+import time
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from side_ray.config import Config
+from side_ray.config.file import parse_config
+from side_ray.errors import UserError
+from side_ray.report.wording import duration
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
+from side_ray.runs.plan import conditions
+from side_ray.runs.run import Artifact, Run, read_progress
+from side_ray.runs.shards import FAILED, ShardSet
+from side_ray.storage import Store
+
+# Shards written within this time tell the present rate.
+RECENT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage: units done of total, units per second lately (None = no word of it), and the names of failed shards."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    rate: float | None = None
+    failed: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - self.done)
+
+
+def read_config(store: Store, where: str) -> Config:
+    """The config that the run last used.
+
+    Raises:
+        UserError: there is no run.
+    """
+    import yaml
+
+    try:
+        return parse_config(yaml.safe_load(store.read("config.yaml")), f"{where}/config.yaml")
+    except FileNotFoundError:
+        raise UserError(f"{where}: holds no run (no config.yaml); check the path and, for S3, the endpoint") from None
+
+
+def rows(store: Store, where: str) -> list[Row]:
+    """The stages of a run in order, by one listing each."""
+    config = read_config(store, where)
+    artifacts = Artifacts(config, Run(store))
+    size = config.extract.shard_size
+    steps = {"student": config.surrogate.steps, "ol_ti": config.surrogate.ti_steps}
+    wanted = [name for name, method in (("student", "td"), ("ol_ti", "ti")) if method in config.extract.methods]
+    return [
+        Row("prepare", int(artifacts.prepare.done), 1, "data set"),
+        _training("train_dpm", artifacts.dpm, config.dpm.steps),
+        _shards("synthetic", [artifacts.synthetic], config.surrogate.synthetic // size, "samples"),
+        *(_training(f"train_surrogate: {name}", artifacts.surrogate.child(name), steps[name]) for name in wanted),
+        _shards(
+            "extract",
+            [artifacts.samples(each) for each in conditions(config)],
+            config.extract.samples // size,
+            "samples",
+        ),
+        _shards(
+            "score", [artifacts.scores(each) for each in conditions(config)], config.extract.samples // size, "samples"
+        ),
+        *(_control_rows(config, artifacts) if config.control else ()),
+        Row("report", int(artifacts.report.done), 1, "report"),
+    ]
+
+
+def _control_rows(config: Config, artifacts: Artifacts) -> list[Row]:
+    other, wanted = control_artifacts(config, artifacts), control_conditions(config)
+    samples = [control_samples(artifacts, other, each) for each in wanted]
+    scores = [control_scores(artifacts, other, each) for each in wanted]
+    return [
+        _training("control: train_dpm", other.dpm, config.dpm.steps),
+        _shards("control: extract", samples, artifacts.sample_shards, "samples"),
+        _shards("control: score", scores, artifacts.sample_shards, "samples"),
+    ]
+
+
+def table(found: list[Row]) -> Table:
+    """The rows for a terminal."""
+    shown = Table("stage", "done", "left", "rate", "ETA", "failed shards", box=None)
+    for row in found:
+        rate = "" if row.rate is None else f"{row.rate:,.1f}/s"
+        eta = duration(row.left / row.rate) if row.rate and row.left else ""
+        failed = ", ".join(row.failed[:3]) + (f" and {len(row.failed) - 3} more" if len(row.failed) > 3 else "")
+        shown.add_row(row.stage, f"{row.done:,} of {row.total:,} {row.unit}", f"{row.left:,}", rate, eta, failed)
+    return shown
+
+
+def _training(stage: str, artifact: Artifact, steps: int) -> Row:
+    if artifact.done:
+        return Row(stage, steps, steps, "steps")
+    progress = read_progress(artifact)
+    lately = time.time() - progress.get("at", 0.0) < RECENT_S
+    return Row(stage, progress.get("step", 0), steps, "steps", progress.get("rate") if lately else None)
+
+
+def _shards(stage: str, sets: list[ShardSet], count: int, unit: str) -> Row:
+    now = time.time()
+    done, recent, failed = 0, [], []
+    for shards in sets:
+        written = {index: mtime for index, mtime in shards.written().items() if index < count}
+        done += len(written)
+        recent += [mtime for mtime in written.values() if now - mtime < RECENT_S]
+        beside = Artifact(shards.store, shards.directory)
+        if beside.store.exists(f"{beside.key}/{FAILED}"):
+            failed += [shards.key(int(index)) for index in beside.read_json(FAILED) if int(index) not in written]
+    rows_each = sets[0].rows
+    rate = (
+        (len(recent) - 1) * rows_each / (max(recent) - min(recent))
+        if len(recent) > 1 and max(recent) > min(recent)
+        else None
+    )
+    return Row(stage, done * rows_each, count * len(sets) * rows_each, unit, rate, tuple(failed))

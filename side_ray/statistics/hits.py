@@ -1,0 +1,109 @@
+"""Which training images the samples hit, and how often: the sparse form of Eq. 15's union."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from side_ray.search.levels import Levels
+from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.statistics.bands import CALIBRATED
+
+
+@dataclass(frozen=True)
+class BandHits:
+    """Training images that at least one sample hit within a band."""
+
+    train_ids: np.ndarray
+    """int64 [S], ascending, distinct."""
+    counts: np.ndarray
+    """int64 [S], number of samples that hit each, ≥ 1."""
+    sample_ids: np.ndarray
+    """int64 [S], the first sample that hit each: it tells which of the images hit once were hit by the same sample."""
+
+
+Hits = dict[str, BandHits]
+"""By band name; a band that nothing hit is there, empty."""
+
+
+def band_hits(counts: Counts, levels: Levels, sample_ids: np.ndarray) -> Hits:
+    """What a block of samples hits, by band name (and `calibrated`, where the levels hold a cut).
+
+    Args:
+        counts: what the search counted at each of `levels`; its `first` are rows of the block.
+        sample_ids: int64 [Q], sample ids of the block's rows.
+    """
+    names = dict.fromkeys(name for names in levels.labels for name in names)
+    return {
+        name: _grouped(counts.train_ids[chosen], counts.counts[chosen], sample_ids[counts.first[chosen]])
+        for name in sorted(names, key=lambda name: name == CALIBRATED)
+        for chosen in [levels.named(name)[counts.levels]]
+    }
+
+
+def count_neighbors(neighbors: Neighbors, values: np.ndarray, levels: Levels) -> Counts:
+    """Hits among the stored neighbours alone; complete where no level reaches beyond the k-th of them.
+
+    That is so for nL2 below 1/α = 2, of which every training image is among the n nearest.
+
+    Args:
+        neighbors: ids int64 [Q, k].
+        values: float32 [Q, k], their similarity values.
+    """
+    level = levels.assign(values)
+    rows, columns = np.nonzero(level >= 0)
+    return Counts.of_pairs(level[rows, columns], neighbors.ids[rows, columns], rows)
+
+
+def merge_hits(parts: Iterable[Hits]) -> Hits:
+    """The hits of several blocks of samples together; the order of the parts does not matter."""
+    collected: dict[str, list[BandHits]] = {}
+    for part in parts:
+        for name, hits in part.items():
+            collected.setdefault(name, []).append(hits)
+    return {
+        name: _grouped(
+            np.concatenate([part.train_ids for part in band]),
+            np.concatenate([part.counts for part in band]),
+            np.concatenate([part.sample_ids for part in band]),
+        )
+        for name, band in collected.items()
+    }
+
+
+def union(hits: Hits, names: Iterable[str]) -> BandHits:
+    """The hits of several bands that do not overlap, as of one band."""
+    chosen = [hits[name] for name in names if name in hits]
+    return merge_hits({"": band} for band in chosen)[""] if chosen else _grouped(*[np.empty(0, np.int64)] * 3)
+
+
+def hits_to_columns(hits: Hits) -> dict[str, np.ndarray]:
+    """Columns of `hits-*.parquet`: band (str) · train_id · count · sample_id."""
+    names = [np.full(band.train_ids.size, name, object) for name, band in hits.items()]
+    return {
+        "band": np.concatenate(names) if names else np.empty(0, object),
+        "train_id": _joined([band.train_ids for band in hits.values()]),
+        "count": _joined([band.counts for band in hits.values()]),
+        "sample_id": _joined([band.sample_ids for band in hits.values()]),
+    }
+
+
+def hits_from_columns(band: np.ndarray, train_id: np.ndarray, count: np.ndarray, sample_id: np.ndarray) -> Hits:
+    """The inverse of `hits_to_columns`, for one file or several files' columns concatenated."""
+    names = np.asarray(band, object)
+    return {
+        str(name): _grouped(train_id[names == name], count[names == name], sample_id[names == name])
+        for name in dict.fromkeys(names.tolist())
+    }
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+
+
+def _grouped(train_ids: np.ndarray, counts: np.ndarray, sample_ids: np.ndarray) -> BandHits:
+    order = np.lexsort((sample_ids, train_ids))
+    train_ids = train_ids[order]
+    starts = np.flatnonzero(np.r_[True, train_ids[1:] != train_ids[:-1]]) if train_ids.size else np.empty(0, np.int64)
+    totals = np.add.reduceat(counts[order], starts) if starts.size else np.empty(0, np.int64)
+    return BandHits(train_ids[starts], totals.astype(np.int64), sample_ids[order][starts])

@@ -1,0 +1,34 @@
+"""A small AMS while a DPM is still being trained."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from side_ray.search.index import Index
+from side_ray.search.neighbors import merge
+from side_ray.similarity.base import Similarity
+from side_ray.statistics.bands import Bands
+
+
+def probe_ams(
+    samples: np.ndarray, members: Iterable[tuple[np.ndarray, np.ndarray]], similarity: Similarity, bands: Bands
+) -> dict[str, float]:
+    """Share of `samples` whose best match lies in each cumulative band (Eq. 14), by the band's name, and the mean of the best.
+
+    Args:
+        samples: uint8 [N, H, W, C].
+        members: pieces of the training set: ids int64 [n] and images uint8 [n, H, W, C].
+    """
+    queries = similarity.embed(samples)
+    found = [
+        Index(similarity.embed(images), ids, similarity.metric, engine="torch").search(queries, similarity.neighbors)[0]
+        for ids, images in members
+    ]
+    best = similarity.values(merge(found, similarity.neighbors, similarity.metric))[:, 0]
+    levels = bands.levels()
+    level = levels.assign(best)
+    shares = {}
+    for name in bands.names:
+        within = np.any([levels.named(each) for each in bands.within(name)], axis=0)
+        shares[f"ams_{name}"] = float(np.mean((level >= 0) & within[level]))
+    return {**shares, "mean_best": float(best.mean())}

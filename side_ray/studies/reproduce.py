@@ -1,0 +1,176 @@
+"""Recomputes a table or figure of the paper: runs what it needs, in one of three sizes, or takes a run that is there."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from side_ray.algorithm import run_until
+from side_ray.config import Config
+from side_ray.errors import UserError
+from side_ray.execution.progress import Reporter
+from side_ray.execution.repair import run_repairing
+from side_ray.report import findings, wording
+from side_ray.report.paper.classes import classes_table
+from side_ray.report.paper.printed import DATASETS, Recomputed
+from side_ray.report.paper.scales import figure4, table1, table3, table4
+from side_ray.report.paper.unique import figure5
+from side_ray.report.table import rows_csv
+from side_ray.runs.artifacts import open_run
+from side_ray.runs.dataset import to_parquet
+from side_ray.runs.run import LATEST
+from side_ray.runs.scores import read_cut, read_scores, sizes_of
+from side_ray.runs.shards import ShardSet
+from side_ray.search.levels import closeness_of
+from side_ray.stages.extract import extract
+from side_ray.stages.label import FOUND
+from side_ray.stages.score import score
+from side_ray.statistics.bands import bands_of
+from side_ray.statistics.growth import Growth, growth
+from side_ray.statistics.richness import at_size
+from side_ray.statistics.scores import condition_metrics
+from side_ray.storage import Store, open_store
+from side_ray.studies.presets import BY_CLASSES, SCALE
+from side_ray.studies.sweep import SHARED, share_stages
+from side_ray.studies.sweep_plan import SweepPlan
+
+FROM_METRICS: dict[str, Callable[[Mapping[str, Any]], Recomputed]] = {
+    "table1": table1,
+    "table3": table3,
+    "table4": table4,
+    "fig4": figure4,
+}
+
+
+def reproduce(table: str, config: Config, reporter: Reporter) -> tuple[Store, Recomputed]:
+    """Run what a table needs and recompute it; the files go to `<run>/reproduce/<table>/`.
+
+    Args:
+        table: one of `presets.TABLES`.
+
+    Raises:
+        UserError: see the stages.
+    """
+    if table in BY_CLASSES:
+        plan = SweepPlan(config, open_run(config))
+        found = by_classes(table, plan, reporter)
+        store = plan.base.run.store
+    else:
+        store = run_until("report", config, reporter).run.store
+        found = of_run(table, store)
+    write(store, found)
+    return store, found
+
+
+def reproduce_from(table: str, uri: str, endpoint: str | None) -> tuple[Store, Recomputed]:
+    """Recompute a table from a finished run.
+
+    Raises:
+        UserError: a table that a single run cannot give, or a run without report.
+    """
+    if table in BY_CLASSES:
+        raise UserError(f"{table} needs a student for each number of classes; run it with --preset instead of --run")
+    store = open_store(uri, endpoint=endpoint)
+    found = of_run(table, store)
+    write(store, found)
+    return store, found
+
+
+def of_run(table: str, store: Store) -> Recomputed:
+    """A table from the newest report of a run and the scores that it was made of."""
+    try:
+        latest = json.loads(store.read(LATEST))
+        metrics = json.loads(store.read(f"{latest['report']}/metrics.json"))
+    except (FileNotFoundError, KeyError):
+        raise UserError(f"{store.uri}: holds no report; run side-ray audit first, or check the path") from None
+    if table in FROM_METRICS:
+        return FROM_METRICS[table](metrics)
+    return figure5(*_growths(store, latest, metrics))
+
+
+def write(store: Store, found: Recomputed) -> None:
+    """Write the data (CSV, Parquet), the drawing (SVG) and the text."""
+    key = f"reproduce/{found.name}/{found.name}"
+    store.write(f"{key}.csv", rows_csv(found.rows).encode())
+    store.write(f"{key}.parquet", to_parquet(pa.Table.from_pylist(found.rows)))
+    store.write(f"{key}.svg", found.svg.encode())
+    store.write(f"{key}.txt", f"{found.title}\n\n{found.text}".encode())
+
+
+def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
+    """Table 2 and Figure 7: one student per C, one λ, a fixed number of images per class."""
+    share_stages(plan, reporter)
+    guided = [each for each in plan.settings if each.scale]
+    bands = bands_of(plan.config)
+    band = "low" if "low" in bands.names else bands.names[0]
+    found = {}
+    for each in guided:
+        artifacts = plan.artifacts[each]
+        for stages in ((*SHARED, extract), (*SHARED, extract, score)):
+            run_repairing(stages, artifacts.config, artifacts, reporter)
+        found[each] = read_scores(artifacts.config, artifacts.scores(each.condition), artifacts.sample_shards)
+    equal = min(scores.best.size for scores in found.values())
+    rows = []
+    for each, scores in found.items():
+        artifacts = plan.artifacts[each]
+        cut = read_cut(artifacts.config, artifacts)
+        entry = condition_metrics(scores, bands, cut, train_size=sizes_of(plan.base)["member"])["bands"][band]
+        n = int(scores.best.size)
+        rows.append(
+            {
+                "classes": each.classes,
+                "kept": artifacts.surrogate.read_json(FOUND)["classes"],
+                "n": n,
+                **{name: entry[name] for name in ("ams_count", "ams", "ums_count", "ums")},
+                "equal_n": equal,
+                "ums_equal": at_size(scores.hits[band].counts, n, equal)["ums"],
+                "holdout_ams": entry["holdout_ams"],
+            }
+        )
+    about = {
+        "band": band,
+        "scale": SCALE,
+        "per_class": plan.config.extract.samples_per_target,
+        "dataset": DATASETS.get(plan.config.data.source),
+    }
+    return classes_table(table, rows, about)
+
+
+def _growths(
+    store: Store, latest: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> tuple[dict[str, Growth], Mapping[str, Any], str]:
+    """The growth curve of Random and of SIDE's best λ at the calibrated cut."""
+    cut = findings.main_cut(metrics)
+    assert cut is not None
+    curves = {}
+    words = f"every image within the calibrated cut ({wording.cut_text(metrics)})"
+    rows = metrics["provenance"]["config"]["extract"]["shard_size"]
+    for condition in (findings.best_of(metrics, method, cut) for method in ("random", "td")):
+        if condition is None:
+            continue
+        directory = latest["scores"][f"method={condition['method']}/lambda={float(condition['lambda'])}"]
+        shards = ShardSet(store, directory, directory.split("/")[1], rows)
+        samples, images, whole = _pairs(shards, condition["n"], metrics)
+        if not whole:
+            words = f"best matches within the calibrated cut ({wording.cut_text(metrics)})"
+        curves[wording.condition_name(condition)] = growth(samples, images, condition["n"])
+    return curves, metrics, words
+
+
+def _pairs(shards: ShardSet, n: int, metrics: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """(sample, training image) within the calibrated cut, int64 each, and whether these are all: beyond the stored neighbours
+    there may be more, and then only best matches are taken."""
+    larger = not wording.lower_is_closer(metrics["similarity"])
+    table = shards.read_first(n // shards.rows, ["sample_id", "best_id", "best", "neighbor_ids", "neighbor_values"])
+    ids = table.column("sample_id").to_numpy()
+    neighbors = np.stack(table.column("neighbor_ids").to_numpy(zero_copy_only=False))
+    values = np.stack(table.column("neighbor_values").to_numpy(zero_copy_only=False))
+    within = closeness_of(values, larger) >= closeness_of(np.float32(metrics["cut"]), larger)
+    if neighbors.shape[1] < metrics["train_size"] and within[:, -1].any():
+        matched = within[:, 0]
+        return ids[matched], pc.cast(table.column("best_id"), pa.int64()).to_numpy()[matched], False
+    row, column = np.nonzero(within)
+    return ids[row], neighbors[row, column], True

@@ -1,0 +1,239 @@
+"""The paper's theory on a real DPM: densities, latents, and what labels do to them, as theory.json, figures and a text."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from side_ray.config import Config
+from side_ray.diffusion.condition import condition_labels
+from side_ray.diffusion.dpm import UnetDpm, load_dpm
+from side_ray.diffusion.sampler import Noise
+from side_ray.errors import UserError
+from side_ray.execution.progress import Reporter
+from side_ray.execution.session import ensure_ray
+from side_ray.execution.shard_pool import Task, report_failures, run_tasks
+from side_ray.images import ImageSet, to_float
+from side_ray.report.theory import theory_figures, theory_text
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_split
+from side_ray.runs.shards import ShardSet
+from side_ray.stages.train_dpm import classes_of_members
+from side_ray.studies.theory_worker import Group, TheorySpec, TheoryWorker, noise_seeds, noised
+from side_ray.surrogate.labels import cluster_labels, pixel_features
+from side_ray.theory.latents import analyse
+from side_ray.theory.measures import (
+    Estimate,
+    mixture_divergence,
+    point_memorization_of_samples,
+    semantic_memorization_of_samples,
+)
+
+SCHEMA = 1
+
+
+def theory(config: Config, artifacts: Artifacts, reporter: Reporter) -> dict[str, Any]:
+    """Compute what is not there yet; returns the content of theory.json.
+
+    Raises:
+        UserError: a t or a number of classes does not fit, or nobody knows which class an imported model saw an image with.
+        RunError: a shard failed; the others are kept.
+    """
+    target = artifacts.theory
+    if not target.done:
+        study = _Study(config, artifacts, reporter)
+        study.compute()
+        found = study.results()
+        target.write_json("theory.json", found)
+        for figure in theory_figures(found):
+            target.store.write(f"{target.key}/{figure.name}.svg", figure.svg.encode())
+        target.store.write(f"{target.key}/theory.md", theory_text(found).encode())
+        target.finish(images=found["images"])
+    artifacts.run.point_latest(theory=target.key)
+    return target.read_json("theory.json")
+
+
+class _Study:
+    """One DPM with the members that stand for its training set."""
+
+    def __init__(self, config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+        self.config, self.artifacts, self.reporter = config, artifacts, reporter
+        self.settings = config.theory
+        store, prepared = artifacts.run.store, artifacts.prepare
+        self.dpm = load_dpm(store.fetch_dir(artifacts.dpm.key))
+        last = self.dpm.num_train_timesteps - 1
+        if max(self.settings.timesteps) > last:
+            raise UserError(
+                f"theory.timesteps: {max(self.settings.timesteps)} is beyond this model's last timestep {last}"
+            )
+        self.members = prepared.info()["member"]
+        order = np.random.default_rng([config.run.seed, 6]).permutation(self.members)
+        self.ids = np.sort(order[: self.settings.images])
+        self.images: ImageSet = read_split(store, prepared.key, "member", ids=self.ids.tolist())
+        self.classes = self._classes()
+        self.groups = self._groups()
+
+    def _classes(self) -> np.ndarray | None:
+        """The class condition of each image, int64 [N]; None for an unconditional model."""
+        if self.dpm.num_classes is None:
+            return None
+        dpm = self.config.dpm
+        if dpm.condition == "none":
+            raise UserError(
+                "theory: the imported model is class-conditional, and nobody knows here with which class it saw each image; "
+                "train one (dpm.condition) or import an unconditional one"
+            )
+        if dpm.condition == "labels":
+            return classes_of_members(self.images.labels, len(self.images), dpm, self.config.run.seed)
+        labels = condition_labels(dpm.condition, None, self.members, dpm.condition_classes, self.config.run.seed)
+        assert labels is not None
+        return labels[self.ids]
+
+    def _groups(self) -> list[Group]:
+        artifact, rows = self.artifacts.theory, min(self.settings.batch_size, self.settings.points)
+
+        def shards(name: str, rows: int) -> ShardSet:
+            return ShardSet(artifact.store, f"{artifact.key}/{name}", artifact.fingerprint, rows)
+
+        groups = [Group("data", shards(f"data/epsilon={each!r}", rows), each) for each in self.epsilons]
+        if self.classes is None:
+            groups.append(Group("model", shards("model", rows)))
+        if isinstance(self.dpm, UnetDpm):
+            groups.append(Group("latents", shards("latents", min(self.settings.batch_size, len(self.ids)))))
+        return groups
+
+    @property
+    def own_variance(self) -> float:
+        """(1−ᾱ_0)/ᾱ_0: the noise that the model leaves on its images."""
+        alpha_bar = float(self.dpm.alphas_cumprod[0])
+        return (1 - alpha_bar) / alpha_bar
+
+    @property
+    def epsilons(self) -> list[float]:
+        return sorted({*self.settings.epsilons, self.own_variance})
+
+    def count(self, group: Group) -> int:
+        """Shards of a group."""
+        wanted = len(self.ids) if group.kind == "latents" else self.settings.points
+        return math.ceil(wanted / group.shards.rows)
+
+    def compute(self) -> None:
+        """Have every shard made that is not there."""
+        tasks = [Task(g, s) for g, group in enumerate(self.groups) for s in group.shards.missing(self.count(group))]
+        total = sum(self.count(group) * group.shards.rows for group in self.groups)
+        if not tasks:
+            return
+        config = self.config
+        spec = TheorySpec(
+            self.artifacts.run.store,
+            self.artifacts.prepare.key,
+            self.artifacts.dpm,
+            self.groups,
+            self.settings,
+            self.ids.tolist(),
+            None if self.classes is None else self.classes.tolist(),
+            config.run.seed,
+            config.cluster.actor_cpus,
+        )
+        ensure_ray(config.cluster)
+        left = sum(self.groups[task.group].shards.rows for task in tasks)
+        with self.reporter.bar("theory", total, "points", done=total - left) as bar:
+            outcome = run_tasks(TheoryWorker, spec, tasks, config.cluster, bar)
+        report_failures("theory", [group.shards for group in self.groups], outcome)
+
+    def results(self) -> dict[str, Any]:
+        """The content of theory.json."""
+        d = math.prod(self.dpm.image_shape)
+        points = to_float(self.images.images).flatten(1).double().numpy()
+        model = next((group for group in self.groups if group.kind == "model"), None)
+        return {
+            "schema": SCHEMA,
+            "dpm": self.artifacts.dpm.key,
+            "kind": self.config.dpm.kind,
+            "condition": self.config.dpm.condition,
+            "images": len(self.ids),
+            "members": self.members,
+            "dimension": d,
+            "points": self.settings.points,
+            "ode_steps": self.settings.ode_steps,
+            "probes": self.settings.probes,
+            "own_variance": self.own_variance,
+            "divergence": [self._divergence(group, d) for group in self.groups if group.kind == "data"],
+            "point_memorization": None if model is None else self._point_memorization(model, points),
+            "latents": list(self._latents()),
+        }
+
+    def _table(self, group: Group, column: str) -> np.ndarray:
+        wanted = len(self.ids) if group.kind == "latents" else self.settings.points
+        found = group.shards.read_first(self.count(group), [column]).column(column)
+        rows = found.slice(0, wanted).combine_chunks()
+        if hasattr(rows.type, "list_size"):
+            return rows.flatten().to_numpy().reshape(wanted, rows.type.list_size)
+        return rows.to_numpy()
+
+    def _divergence(self, group: Group, d: int) -> dict[str, Any]:
+        """KL(q_ε ‖ p_θ) at one ε."""
+        log_q = self._table(group, "log_q")
+        found = mixture_divergence(log_q, self._table(group, "log_p"))
+        entry: dict[str, Any] = {"epsilon": group.epsilon, **_said(found), "per_dimension": found.value / d}
+        if self.config.dpm.kind == "optimal":
+            exact = mixture_divergence(log_q, self._table(group, "log_p_exact"))
+            entry["exact"] = _said(exact)
+        return entry
+
+    def _point_memorization(self, group: Group, points: np.ndarray) -> dict[str, Any]:
+        """M_point per training image through the model's own samples and density."""
+        samples, log_p = self._table(group, "x"), self._table(group, "log_p")
+        entries = []
+        for epsilon in self.epsilons:
+            found = point_memorization_of_samples(samples, log_p, points, epsilon)
+            entries.append({"epsilon": epsilon, "value": found.value / len(points), "error": found.error / len(points)})
+        entropy = mixture_divergence(np.zeros_like(log_p), log_p)
+        return {"entropy": _said(entropy), "per_image": entries}
+
+    def _latents(self) -> Any:
+        """Each latent that there is, at each t, with every labelling of the images."""
+        x0 = to_float(self.images.images)
+        labellings = self._labellings()
+        for t in self.settings.timesteps:
+            noise = Noise(noise_seeds(self.config.run.seed, f"latents/{t}", range(len(x0))), self.dpm.image_shape)
+            alpha_bar = float(self.dpm.alphas_cumprod[t])
+            x_t = [noised(x0, noise.normal(), alpha_bar).flatten(1).numpy() for _ in range(self.settings.draws)]
+            yield {"latent": "x_t", "t": t, **self._analysis(np.concatenate(x_t), labellings)}
+        for group in self.groups:
+            for t in self.settings.timesteps if group.kind == "latents" else ():
+                drawn = np.split(self._table(group, f"t={t}"), self.settings.draws, axis=1)
+                entry = {"latent": "middle block", "t": t, **self._analysis(np.concatenate(drawn), labellings)}
+                yield entry | self._semantic(t, np.concatenate(drawn))
+
+    def _analysis(self, latents: np.ndarray, labellings: dict[str, np.ndarray]) -> dict[str, Any]:
+        repeated = {name: np.tile(labels, self.settings.draws) for name, labels in labellings.items()}
+        return analyse(latents, repeated, self.settings.epsilons, self.config.run.seed)
+
+    def _semantic(self, t: int, latents: np.ndarray) -> dict[str, Any]:
+        """M_semantic (Eq. 3) per latent, with p_θ(z) the middle block of the model's own samples."""
+        model = next((group for group in self.groups if group.kind == "model"), None)
+        if model is None:
+            return {}
+        drawn = np.concatenate(np.split(self._table(model, f"t={t}"), self.settings.draws, axis=1))
+        found = semantic_memorization_of_samples(drawn.astype(np.float64), latents.astype(np.float64))
+        return {"semantic_of_samples": found.value / len(latents), "semantic_error": found.error / len(latents)}
+
+    def _labellings(self) -> dict[str, np.ndarray]:
+        """The labels of the images under each name, int64 [N]."""
+        own, n, seed = self.images.labels, len(self.ids), self.config.run.seed
+        labellings: dict[str, np.ndarray] = {}
+        if own is not None and (own >= 0).all():
+            labellings["true"] = own
+        classes = self.settings.classes or (len(np.unique(labellings["true"])) if "true" in labellings else 10)
+        if not 2 <= classes <= n:
+            raise UserError(f"theory.classes: {classes} classes of {n} images; give 2 to {n}")
+        drawn = condition_labels("random", None, n, classes, seed)
+        assert drawn is not None
+        labellings["random"] = drawn
+        labellings["cluster"] = cluster_labels(pixel_features(self.images.images), classes, -1, seed).assignment
+        return labellings
+
+
+def _said(found: Estimate) -> dict[str, float]:
+    return {"value": found.value, "error": found.error}

@@ -1,0 +1,182 @@
+"""What the theory needs of the DPM itself, in shards: densities by its probability flow, and its latents."""
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from side_ray.config.studies import TheorySection
+from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm
+from side_ray.diffusion.latents import middle_block
+from side_ray.diffusion.likelihood import Hutchinson, draw, log_likelihood
+from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.sampler import Noise, sample_seed
+from side_ray.execution.shard_pool import ShardActor, Task
+from side_ray.images import to_float
+from side_ray.runs.dataset import read_split
+from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet
+from side_ray.storage import Store
+from side_ray.theory.measures import mixture_log_density
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The members that stand for the training set: ids int64 [N], images float32 [N, C, H, W] in [-1, 1], the class condition
+    that each was trained with (int64 [N]), None for an unconditional model."""
+
+    ids: np.ndarray
+    images: torch.Tensor
+    classes: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shards of one table. `data`: points of the training set smoothed with variance `epsilon`, `log_q` and `log_p` of each.
+    `model`: samples of p_θ and their `log_p`. `latents`: the middle block of each training image, `draws` noises at each t."""
+
+    kind: Literal["data", "model", "latents"]
+    shards: ShardSet
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
+class TheorySpec:
+    """Everything that a worker needs, by path. `ids` are those of the members that take part, `classes` their conditions."""
+
+    store: Store
+    prepared: str
+    dpm: Artifact
+    groups: list[Group]
+    theory: TheorySection
+    ids: list[int]
+    classes: list[int] | None
+    seed: int
+    threads: int
+
+
+def noise_seeds(seed: int, stream: str, rows: range) -> list[int]:
+    """The seeds of rows of one of the theory's random streams."""
+    return [sample_seed(seed, f"theory/{stream}", i) for i in rows]
+
+
+def noised(x0: torch.Tensor, eps: torch.Tensor, alpha_bar: float) -> torch.Tensor:
+    """x_t = sqrt(ᾱ_t)·x₀ + sqrt(1−ᾱ_t)·ε, all [B, C, H, W]."""
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
+
+
+class TheoryWorker(ShardActor):
+    """Computes whole shards and writes them."""
+
+    stage = "theory"
+    phases = ("compute", "write")
+
+    def __init__(self, spec: TheorySpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dpm: Dpm = load_dpm(spec.store.fetch_dir(spec.dpm.key), device=self.device)
+        self._lock = threading.Lock()
+
+    @cached_property
+    def training(self) -> TrainingSet:
+        found = read_split(self.spec.store, self.spec.prepared, "member", ids=self.spec.ids)
+        classes = None if self.spec.classes is None else np.array(self.spec.classes, np.int64)
+        return TrainingSet(found.ids, to_float(found.images), classes)
+
+    def make(self, task: Task, row: dict[str, Any]) -> None:
+        group = self.spec.groups[task.group]
+        rows = range(task.shard * group.shards.rows, (task.shard + 1) * group.shards.rows)
+        compute = {"data": self._data, "model": self._model, "latents": self._latents}[group.kind]
+        # A hook sees every call of the network, another thread's too.
+        with self._lock:
+            began = time.perf_counter()
+            columns = compute(group, rows)
+            row["seconds_compute"] = time.perf_counter() - began
+        began = time.perf_counter()
+        group.shards.write(task.shard, pa.table({"row": pa.array(rows, pa.int64()), **columns}))
+        row["seconds_write"] = time.perf_counter() - began
+        row["rows"] = len(rows)
+
+    def _data(self, group: Group, rows: range) -> dict[str, Any]:
+        training, shape = self.training, self.dpm.image_shape
+        seeds = noise_seeds(self.spec.seed, f"data/{group.epsilon!r}", rows)
+        chosen = np.array([seed % len(training.ids) for seed in seeds])
+        x = training.images[chosen].double() + group.epsilon**0.5 * Noise(seeds, shape).normal().double()
+        labels = None if training.classes is None else training.classes[chosen]
+        allowed = None if labels is None else labels[:, None] == training.classes
+        centres = training.images.flatten(1).double().numpy()
+        log_q = mixture_log_density(x.flatten(1).numpy(), centres, group.epsilon, allowed)
+        log_p = log_likelihood(
+            self.dpm,
+            x.to(self.device),
+            steps=self.spec.theory.ode_steps,
+            divergence=self._hutchinson(seeds),
+            variance=group.epsilon,
+            class_labels=self._on_device(labels),
+        )
+        return {
+            "image": pa.array(chosen, pa.int64()),
+            "log_q": pa.array(log_q),
+            **self._densities(x, log_p, group.epsilon),
+        }
+
+    def _model(self, group: Group, rows: range) -> dict[str, Any]:
+        seeds = noise_seeds(self.spec.seed, "model", rows)
+        noise = Noise(seeds, self.dpm.image_shape)
+        steps = self.spec.theory.ode_steps
+        x, log_p = draw(self.dpm, noise, steps=steps, divergence=self._hutchinson(seeds))
+        columns = {"x": _lists(x.flatten(1).cpu().numpy()), **self._densities(x.cpu(), log_p, 0.0)}
+        if isinstance(self.dpm, UnetDpm):
+            columns |= self._middle(x.cpu().float(), rows, "model", None)
+        return columns
+
+    def _latents(self, group: Group, rows: range) -> dict[str, Any]:
+        # The last shard is filled up with the first images.
+        chosen = np.array(rows) % len(self.training.ids)
+        labels = None if self.training.classes is None else self.training.classes[chosen]
+        return self._middle(self.training.images[chosen], rows, "latents", labels)
+
+    def _middle(self, x0: torch.Tensor, rows: range, stream: str, labels: np.ndarray | None) -> dict[str, Any]:
+        """The middle block at each t, `draws` noises one after the other in each list."""
+        assert isinstance(self.dpm, UnetDpm)
+        columns = {}
+        for t in self.spec.theory.timesteps:
+            noise = Noise(noise_seeds(self.spec.seed, f"{stream}/{t}", rows), self.dpm.image_shape)
+            steps = torch.full((len(x0),), t, dtype=torch.int64, device=self.device)
+            alpha_bar = float(self.dpm.alphas_cumprod[t])
+            drawn = [
+                middle_block(
+                    self.dpm, noised(x0, noise.normal(), alpha_bar).to(self.device), steps, self._on_device(labels)
+                )
+                for _ in range(self.spec.theory.draws)
+            ]
+            columns[f"t={t}"] = _lists(torch.cat(drawn, dim=1).cpu().numpy())
+        return columns
+
+    def _hutchinson(self, seeds: list[int]) -> Hutchinson:
+        # Another stream than that of the points, which the same seeds drew.
+        return Hutchinson([seed + 1 for seed in seeds], self.spec.theory.probes)
+
+    def _densities(self, x: torch.Tensor, log_p: torch.Tensor, epsilon: float) -> dict[str, Any]:
+        columns = {"log_p": pa.array(log_p.cpu().numpy())}
+        if isinstance(self.dpm, OptimalDpm):
+            # Its density is a mixture around the members, at whatever noise.
+            alpha_bar = float(self.dpm.alphas_cumprod[0])
+            centres = self.dpm.images.flatten(1).double().cpu().numpy()
+            exact = mixture_log_density(x.flatten(1).numpy(), centres, max(epsilon, (1 - alpha_bar) / alpha_bar))
+            columns["log_p_exact"] = pa.array(exact)
+        return columns
+
+    def _on_device(self, labels: np.ndarray | None) -> torch.Tensor | None:
+        return None if labels is None else torch.from_numpy(labels).to(self.device)
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    rows, columns = values.shape
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), columns) if columns else pa.nulls(rows)

@@ -1,0 +1,97 @@
+"""Checkpoints of one training in the run's storage: an object each, put whole, so that what is there can be resumed from."""
+
+import pickle
+import tempfile
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from side_ray.runs.run import Artifact
+
+DIRECTORY = "checkpoints"
+KEPT = 2
+"""The newest, and the one before it in case that one cannot be read."""
+DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)
+
+
+class Checkpoints:
+    """Written by one worker in a thread of its own, read by all. They go through the run's store, which sends again what the
+    network loses and counts it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.store, self.directory = artifact.store, f"{artifact.key}/{DIRECTORY}"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def key(self, step: int) -> str:
+        return f"{self.directory}/step-{step:09d}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, newest first."""
+        found = []
+        for entry in self.store.list(self.directory):
+            digits = entry.key.rsplit("/", 1)[-1].removeprefix("step-").removesuffix(".pt")
+            if digits.isdecimal() and entry.key == self.key(int(digits)):
+                found.append(int(digits))
+        return sorted(found, reverse=True)
+
+    def begin(self, step: int, state: dict[str, Any]) -> None:
+        """Copy `state` (tensors, numbers, strings, lists and dicts of them) and write it while the training goes on.
+
+        Raises:
+            RunError: the one before could not be written.
+        """
+        self.wait()
+        self._under_way = self._thread.submit(self._write, step, _copied(state))
+
+    def wait(self) -> None:
+        """Return when what was begun is written. Raises RunError if it could not be."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory(prefix="side-ray-checkpoint-") as directory:
+            local = Path(directory, "checkpoint.pt")
+            torch.save(state, local)
+            self.store.put_file(local, self.key(step))
+        for old in self.steps()[KEPT:]:
+            self.store.delete(self.key(old))
+
+    def load(self, step: int) -> dict[str, Any]:
+        """The state of one checkpoint, on the CPU. Raises one of `DAMAGED`, or FileNotFoundError."""
+        with tempfile.TemporaryFile(prefix="side-ray-checkpoint-") as file:
+            with self.store.open_input(self.key(step)) as source:
+                while block := source.read(16 << 20):
+                    file.write(block)
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return state
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and state of the newest checkpoint that can be read; None = none can."""
+        for step in self.steps():
+            with suppress(FileNotFoundError, *DAMAGED):
+                return step, self.load(step)
+        return None
+
+
+def leftovers(artifact: Artifact) -> None:
+    """Remove the checkpoints of a training that is complete; cheap where there are none."""
+    directory = f"{artifact.key}/{DIRECTORY}"
+    if next(artifact.store.list(directory), None) is not None:
+        artifact.store.delete(directory)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return value

@@ -1,0 +1,72 @@
+"""What the members of a training have in common, wherever their pixels lie."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from side_ray.images import ImageSet
+from side_ray.runs.run import Artifact
+
+ON_DEVICE_BYTES = 2 << 30
+"""Images up to this size lie on the device; more stay in the machine's memory and go over batch by batch."""
+PIECE = 4096
+
+Order = Callable[[int], np.ndarray]
+"""Positions int64 [B] of the images that the batch of a step consists of."""
+
+
+class Members(ABC):
+    """Images and labels of one split.
+
+    Attributes:
+        count: images.
+        shape: (C, H, W).
+        labels: int64 [count] on the device, None without labels.
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    labels: torch.Tensor | None
+
+    @abstractmethod
+    def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """`rows` of the batch of `step`: images float32 [n, C, H, W] in [-1, 1] and their ids int64 [n], on the device."""
+
+    @abstractmethod
+    def pieces(self) -> Iterator[ImageSet]:
+        """All images in the order of their ids, some thousands at a time."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more will be drawn."""
+
+
+def on_device(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """uint8 [N, H, W, C] → [N, C, H, W], on the device unless they are too many for it."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
+    return pixels.to(device) if pixels.numel() <= ON_DEVICE_BYTES else pixels
+
+
+def floats(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 → float32 in [-1, 1], of any shape."""
+    return pixels.float().div_(127.5).sub_(1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of a split in one `part-*.parquet`: its key, their ids int64 [n] and labels int64 [n], −1 = none."""
+
+    key: str
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+def read_part(prepared: Artifact, key: str, split: str) -> Part:
+    """Ids and labels of one part, without its images."""
+    with prepared.store.open_input(key) as source:
+        table = pq.read_table(source, columns=["id", "label"], filters=[("split", "==", split)])
+    return Part(key, table.column("id").to_numpy(), table.column("label").fill_null(-1).to_numpy())

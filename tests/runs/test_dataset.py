@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from side_ray.config import DataSection
+from side_ray.errors import UserError
+from side_ray.runs.dataset import read_split, split_table, to_parquet
+from side_ray.sources.digits import load_digits
+from side_ray.sources.select import SPLITS, split_indices
+from side_ray.storage import open_store
+
+DATA = DataSection(source="digits", members=40, holdout=30)
+
+
+def test_digits_fill_the_byte_range_and_stay_distinct():
+    source = load_digits()
+    raw = datasets.load_digits()
+    assert source.images.shape == (1797, 8, 8, 1)
+    assert source.images.min() == 0
+    assert source.images.max() == 255
+    assert len(np.unique(source.images)) == 17
+    assert np.array_equal(np.round(source.images[:, :, :, 0] * (16 / 255)), raw.images)
+    assert np.array_equal(source.labels, raw.target)
+
+
+def test_split_is_disjoint_seeded_and_sized():
+    first = split_indices(DATA, 200, seed=1)
+    assert {name: len(first[name]) for name in SPLITS} == {"member": 40, "calibration": 30, "holdout": 30}
+    assert len(np.unique(np.concatenate(list(first.values())))) == 100
+    again, other = split_indices(DATA, 200, seed=1), split_indices(DATA, 200, seed=2)
+    assert all(np.array_equal(first[name], again[name]) for name in SPLITS)
+    assert not np.array_equal(first["member"], other["member"])
+
+
+def test_too_many_members_names_both_numbers():
+    with pytest.raises(UserError, match=r"data\.members: 40 members and twice 30 .* are 100, but digits holds 99"):
+        split_indices(DATA, 99, seed=0)
+
+
+def test_parquet_round_trip_keeps_ids_images_and_labels(tmp_path):
+    store, source = open_store(str(tmp_path)), load_digits()
+    chosen = split_indices(DATA, len(source), seed=3)
+    for number, split in enumerate(SPLITS):
+        store.write(f"prepare/x/part-{number:06d}.parquet", to_parquet(split_table(source, chosen[split], split)))
+    for split in SPLITS:
+        read = read_split(store, "prepare/x", split)
+        assert read.ids.tolist() == list(range(len(chosen[split])))
+        assert np.array_equal(read.images, source.images[chosen[split]])
+        assert np.array_equal(read.labels, source.labels[chosen[split]])
