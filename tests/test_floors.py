@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "side_ray"
 FLOORS = (
-    ("errors", "images", "config", "storage", "sources"),
+    ("errors", "images", "registry", "config", "storage", "sources"),
     ("diffusion", "surrogate", "similarity", "search", "statistics", "theory"),
     ("runs", "report"),
     ("execution", "training"),

@@ -1,0 +1,65 @@
+"""Sections `run`, `storage`, `cluster` and `report`: where an audit runs and what it writes."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from side_ray.config.base import Count, Positive, Real, Section, Whole
+
+Workers = Annotated[
+    Annotated[Count, Tag("a number")] | Annotated[tuple[Count, Count], Tag("least and most")],
+    Discriminator(lambda value: "least and most" if isinstance(value, (list, tuple)) else "a number"),
+]
+
+
+class RunSection(Section):
+    uri: Annotated[str, Field(min_length=1)]
+    """Run directory: a local path (a relative one starts at the working directory) or s3://bucket/prefix."""
+    seed: Whole = 0
+
+
+class ReportSection(Section):
+    title: str = "Memorization audit"
+    gallery: Annotated[int, Field(strict=True, ge=0, le=200)] = 12
+    """Best distinct matches shown per method."""
+
+
+class StorageSection(Section):
+    endpoint: str | None = None
+    """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from here."""
+    region: str | None = None
+
+
+class ClusterSection(Section):
+    address: str | None = None
+    """A running Ray cluster; absent, a submitted job uses its own cluster and anything else starts Ray on this machine."""
+    train_workers: Workers = 1
+    """Workers that train the DPM together, or [least, most] for a number that follows what the cluster has. The classifiers
+    have BatchNorm and are trained by one."""
+    train_cpus: Count = 2
+    train_cache_gb: Positive = 8.0
+    """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read over and over from storage."""
+    train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
+    """How often a training may lose workers before it gives up; -1 = as often as it takes."""
+    actors: tuple[Count, Count] = (1, 2)
+    """Least and most actors of the pools that sample and score."""
+    actor_cpus: Count = 1
+    gpus: Annotated[Real, Field(ge=0)] = 0
+    """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @property
+    def most_train_workers(self) -> int:
+        return self.train_workers if isinstance(self.train_workers, int) else self.train_workers[1]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not isinstance(self.train_workers, int) and self.train_workers[0] > self.train_workers[1]:
+            raise ValueError(f"cluster.train_workers: [least, most] with least ≤ most, not {list(self.train_workers)}")
+        if self.actors[0] > self.actors[1]:
+            raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(
+                f"cluster.gpus: {self.gpus} is neither a share of one GPU nor a whole number of them; round it"
+            )
+        return self

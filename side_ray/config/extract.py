@@ -1,0 +1,63 @@
+"""Section `extract`: how images are sampled; section `given`: samples that are there already."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from side_ray.config.base import Count, LambdaGrid, Section, Share, later
+
+Method = Literal["random", "ti", "td"]
+
+
+Sampler = Literal["ddim", "ddpm", "dpmsolver++"]
+
+
+class ExtractSection(Section):
+    methods: Annotated[list[Method], Field(min_length=1)] = Field(default=["random", "ti", "td"])
+    lambdas: LambdaGrid
+    """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
+    ti_lambdas: LambdaGrid | None = None
+    """Guidance scales of OL-TI; those of `lambdas` where absent."""
+    samples: Count
+    """N_G: samples per condition."""
+    shard_size: Count = 1000
+    batch_size: Count = 100
+    sampler: Sampler = "ddim"
+    steps: Count = 50
+    eta: Share = 0.0
+    """Share of DDPM's noise that DDIM adds at each step."""
+    samples_per_target: Count | None = later(None)
+    """Images for each class instead of `samples`: N_G is then this × surrogate.classes, rounded up to whole shards, and grows
+    with the number of classes (the paper's Table 2 has 1,200)."""
+    guidance_interval: tuple[Share, Share] = later((0.0, 1.0))
+    """The classifier guides only while from ≤ t/T < to: 0 is the image, 1 the noise."""
+
+    @model_validator(mode="after")
+    def _grids(self) -> Self:
+        if self.guidance_interval[0] >= self.guidance_interval[1]:
+            raise ValueError(
+                f"extract.guidance_interval: {list(self.guidance_interval)} holds nothing; write [from, to] with from < to"
+            )
+        if 0 not in self.lambdas:
+            raise ValueError("extract.lambdas: λ = 0, the Random baseline, is missing; add 0 to the list")
+        if "td" in self.methods and not any(self.lambdas):
+            raise ValueError("extract.lambdas: method td needs a λ > 0; add one or drop td from extract.methods")
+        if "ti" in self.methods and not any(self.scales_of("ti")):
+            raise ValueError("extract.ti_lambdas: method ti needs a λ > 0; add one or drop ti from extract.methods")
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("extract.methods: holds a method twice; list each once")
+        return self
+
+    def scales_of(self, method: Method) -> list[float]:
+        """Guidance scales at which `method` is sampled, in ascending order."""
+        if method == "random":
+            return [0.0]
+        grid = self.ti_lambdas if method == "ti" and self.ti_lambdas is not None else self.lambdas
+        return [value for value in grid if value > 0]
+
+
+class GivenSection(Section):
+    """Generated images that are there already, scored in place of samples from a DPM."""
+
+    samples: Annotated[str, Field(min_length=1)]
+    """Where they are: a folder of images, a zip archive, or Parquet with a column `image`; local or s3://bucket/prefix."""

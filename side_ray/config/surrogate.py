@@ -1,0 +1,66 @@
+"""Section `surrogate`: the labels, the student and the OL-TI baseline."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from side_ray.config.base import Count, Positive, Real, Section, later
+
+
+class SurrogateSection(Section):
+    labels: Literal["cluster", "classifier", "random"] = "cluster"
+    classes: Annotated[int, Field(strict=True, ge=2)] = 100
+    """Clusters or random labels; a classifier has as many as the members' labels, whatever stands here."""
+    synthetic: Count = 50_000
+    """Images sampled from the DPM at λ = 0: they teach the student, make the clusters and set the calibrated cut."""
+    features: Literal["pixels", "teacher", "sscd", "clip"] = later("pixels")
+    """What clusters are made of: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image encoder's."""
+    encoder: str | None = later(None)
+    """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: TorchScript or ONNX."""
+    teacher: str | None = later(None)
+    """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
+    torch saves it), used instead of training one on the members' labels."""
+    teacher_size: Count | None = later(None)
+    """Side that images are resized to for that classifier; by default they stay as they are."""
+    teacher_input: Literal["imagenet", "symmetric"] = later("imagenet")
+    """How it wants its pixels: with ImageNet's mean and deviation, or from -1 to 1."""
+    cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
+    """Least mean cosine similarity of a cluster to its centroid (centred features); looser clusters are dropped."""
+    arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    width: Count = 64
+    """Channels of the first stage."""
+    loss: Literal["kl", "cross_entropy"] = "kl"
+    temperature: Positive = 1.0
+    steps: Count = 20_000
+    ti_steps: Count = 5_000
+    """Steps of the OL-TI baseline and of the teacher, which both see clean images only."""
+    batch_size: Count = 128
+    lr: Positive = 1e-4
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    checkpoint_every: Count = 1000
+
+    @model_validator(mode="after")
+    def _labels_together(self) -> Self:
+        clusters = self.labels == "cluster"
+        if self.features != "pixels" and not clusters:
+            raise ValueError(f"surrogate.features: is for surrogate.labels cluster, not {self.labels}; drop it")
+        if self.encoder is not None and self.features not in ("sscd", "clip"):
+            raise ValueError("surrogate.encoder: goes with surrogate.features sscd or clip; give one, or drop it")
+        if self.features == "clip" and self.encoder is None:
+            raise ValueError(
+                "surrogate.encoder: features clip need the path of a CLIP image encoder (TorchScript or ONNX)"
+            )
+        if self.teacher is not None and self.labels != "classifier" and self.features != "teacher":
+            raise ValueError("surrogate.teacher: goes with surrogate.labels classifier or surrogate.features teacher")
+        if self.teacher is None and (self.teacher_size is not None or self.teacher_input != "imagenet"):
+            raise ValueError(
+                "surrogate.teacher_size and teacher_input: go with surrogate.teacher; give its path or drop them"
+            )
+        return self
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the members' labels are needed to make the surrogate's."""
+        return self.teacher is None and (self.labels == "classifier" or self.features == "teacher")
