@@ -60,4 +60,4 @@ def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "
     from side_ray.execution.progress import Reporter
     from tests.audits import tiny_config
 
-    return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter())
+    return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter()).artifacts
