@@ -40,11 +40,12 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return train, unseen, np.concatenate([copies, blends]).astype(np.uint8)
 
 
-def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr("side_ray.stages.import_samples.SHARD", 100)  # several shards, the last of them short
+def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path):
     train, unseen, samples = drawn()
     paths = [folder(tmp_path / name, images) for name, images in (("s", samples), ("t", train), ("u", unseen))]
-    config = given_config(*paths, run=str(tmp_path / "run"), overrides=["score.false_match_rate=0.01"])
+    # Several shards, the last of them short.
+    overrides = ["score.false_match_rate=0.01", "extract.shard_size=100"]
+    config = given_config(*paths, run=str(tmp_path / "run"), overrides=overrides)
     artifacts = run_until("report", config, Reporter()).artifacts
     assert check(tmp_path / "run") == []
 
