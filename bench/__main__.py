@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 COMMANDS = (
+    ["bench.imports"],
     ["bench.train", "--threads", "2"],
     ["bench.sample", "--rounds", "3"],
     ["bench.extract", "--shards", "8", "--rounds", "2"],

@@ -1,0 +1,72 @@
+"""Where artifacts lie: a run directory of an earlier version is found again, so that nothing is trained or sampled twice."""
+
+import pytest
+
+from side_ray.config.file import load_config
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.plan import Condition
+from tests.audits import CONFIGS
+
+KEYS = [
+    (
+        "digits.yaml",
+        [],
+        "cc7d02026ded dfc3bbd275e8 cf13f458e3e7 9de4c3abe751 d8a04f5d1c62 25ae13fa3fe7 1c108d5f17da 3901341dbeb9",
+    ),
+    (
+        "digits_tiny.yaml",
+        [],
+        "1e436e62a416 8e4808416bc6 20af360fc07b 793092f2d932 9f6f90f2b9c2 42ef5cfe6217 317208796beb 368437815821",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["dpm.condition=random", "dpm.condition_classes=5"],
+        "1e436e62a416 dd94e35d9bf8 f1904f36742e 3ab540914875 80b245adcfb6 462b8fd054cc 0a9e0e3dad40 415ad585090c",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["dpm.kind=optimal", "dpm.steps=10"],
+        "1e436e62a416 5c5fbb283e6a a1368ba31154 8e2158df5514 8b1008d221fb 864559b79e3a a00cc6b73a32 f721bb4f9032",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["extract.guidance_interval=[0.1, 0.9]", "extract.sampler=ddim", "extract.eta=0.5", "extract.steps=10"],
+        "1e436e62a416 8e4808416bc6 32a2aae22d3a 0e57194a2569 9f6f90f2b9c2 c951f8fbb909 a25d9a808cb7 a99a24c0c8b2",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["surrogate.labels=classifier"],
+        "1e436e62a416 8e4808416bc6 20af360fc07b 060627033d50 9f6f90f2b9c2 42ef5cfe6217 317208796beb ee4981b68600",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["surrogate.labels=random"],
+        "1e436e62a416 8e4808416bc6 20af360fc07b 48543ab0437e 9f6f90f2b9c2 42ef5cfe6217 317208796beb fca8ee2d8624",
+    ),
+    (
+        "digits_tiny.yaml",
+        ["dpm.ema_power=0.75", "dpm.flips=true", "dpm.unet.dropout=0.1"],
+        "1e436e62a416 bcd64d468304 cc3714be25fa 8749b742285d 8b3257b8e5f1 45d885c10472 e3fc3d0043cf a7c38d8ea102",
+    ),
+]
+"""Configs and their fingerprints: prepare, dpm, synthetic, surrogate, theory, and the samples of Random, OL-TI and SIDE.
+
+Changing one of these makes every user train or sample again: bump the stage's number in `VERSIONS` where that is meant.
+"""
+
+
+@pytest.mark.parametrize(("name", "overrides", "keys"), KEYS)
+def test_fingerprints_stay(tmp_path, name, overrides, keys):
+    artifacts = Artifacts.open(load_config(CONFIGS / name, [f"run.uri={tmp_path}/run", *overrides]))
+    found = [artifacts.prepare, artifacts.dpm, artifacts.synthetic, artifacts.surrogate, artifacts.theory]
+    found += [artifacts.samples(Condition(method, 1.0)) for method in ("random", "ti", "td")]
+    assert " ".join(each.fingerprint for each in found) == keys
+
+
+def test_hits_lie_beside_the_scores_that_they_belong_to(tmp_path):
+    artifacts = Artifacts.open(load_config(CONFIGS / "digits_tiny.yaml", [f"run.uri={tmp_path}/run"]))
+    other = Artifacts.open(load_config(CONFIGS / "digits_tiny.yaml", [f"run.uri={tmp_path}/run", "score.bands=paper"]))
+    condition = Condition("random", 0.0)
+    assert artifacts.hits(condition).directory.startswith("hits/")
+    assert artifacts.hits(condition).directory.endswith(condition.name)
+    assert artifacts.hits(condition).directory != other.hits(condition).directory
