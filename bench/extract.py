@@ -18,6 +18,7 @@ import torch
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
@@ -48,7 +49,7 @@ def stage(directory: Path, config: Config, shards: int, actors: int, name: str) 
     """Samples per second between the first and the last shard of the stage."""
     store = open_run(config).run.store
     group = Group(ShardSet(store, name, "bench", config.extract.shard_size), "extract", 5.0, "student")
-    spec = GeneratorSpec(store, "dpm", [group], config.extract, 0, "fp32", 1)
+    spec = GeneratorSpec(store, "dpm", [group], DrawSettings.of(config.extract, "fp32"), 0, 1)
     cluster = config.cluster.model_copy(update={"actors": (actors, actors)})
     run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], cluster, Bar("", shards, "", 0))
     written = sorted(group.shards.written().values())

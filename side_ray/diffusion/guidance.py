@@ -1,12 +1,33 @@
 """Classifier guidance: a classifier of noisy images as a term of the score (Eq. 11 and 12)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 Guidance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x_t float32 [B, C, H, W], t int64 [B]) → λ·∇ₓ log p_t(y|x_t), float32 [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class ClassifierSurrogate:
+    """A classifier of noisy images that guides with one λ, for `draw`.
+
+    Args:
+        classifier: as for `ClassifierGuidance`.
+        num_classes: K, its classes.
+        scale: λ.
+    """
+
+    classifier: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    num_classes: int
+    scale: float
+
+    def guidance(self, targets: torch.Tensor) -> "ClassifierGuidance":
+        """The guidance term of a batch whose rows are guided to `targets`, int64 [B]."""
+        scale = torch.full((len(targets),), self.scale, device=targets.device)
+        return ClassifierGuidance(self.classifier, targets, scale)
 
 
 class ClassifierGuidance:

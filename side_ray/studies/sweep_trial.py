@@ -7,6 +7,7 @@ import numpy as np
 
 from side_ray.config import Config
 from side_ray.errors import RunError
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.execution.shard_pool import ShardActor
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Artifact
@@ -72,9 +73,8 @@ def trial_spec(
             artifacts.run.store,
             artifacts.dpm.key,
             [group],
-            config.extract,
+            DrawSettings.of(config.extract, config.cluster.precision),
             config.run.seed,
-            config.cluster.precision,
             threads,
         ),
         ScorerSpec(artifacts.prepare, [scored], config.score, sizes, servers, threads),
