@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from side_ray.config import ClusterSection, ExtractSection
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.execution.progress import Bar
@@ -48,16 +49,17 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=2)
     options = parser.parse_args()
     cluster = ClusterSection(actors=(options.actors, options.actors))
-    settings = ExtractSection(
+    extract = ExtractSection(
         lambdas=[0], methods=["random"], samples=SHARD, shard_size=SHARD, batch_size=SHARD, steps=2
     )
+    settings = DrawSettings.of(extract, "fp32")
     with tempfile.TemporaryDirectory() as name:
         images = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
         Path(name, "dpm").mkdir()
         OptimalDpm(images, new_schedule()).save(Path(name, "dpm"))
         store = open_store(name)
         shards = ShardSet(store, "samples", "bench", SHARD)
-        spec = GeneratorSpec(store, "dpm", [Group(shards, "extract", 0.0, None)], settings, 0, "fp32", 1)
+        spec = GeneratorSpec(store, "dpm", [Group(shards, "extract", 0.0, None)], settings, 0, 1)
         tasks = [Task(0, index) for index in range(options.samples // SHARD)]
         ensure_ray(cluster)
         bar = Bar("stream", options.samples, "samples", 0)

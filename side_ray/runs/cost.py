@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
-from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.draw import DrawSettings, draw
+from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.sampler import Noise, sample, unet_evaluations, visited_timesteps
+from side_ray.diffusion.sampler import sample_seed, unet_evaluations, visited_timesteps
 from side_ray.errors import UserError
-from side_ray.images import encode_png, to_uint8
+from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.plan import conditions
@@ -122,27 +123,17 @@ def probe(config: Config, artifacts: Artifacts) -> float:
     shape = image_shape(config, artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(config, artifacts, shape).to(device)
-    classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True).to(device).eval()
-    settings, size = config.extract, config.extract.batch_size
-    targets, scale = torch.zeros(size, dtype=torch.int64, device=device), torch.ones(size, device=device)
-    seconds = 0.0
+    classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True)
+    classifier = classifier.to(device).eval().requires_grad_(False)
+    settings = DrawSettings.of(config.extract, config.cluster.precision)
+    surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0)
+    seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
+    size, seconds = settings.batch_size, 0.0
     for _ in range(2):
         began = time.perf_counter()
-        guidance = ClassifierGuidance(classifier, targets, scale)
-        noise = Noise(range(size), shape)
-        to_uint8(
-            sample(
-                dpm,
-                noise,
-                sampler=settings.sampler,
-                steps=settings.steps,
-                eta=settings.eta,
-                guidance=guidance,
-                class_labels=None if dpm.num_classes is None else targets,
-            )
-        )
-        seconds = time.perf_counter() - began
-    return size / seconds
+        drawn = draw(dpm, seeds[:size], settings, surrogate, batch_size=size)
+        size, seconds, count = drawn.batch_size, time.perf_counter() - began, len(drawn.images)
+    return count / seconds
 
 
 def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:

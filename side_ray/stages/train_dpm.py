@@ -13,6 +13,7 @@ from torch.nn import functional
 from side_ray.config import Config, DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
 from side_ray.diffusion.dpm import UnetDpm, new_unet, save_pipeline
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule, noisy
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.execution.progress import Reporter
@@ -87,7 +88,7 @@ class DpmRecipe(Recipe):
 
     def watch(self) -> tuple[dict[str, float], np.ndarray]:
         assert self.watch_spec is not None
-        return watch(self.watch_spec, UnetDpm(self.module, self.schedule), self.members.pieces())
+        return watch(self.watch_spec, UnetDpm(self.module, self.schedule, self.condition), self.members.pieces())
 
     def export(self, directory: Path) -> dict[str, Any]:
         self.members.close()
@@ -129,7 +130,8 @@ def train_dpm(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
             ema_inv_gamma=dpm.ema_inv_gamma,
             watch_every=dpm.samples_every,
         )
-        watched = WatchSpec(config.run.seed, config.extract, config.score, dpm.probe) if dpm.samples_every else None
+        settings = DrawSettings.of(config.extract, config.cluster.precision)
+        watched = WatchSpec(config.run.seed, settings, config.score, dpm.probe) if dpm.samples_every else None
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, watched)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from side_ray.config import Config
-from side_ray.errors import RunError
 from side_ray.diffusion.draw import DrawSettings
+from side_ray.errors import RunError
 from side_ray.execution.shard_pool import ShardActor
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Artifact
