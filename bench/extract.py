@@ -18,7 +18,7 @@ import torch
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
-from side_ray.diffusion.draw import DrawSettings
+from side_ray.diffusion.draw import DrawSettings, sampler_of
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
@@ -71,9 +71,7 @@ def bare(directory: Path, config: Config, shards: int, answer) -> None:
         seeds = [sample_seed(0, "extract", i) for i in range(batch * size, (batch + 1) * size)]
         targets = torch.tensor([target_of(seed, 100) for seed in seeds])
         guidance = ClassifierGuidance(student, targets, torch.full((size,), 5.0))
-        to_uint8(
-            sample(dpm, Noise(seeds, (1, 8, 8)), sampler=settings.sampler, steps=settings.steps, guidance=guidance)
-        )
+        to_uint8(sample(dpm, Noise(seeds, (1, 8, 8)), sampler_of(settings), guidance=guidance))
         rates.append(size)
     answer.put(sum(rates[1:]) / (time.perf_counter() - began))
 

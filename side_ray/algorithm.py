@@ -3,6 +3,7 @@
 import time
 
 from side_ray.config import Config
+from side_ray.diffusion.draw import sampler_of
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.execution.repair import Stage, run_repairing
@@ -84,6 +85,6 @@ def describe(config: Config) -> str:
     return (
         f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
         f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
-        f"{config.extract.samples:,} = {total:,} images with {config.extract.sampler}-{config.extract.steps}; "
+        f"{config.extract.samples:,} = {total:,} images with {sampler_of(config.extract)}; "
         f"score by {config.score.similarity}{beside}; report"
     )

@@ -17,6 +17,8 @@ from side_ray.config import ExtractSection
 from side_ray.diffusion.dpm import Dpm
 from side_ray.diffusion.guidance import Guidance
 from side_ray.diffusion.sampler import Noise, sample, target_of
+from side_ray.diffusion.samplers import SAMPLERS
+from side_ray.diffusion.samplers.base import Sampler
 from side_ray.images import to_uint8
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,11 +40,9 @@ class Surrogate(Protocol):
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How images are drawn: `extract.sampler`, `steps`, `eta`, `guidance_interval`, `batch_size`, and `cluster.precision`."""
+    """How images are drawn: the sampler with its steps, `extract.guidance_interval` and `batch_size`, `cluster.precision`."""
 
-    sampler: str
-    steps: int
-    eta: float
+    sampler: Sampler
     guidance_interval: tuple[float, float]
     batch_size: int
     precision: str
@@ -50,9 +50,13 @@ class DrawSettings:
     @classmethod
     def of(cls, extract: ExtractSection, precision: str) -> Self:
         """The settings of a config's section `extract` and `cluster.precision`."""
-        return cls(
-            extract.sampler, extract.steps, extract.eta, extract.guidance_interval, extract.batch_size, precision
-        )
+        return cls(sampler_of(extract), extract.guidance_interval, extract.batch_size, precision)
+
+
+def sampler_of(extract: ExtractSection) -> Sampler:
+    """The sampler that a config's section `extract` asks for."""
+    kind = SAMPLERS[extract.sampler]
+    return kind(extract.steps, **dict(extract.options(kind.Options)))
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,7 @@ def _batch(
         return sample(
             model,
             Noise(seeds, model.image_shape),
-            sampler=settings.sampler,
-            steps=settings.steps,
-            eta=settings.eta,
+            settings.sampler,
             guidance=guidance,
             guidance_interval=settings.guidance_interval,
             class_labels=None if classes is None else classes.to(device),

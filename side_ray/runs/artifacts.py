@@ -162,9 +162,7 @@ class Artifacts:
     @cached_property
     def _sampling(self) -> list[Any]:
         # The batch size is here because a network's last bits depend on it.
-        fields = {"sampler", "steps", "eta", "shard_size", "batch_size"}
-        settings = self.config.extract.model_dump(mode="json", include=fields)
-        return [settings, self._precision, self.config.run.seed, self.dpm.fingerprint]
+        return [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
 
     @cached_property
     def _scoring(self) -> list[Any]:

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
-from side_ray.diffusion.draw import DrawSettings, draw
+from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.sampler import sample_seed, unet_evaluations, visited_timesteps
+from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
@@ -43,7 +43,7 @@ class Estimate:
 def estimate(config: Config, artifacts: Artifacts) -> Estimate:
     """Count what the synthetic set and all conditions take."""
     shape = image_shape(config, artifacts)
-    per_sample = unet_evaluations(config.extract.sampler, config.extract.steps)
+    per_sample = sampler_of(config.extract).evaluations
     many = conditions(config)
     guided = sum(condition.scale > 0 for condition in many) * config.extract.samples
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
@@ -61,7 +61,7 @@ def _guided_steps(config: Config) -> int:
     """Visited timesteps within the guidance interval."""
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
     start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
-    visited = visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+    visited = sampler_of(config.extract).visited_timesteps(schedule)
     return sum(start <= timestep < end for timestep in visited)
 
 

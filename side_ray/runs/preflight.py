@@ -4,8 +4,8 @@ from pathlib import Path
 
 from side_ray.config import Config
 from side_ray.diffusion.dpm import load_dpm, new_unet
+from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.sampler import visited_timesteps
 from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
@@ -41,7 +41,7 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
 def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None) -> None:
     with naming("extract.steps"):
         schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+        sampler_of(config.extract).visited_timesteps(schedule)
     if source is not None:
         height, width, channels = source.shape
         if config.dpm.kind == "train":

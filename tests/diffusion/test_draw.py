@@ -11,10 +11,11 @@ from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.draw import DrawSettings, draw
 from side_ray.diffusion.guidance import ClassifierGuidance, ClassifierSurrogate
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.images import to_uint8
 
 CLASSES = 4
-SEEDS = [sample_seed(7, "extract", i) for i in range(23)]
+SEEDS = [sample_seed(7, "extract", i) for i in range(13)]
 
 
 class Classifier(nn.Module):
@@ -59,9 +60,7 @@ def padded_loop(dpm, seeds, classifier, scale, batch, autocast=None) -> np.ndarr
             images = sample(
                 dpm,
                 noise,
-                sampler="ddim",
-                steps=6,
-                eta=0.5,
+                Ddim(6, eta=0.5),
                 guidance=guidance,
                 class_labels=labels,
                 guidance_interval=(0.0, 0.8),
@@ -70,7 +69,7 @@ def padded_loop(dpm, seeds, classifier, scale, batch, autocast=None) -> np.ndarr
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize("shard", [1, 8, 11, 23])
+@pytest.mark.parametrize("shard", [1, 8, 13])
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_shards_are_made_of_the_padded_batches_of_old(small_dpm, shard, guided, conditional):
@@ -103,7 +102,7 @@ def test_precision_is_that_of_autocast(small_dpm):
 def test_a_sample_drawn_again_alone_is_the_row_of_its_shard(small_dpm):
     dpm, guide = small_dpm(num_class_embeds=3), surrogate()
     shard = draw(dpm, SEEDS, settings(), guide)
-    for row in (0, 5, 8, 22):
+    for row in (0, 5, 8, 12):
         alone = draw(dpm, [SEEDS[row]], settings(), guide)
         assert np.array_equal(alone.images[0], shard.images[row])
         assert (alone.targets[0], alone.classes[0]) == (shard.targets[row], shard.classes[row])
@@ -125,11 +124,11 @@ def small_device(monkeypatch) -> list[int]:
     """A device that runs out of memory with more than two rows; the batch sizes tried."""
     tried: list[int] = []
 
-    def too_large(model, noise, **changes):
+    def too_large(model, noise, *rest, **changes):
         tried.append(noise.shape[0])
         if noise.shape[0] > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return sample(model, noise, **changes)
+        return sample(model, noise, *rest, **changes)
 
     monkeypatch.setattr(drawing, "sample", too_large)
     return tried
