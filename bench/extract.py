@@ -17,11 +17,13 @@ import torch
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import DrawSettings, sampler_of
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.execution.shard_pool import Task, run_tasks
@@ -36,7 +38,7 @@ DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
 def models(directory: Path, config: Config) -> None:
     """An untrained U-Net and student of the digits audit's sizes: speed does not depend on the weights."""
-    unet = new_unet(config.dpm.unet.model_dump(), (1, 8, 8)).eval()
+    unet = new_unet(unet_section(config.dpm).model_dump(), (1, 8, 8)).eval()
     save_pipeline(unet, new_schedule().config, directory / "dpm")
     section = config.surrogate
     student = ResNet.preset(

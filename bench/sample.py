@@ -15,12 +15,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import nn
 from torch.nn import functional
 
-from side_ray.diffusion.dpm import UnetDpm, new_unet
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed
 from side_ray.diffusion.samplers import SAMPLERS
 from side_ray.diffusion.samplers.ddim import Ddim
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 
 
 class Classifier(nn.Module):

@@ -3,6 +3,7 @@
 import time
 
 from side_ray.config import Config
+from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.draw import sampler_of
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
@@ -76,11 +77,13 @@ def describe(config: Config) -> str:
     """What an audit will do, in a few lines for the terminal."""
     many = conditions(config)
     total = len(many) * config.extract.samples
-    victim = {
-        "train": f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images",
-        "import": f"import {config.dpm.path}",
-        "optimal": f"use the closed-form DPM of {config.data.members:,} images",
-    }[config.dpm.kind]
+    made = made_from_members(config.dpm)
+    if made:
+        victim = f"use the {made.title} DPM of {config.data.members:,} images"
+    elif config.dpm.kind == "import":
+        victim = f"import {config.dpm.path}"
+    else:
+        victim = f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images"
     beside = "; repeat it with a DPM of other images" if config.control else ""
     return (
         f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "

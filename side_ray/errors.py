@@ -32,3 +32,8 @@ def naming(key: str) -> Iterator[None]:
         if key in str(error):
             raise
         raise type(error)(f"{key}: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, for messages that must stay on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from side_ray.diffusion.noise_process import read_json
+from side_ray.diffusion.files import read_json
 from side_ray.errors import UserError
 
 FILE = "condition.json"

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, first_line, load_schedule, read_json
-from side_ray.errors import UserError
+from side_ray.diffusion.files import read_json
+from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.errors import UserError, first_line
 
 KIND = "optimal"
 CHUNK_ELEMENTS = 2**23

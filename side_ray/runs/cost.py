@@ -8,12 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
-from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
@@ -86,8 +88,8 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
     def state(stage: str) -> str:
         return "" if obstacle else "[there]" if getattr(artifacts, stage).done else "[to do]"
 
-    victims = {"train": f"train for {config.dpm.steps:,} steps", "import": "import", "optimal": "closed form"}
-    victim = victims[config.dpm.kind]
+    made = made_from_members(config.dpm)
+    victim = made.title if made else f"train for {config.dpm.steps:,} steps" if config.dpm.kind == "train" else "import"
     student = f"{config.surrogate.labels} labels, {config.surrogate.steps:,} steps"
     names = ", ".join(f"{each.method} λ={each.scale:g}" for each in many)
     total = f"{len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}"
@@ -141,10 +143,10 @@ def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -
         return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
     if config.dpm.kind == "import":
         return load_dpm(fetch_import(config, shape))
+    if made := made_from_members(config.dpm):
+        return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
-    if config.dpm.kind == "optimal":
-        return OptimalDpm(torch.zeros(config.data.members, *shape), schedule)
-    return UnetDpm(new_unet(config.dpm.unet.model_dump(), shape).eval(), schedule)
+    return UnetDpm(new_unet(unet_section(config.dpm).model_dump(), shape).eval(), schedule)
 
 
 def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = False) -> int:
@@ -160,11 +162,10 @@ def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = Fals
 
 
 def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
-    if config.dpm.kind == "optimal":
-        # A product with every member for the distances, another for their mean.
-        return 4 * config.data.members * int(np.prod(shape))
+    if made := made_from_members(config.dpm):
+        return made.flops(config.data.members, shape)
     if config.dpm.kind == "train":
-        unet = new_unet(config.dpm.unet.model_dump(), shape).eval()
+        unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(config, artifacts, shape)
         assert isinstance(dpm, UnetDpm)

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from side_ray.config import Config, DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
-from side_ray.diffusion.dpm import UnetDpm, new_unet, save_pipeline
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule, noisy
-from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.progress import Reporter
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
@@ -59,7 +60,7 @@ class DpmRecipe(Recipe):
         self.condition = None if labels is None else Condition.of_labels(labels)
         self.labels = None if labels is None else torch.from_numpy(labels).to(device)
         classes = {"num_class_embeds": len(self.condition.counts)} if self.condition else {}
-        self.module: nn.Module = new_unet(dpm.unet.model_dump() | classes, members.shape)
+        self.module: nn.Module = new_unet(unet_section(dpm).model_dump() | classes, members.shape)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """x₀ and ε, float32 [n, C, H, W], t, int64 [n], and of a conditional model the class, int64 [n]."""
@@ -71,7 +72,7 @@ class DpmRecipe(Recipe):
         if self.dpm.flips:
             mirrored = torch.rand(size, generator=generator, device=self.device) < 0.5
             x0 = torch.where(mirrored[rows, None, None, None], x0.flip(-1), x0)
-        if self.dpm.unet.dropout:
+        if unet_section(self.dpm).dropout:
             # Dropout draws from the common generator, which a resumed training would find elsewhere.
             torch.manual_seed(_step_seed(self.seed, step) ^ rows.start)
         return x0, eps[rows], t[rows], *(() if self.labels is None else (self.labels[ids],))
@@ -142,18 +143,19 @@ def train_dpm(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
         _import(config, artifacts)
         reporter.say(f"dpm: imported {dpm.path}")
     else:
-        _write_optimal(config, artifacts)
-        reporter.say("dpm: wrote the closed-form optimum of the members")
+        _make(config, artifacts, reporter)
     artifacts.run.point_latest(dpm=artifact.key)
 
 
-def _write_optimal(config: Config, artifacts: Artifacts) -> None:
-    artifact = artifacts.dpm
+def _make(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+    artifact, kind = artifacts.dpm, made_from_members(config.dpm)
+    assert kind is not None
     images = to_float(read_split(artifact.store, artifacts.prepare.key, "member").images)
     with tempfile.TemporaryDirectory() as directory:
-        OptimalDpm(images, new_schedule(config.dpm.schedule, config.dpm.timesteps)).save(Path(directory))
+        kind.save(kind.make(images, config.dpm), Path(directory))
         artifact.store.put_dir(Path(directory), artifact.key)
-    artifact.finish(kind="optimal", images=len(images))
+    artifact.finish(kind=config.dpm.kind, images=len(images))
+    reporter.say(f"dpm: made the {kind.title} DPM of the members")
 
 
 def _import(config: Config, artifacts: Artifacts) -> None:

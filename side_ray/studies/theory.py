@@ -7,8 +7,9 @@ import numpy as np
 
 from side_ray.config import Config
 from side_ray.diffusion.condition import condition_labels
-from side_ray.diffusion.dpm import UnetDpm, load_dpm
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.sampler import Noise
+from side_ray.diffusion.unet_dpm import UnetDpm
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray

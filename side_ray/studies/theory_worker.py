@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 
 from side_ray.config.studies import TheorySection
-from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm
-from side_ray.diffusion.latents import middle_block
+from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.likelihood import Hutchinson, draw, log_likelihood
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample_seed
+from side_ray.diffusion.unet_dpm import UnetDpm, middle_block
 from side_ray.execution.shard_pool import ShardActor, Task
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_split

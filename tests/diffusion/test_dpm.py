@@ -8,10 +8,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample
 from side_ray.diffusion.samplers.ddim import Ddim
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import new_unet
+from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.runs.artifacts import open_run
 from side_ray.runs.cost import estimate, probe
 from tests.audits import tiny_config

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from side_ray.config import DpmSection, ExtractSection, ScoreSection
-from side_ray.diffusion.dpm import UnetDpm
 from side_ray.diffusion.draw import DrawSettings, draw
 from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.unet_dpm import UnetDpm
 from side_ray.images import ImageSet
 from side_ray.stages.train_dpm import DpmRecipe
 from side_ray.training.members import Members
