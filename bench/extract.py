@@ -40,10 +40,7 @@ def models(directory: Path, config: Config) -> None:
     """An untrained U-Net and student of the digits audit's sizes: speed does not depend on the weights."""
     unet = new_unet(unet_section(config.dpm).model_dump(), (1, 8, 8)).eval()
     save_pipeline(unet, new_schedule().config, directory / "dpm")
-    section = config.surrogate
-    student = ResNet.preset(
-        section.arch, section.classes, width=section.width, stem=section.stem, in_channels=1, time=True
-    )
+    student = ResNet.from_section(config.surrogate, num_classes=config.surrogate.classes, in_channels=1, time=True)
     student.save(directory / "student")
 
 

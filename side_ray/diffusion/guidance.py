@@ -34,11 +34,11 @@ class ClassifierGuidance:
     """λ·∇ₓ log p_t(y|x_t) by automatic differentiation of a classifier.
 
     p_t(y|x_t) is the softmax of the classifier's logits. The gradient is that of +log p: it points to where the target
-    is likelier. (Algorithm 1 writes the gradient of the cross-entropy, which is −log p.)
+    is more likely. (Algorithm 1 writes the gradient of the cross-entropy, which is −log p.)
 
     Args:
-        classifier: (x_t float32 [B, C, H, W], t int64 [B]) → logits [B, K]. A module must be in eval mode throughout,
-            its BatchNorm layers too: with batch statistics each row's gradient would depend on the other rows.
+        classifier: (x_t float32 [B, C, H, W], t int64 [B]) → logits [B, K]. A module must be in eval mode, its BatchNorm
+            layers included: with batch statistics each row's gradient would depend on the other rows.
         targets: int64 [B] in 0 … K−1, the class that each row is drawn to.
         scale: float32 [B], λ of each row. Rows of λ = 0 come out as exact zeros.
 

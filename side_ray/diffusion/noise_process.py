@@ -1,4 +1,4 @@
-"""Noise schedules: ᾱ_t of x_t = sqrt(ᾱ_t)·x₀ + sqrt(1−ᾱ_t)·ε, held by diffusers' `DDPMScheduler`."""
+"""The noise process x_t = α_t·x₀ + σ_t·ε with α_t = √ᾱ_t and σ_t = √(1−ᾱ_t), its ᾱ_t held by diffusers' `DDPMScheduler`."""
 
 from pathlib import Path
 
@@ -90,10 +90,15 @@ def timestep_at(alphas_cumprod: torch.Tensor, level: float) -> float:
 
 
 def noisy(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(ᾱ_t) · x₀ + sqrt(1 − ᾱ_t) · ε, the DPM's own forward process.
+    """x_t of the DPM's own forward process at the timesteps t.
 
     x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype
     and shape.
     """
-    alpha = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
-    return (alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps).to(x0.dtype)
+    alpha_bar = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
+    return add_noise(x0, eps, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()).to(x0.dtype)
+
+
+def add_noise(x0: Tensor, eps: Tensor, signal: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """α·x₀ + σ·ε, where signal = α and sigma = σ are numbers or broadcast to x0 [B, C, H, W]."""
+    return signal * x0 + sigma * eps

@@ -22,7 +22,7 @@ from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.plan import conditions
 from side_ray.runs.preflight import fetch_import
-from side_ray.surrogate.resnet import network
+from side_ray.surrogate.resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def probe(config: Config, artifacts: Artifacts) -> float:
     shape = image_shape(config, artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(config, artifacts, shape).to(device)
-    classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True)
-    classifier = classifier.to(device).eval().requires_grad_(False)
+    classifier = _student(config, shape).to(device)
     settings = DrawSettings.of(config.extract, config.cluster.precision)
     surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0)
     seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
@@ -147,6 +146,13 @@ def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
     return UnetDpm(new_unet(unet_section(config.dpm).model_dump(), shape).eval(), schedule)
+
+
+def _student(config: Config, shape: tuple[int, int, int]) -> ResNet:
+    """An untrained student: its speed does not depend on the weights."""
+    classes = config.surrogate.classes
+    student = ResNet.from_section(config.surrogate, num_classes=classes, in_channels=shape[0], time=True)
+    return student.eval().requires_grad_(False)
 
 
 def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = False) -> int:
@@ -177,8 +183,12 @@ def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:
-    module = network(config.surrogate, shape[0], config.surrogate.classes, time=True).eval().requires_grad_(False)
-    return _count(module, torch.zeros(1, *shape, requires_grad=True), torch.zeros(1, dtype=torch.int64), backward=True)
+    return _count(
+        _student(config, shape),
+        torch.zeros(1, *shape, requires_grad=True),
+        torch.zeros(1, dtype=torch.int64),
+        backward=True,
+    )
 
 
 def _png_bytes(shape: tuple[int, int, int]) -> int:

@@ -25,7 +25,7 @@ from side_ray.surrogate.distill import (
     draw,
     require_better_than_chance,
 )
-from side_ray.surrogate.resnet import ResNet, network
+from side_ray.surrogate.resnet import ResNet
 from side_ray.training.data import open_members
 from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members, floats, on_device
@@ -75,7 +75,9 @@ class CleanRecipe(Recipe):
         assert members.labels is not None
         self.members, self.labels, self.device = members, members.labels, device
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, members.shape[0], int(self.labels.max()) + 1, time=False)
+        self.module: nn.Module = ResNet.from_section(
+            section, num_classes=int(self.labels.max()) + 1, in_channels=members.shape[0], time=False
+        )
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """Images float32 [n, C, H, W] and their labels int64 [n]."""
@@ -141,7 +143,9 @@ class StudentRecipe(Recipe):
         self.alphas_cumprod = alphas_cumprod.to(device)
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, self.pixels.shape[1], teacher.shape[1], time=True)
+        self.module: nn.Module = ResNet.from_section(
+            section, num_classes=teacher.shape[1], in_channels=self.pixels.shape[1], time=True
+        )
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """x₀ float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""
