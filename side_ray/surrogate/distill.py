@@ -130,7 +130,8 @@ def require_better_than_chance(curve: list[Accuracy], labels: Tensor, significan
     constant guess.
 
     labels: int64 [N], those that `curve` was measured with; the constant guess is their most frequent value. 'Beats' is a
-    one-sided binomial test at `significance`. Not for random labels, which cannot be predicted for images that were not trained on.
+    one-sided binomial test at `significance`. Not for random labels, which cannot be predicted for images that were not
+    trained on.
     """
     counts = torch.bincount(labels)
     chance = float(counts.max() / counts.sum())
