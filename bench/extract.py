@@ -17,10 +17,13 @@ import torch
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.draw import DrawSettings, sampler_of
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.execution.shard_pool import Task, run_tasks
@@ -35,12 +38,9 @@ DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
 def models(directory: Path, config: Config) -> None:
     """An untrained U-Net and student of the digits audit's sizes: speed does not depend on the weights."""
-    unet = new_unet(config.dpm.unet.model_dump(), (1, 8, 8)).eval()
+    unet = new_unet(unet_section(config.dpm).model_dump(), (1, 8, 8)).eval()
     save_pipeline(unet, new_schedule().config, directory / "dpm")
-    section = config.surrogate
-    student = ResNet.preset(
-        section.arch, section.classes, width=section.width, stem=section.stem, in_channels=1, time=True
-    )
+    student = ResNet.from_section(config.surrogate, num_classes=config.surrogate.classes, in_channels=1, time=True)
     student.save(directory / "student")
 
 
@@ -49,7 +49,7 @@ def stage(directory: Path, config: Config, shards: int, actors: int, name: str) 
     store = Artifacts.open(config).run.store
     output = ShardSet(store, name, "bench", config.extract.shard_size)
     job = SamplingJob(output, shards, "extract", 5.0, "student")
-    spec = GeneratorSpec(store, "dpm", [job], config.extract, 0, "fp32", 1)
+    spec = GeneratorSpec(store, "dpm", [job], DrawSettings.of(config.extract, "fp32"), 0, 1)
     cluster = config.cluster.model_copy(update={"actors": (actors, actors)})
     sized = config.model_copy(update={"cluster": cluster})
     run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], sized, Bar("", shards, "", 0))
@@ -72,9 +72,7 @@ def bare(directory: Path, config: Config, shards: int, answer) -> None:
         seeds = [sample_seed(0, "extract", i) for i in range(batch * size, (batch + 1) * size)]
         targets = torch.tensor([target_of(seed, 100) for seed in seeds])
         guidance = ClassifierGuidance(student, targets, torch.full((size,), 5.0))
-        to_uint8(
-            sample(dpm, Noise(seeds, (1, 8, 8)), sampler=settings.sampler, steps=settings.steps, guidance=guidance)
-        )
+        to_uint8(sample(dpm, Noise(seeds, (1, 8, 8)), sampler_of(settings), guidance=guidance))
         rates.append(size)
     answer.put(sum(rates[1:]) / (time.perf_counter() - began))
 

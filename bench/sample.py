@@ -15,10 +15,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import nn
 from torch.nn import functional
 
-from side_ray.diffusion.dpm import UnetDpm, new_unet
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.sampler import SAMPLERS, Noise, sample, sample_seed
+from side_ray.diffusion.sampler import Noise, sample, sample_seed
+from side_ray.diffusion.samplers import SAMPLERS
+from side_ray.diffusion.samplers.ddim import Ddim
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 
 
 class Classifier(nn.Module):
@@ -95,11 +97,11 @@ def main() -> None:
         "ddpm": (DDPMScheduler.from_config(config), {}),
         "dpmsolver++": (None, {}),
     }
-    for name in SAMPLERS:
+    for name in SAMPLERS.names:
         scheduler, step = schedulers[name]
 
         def ours(name: str = name) -> torch.Tensor:
-            return sample(dpm, Noise(seeds, shape), sampler=name, steps=steps)
+            return sample(dpm, Noise(seeds, shape), SAMPLERS[name](steps))
 
         def bare(scheduler: object = scheduler, step: dict = step) -> torch.Tensor:
             # A multistep solver keeps its history, so each run needs a new one.
@@ -116,8 +118,7 @@ def main() -> None:
         lambda: sample(
             dpm,
             Noise(seeds, shape),
-            sampler="ddim",
-            steps=steps,
+            Ddim(steps),
             guidance=ClassifierGuidance(classifier, targets, scale),
         ),
         lambda: bare_guided_loop(

@@ -17,6 +17,7 @@ import torch
 
 from side_ray.config import ExtractSection
 from side_ray.config.file import load_config
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.execution.progress import Bar
@@ -50,18 +51,18 @@ def main() -> None:
     options = parser.parse_args()
     actors = f"cluster.actors=[{options.actors}, {options.actors}]"
     config = load_config(Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml", [actors])
-    settings = ExtractSection(
+    extract = ExtractSection(
         lambdas=[0], methods=["random"], samples=SHARD, shard_size=SHARD, batch_size=SHARD, steps=2
     )
+    settings = DrawSettings.of(extract, "fp32")
     with tempfile.TemporaryDirectory() as name:
         images = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
         Path(name, "dpm").mkdir()
         OptimalDpm(images, new_schedule()).save(Path(name, "dpm"))
         store = open_store(name)
         shards = ShardSet(store, "samples", "bench", SHARD)
-        spec = GeneratorSpec(
-            store, "dpm", [SamplingJob(shards, options.samples // SHARD, "extract", 0.0, None)], settings, 0, "fp32", 1
-        )
+        job = SamplingJob(shards, options.samples // SHARD, "extract", 0.0, None)
+        spec = GeneratorSpec(store, "dpm", [job], settings, 0, 1)
         tasks = [Task(0, index) for index in range(options.samples // SHARD)]
         ensure_ray(config.cluster)
         bar = Bar("stream", options.samples, "samples", 0)

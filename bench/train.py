@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from side_ray.algorithm import run_until
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import new_unet
+from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.images import to_float
@@ -36,7 +37,7 @@ def bare_steps(spec: TrainSpec) -> Callable[[int], None]:
     """What one would write without side-ray: the same network, optimizer, clipping and EMA."""
     settings = spec.recipe.dpm
     images = to_float(read_split(spec.recipe.prepared.store, spec.recipe.prepared.key, "member").images)
-    unet = new_unet(settings.unet.model_dump(), tuple(images.shape[1:]))
+    unet = new_unet(unet_section(settings).model_dump(), tuple(images.shape[1:]))
     schedule = new_schedule(settings.schedule, settings.timesteps)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     ema = EMAModel(unet.parameters(), decay=settings.ema_decay, foreach=True)

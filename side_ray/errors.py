@@ -39,3 +39,8 @@ def one_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
     return f"{type(cause).__name__}: {text}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, for messages that must stay on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

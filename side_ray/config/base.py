@@ -78,7 +78,8 @@ class OpenSection(Section):
             known += list(owners)
             for field, items in owners.items():
                 default = registry.options()[items[0]].model_fields[field].get_default(call_default_factory=True)
-                if chosen is not None and chosen not in items and extra[field] != default:
+                shared = any(getattr(registry[item], "shared_options", False) for item in items)
+                if chosen is not None and chosen not in items and not shared and extra[field] != default:
                     raise ValueError(f"{section}.{field}: is for {key} {' and '.join(items)}, not {chosen}; drop it")
         for field in sorted(left):
             close = difflib.get_close_matches(field, known, n=1)
@@ -95,7 +96,16 @@ def _validated(section: str, options: type[Any], given: dict[str, Any]) -> Any:
         where = ".".join([section, *(str(part) for part in fault["loc"])])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; check the name"
+            message = f"unknown key; {_known(options, fault['loc'])}"
         elif fault["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
         raise ValueError(message if message.startswith(f"{section}.") else f"{where}: {message}") from None
+
+
+def _known(section: Any, location: tuple[int | str, ...]) -> str:
+    """What an unknown key inside the keys of an item could have been."""
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"

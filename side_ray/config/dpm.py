@@ -1,13 +1,23 @@
-"""How a DPM is trained: the keys of the section `dpm` that an imported one has no use for."""
+"""Section `dpm`: the diffusion model under audit, and how it is trained."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from side_ray.config.base import Count, Positive, Real, Section, Share, Whole, later
+from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole, later
+from side_ray.registry import REGISTRIES
+
+DENOISER = "dpm.denoiser"
+"""The registry of the kinds of model."""
+TRAINED = "unet"
+"""The kind of model that is trained here."""
+KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
+"""Values of `dpm.kind` that are not a kind of model themselves, and the kind that each makes."""
 
 
 class Training(Section):
+    """How a DPM is trained; an imported one needs none of these keys."""
+
     steps: Count = 10_000
     batch_size: Count = 64
     """Images per optimizer step, over all workers together."""
@@ -44,40 +54,25 @@ class Training(Section):
             raise ValueError("dpm.ema_inv_gamma: goes with dpm.ema_power; give that too, or drop this key")
         return self
 
-    def training_settings(self) -> dict[str, Any]:
-        """What the trained weights depend on, of these and the other keys of the section."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path"})
+
+def _known_kind(kind: str) -> str:
+    models = REGISTRIES[DENOISER]
+    known = [*KINDS, *(name for name in models.names if models[name].made_from_members)]
+    if kind not in known:
+        raise ValueError(f"{kind!r} is unknown; use one of {', '.join(known)}")
+    return kind
 
 
-class UnetSection(Section):
-    """Arguments of diffusers' `UNet2DModel` by their own names."""
+class DpmSection(Training, OpenSection):
+    """The diffusion model under audit. The kinds of model add their own keys (`unet`)."""
 
-    block_out_channels: list[Count] = Field(default=[128, 128, 256, 256, 512, 512])
-    down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
-    up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
-    layers_per_block: Count = 2
-    norm_num_groups: Count = 32
-    attention_head_dim: Count = 8
-    dropout: Share = 0.0
+    registries: ClassVar = (DENOISER,)
 
-    @model_validator(mode="after")
-    def _same_depth(self) -> Self:
-        depths = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
-        if len(depths) > 1:
-            raise ValueError("block_out_channels, down_block_types and up_block_types must be equally long")
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            raise ValueError(
-                f"every entry of block_out_channels must be a multiple of norm_num_groups ({self.norm_num_groups})"
-            )
-        return self
-
-
-class DpmSection(Training):
-    kind: Literal["train", "import", "optimal"] = "train"
-    """Train a U-Net, import a diffusers pipeline from `path`, or use the closed-form optimum of the members."""
+    kind: Annotated[str, AfterValidator(_known_kind)] = "train"
+    """Train a U-Net, import a model from `path`, or the name of a kind in `diffusion.denoisers` that is made from the members,
+    such as `optimal`, their closed-form optimum."""
     path: str | None = None
-    """Local directory or s3:// URI of a diffusers pipeline; giving it makes `kind` import."""
-    unet: UnetSection = UnetSection()
+    """Local directory or s3:// URI of a model, for example a diffusers pipeline; giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
@@ -85,6 +80,22 @@ class DpmSection(Training):
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
     condition_classes: Annotated[int, Field(strict=True, ge=2)] = later(10)
     """Classes of condition random."""
+
+    @property
+    def denoiser(self) -> str | None:
+        """The kind of model in `diffusion.denoisers`; None for an imported one, which is told by its directory."""
+        return KINDS.get(self.kind, self.kind)
+
+    def training_settings(self) -> dict[str, Any]:
+        """What the trained weights depend on, of the keys of this section."""
+        trained = REGISTRIES[DENOISER][TRAINED].Options.model_fields
+        others = {
+            name
+            for options in REGISTRIES[DENOISER].options().values()
+            for name in options.model_fields
+            if name not in trained
+        }
+        return self.model_dump(mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", *others})
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +112,6 @@ class DpmSection(Training):
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
         if self.kind != "train" and self.condition != "none":
             raise ValueError(
-                f"dpm.condition: {self.condition} is for training; an imported model brings its own, kind optimal has none"
+                f"dpm.condition: {self.condition} is for training; an imported model has its own condition; drop it"
             )
         return self

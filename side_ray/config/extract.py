@@ -1,18 +1,20 @@
 """Section `extract`: how images are sampled; section `given`: samples that are there already."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, LambdaGrid, Section, Share, later
+from side_ray.config.base import Count, LambdaGrid, OpenSection, Section, Share, later
+from side_ray.registry import REGISTRIES
 
 Method = Literal["random", "ti", "td"]
 
 
-Sampler = Literal["ddim", "ddpm", "dpmsolver++"]
+class ExtractSection(OpenSection):
+    """How the synthetic set and the conditions are sampled. The samplers add their own keys (`eta`)."""
 
+    registries: ClassVar = ("extract.sampler",)
 
-class ExtractSection(Section):
     methods: Annotated[list[Method], Field(min_length=1)] = Field(default=["random", "ti", "td"])
     lambdas: LambdaGrid
     """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
@@ -22,10 +24,10 @@ class ExtractSection(Section):
     """N_G: samples per condition."""
     shard_size: Count = 1000
     batch_size: Count = 100
-    sampler: Sampler = "ddim"
+    sampler: str = "ddim"
+    """A name of `diffusion.samplers`."""
     steps: Count = 50
-    eta: Share = 0.0
-    """Share of DDPM's noise that DDIM adds at each step."""
+    """Timesteps that the sampler visits."""
     samples_per_target: Count | None = later(None)
     """Images for each class instead of `samples`: N_G is then this × surrogate.classes, rounded up to whole shards, and grows
     with the number of classes (the paper's Table 2 has 1,200)."""
@@ -47,6 +49,13 @@ class ExtractSection(Section):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("extract.methods: holds a method twice; list each once")
         return self
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """The keys that every sample depends on: those of the chosen sampler, and of no other that is registered."""
+        options = REGISTRIES["extract.sampler"].options().get(self.sampler)
+        own = set(options.model_fields) if options else set()
+        # `eta` is there for every sampler, because it is part of the fingerprints of existing runs.
+        return self.model_dump(mode="json", include={"sampler", "steps", "eta", "shard_size", "batch_size", *own})
 
     def scales_of(self, method: Method) -> list[float]:
         """Guidance scales at which `method` is sampled, in ascending order."""

@@ -1,5 +1,8 @@
-"""The victim and how images are drawn from it: diffusion models, the closed-form optimum, guidance and samplers.
+"""Diffusion models and how images are drawn from them. Plain torch and diffusers, usable in a notebook alone.
 
-Pure torch and diffusers. `dpm` opens or makes a model, `schedule` holds its noise levels, `optimal` is the model that
-memorizes everything, `guidance` turns a classifier into a term of the score, and `sampler` draws images with it.
+- `draw`: the only way in which images are made; `sampler` is its loop, `samplers/` the steps (a new sampler goes there).
+- `dpm`: the interface of a model and `load_dpm`; `denoisers/` the kinds of model (a new kind goes there), around the networks
+  in `unet_dpm` and the closed form in `optimal`.
+- `noise_process`: x_t = α_t·x₀ + σ_t·ε. `condition`: a model's own classes. `guidance`: a classifier as a term of the score.
+- `likelihood`: the density of a model. `files`: reading the JSON files of a model's directory.
 """

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from side_ray.diffusion.noise_process import read_json
+from side_ray.diffusion.files import read_json
 from side_ray.errors import UserError
 
 FILE = "condition.json"
@@ -22,13 +22,13 @@ def condition_labels(
     """The class that each training image is shown with, int64 [images]; None for `none`.
 
     Args:
-        kind: `labels` are the images' own; `random` are independent of the images, as equally many of each class as can be;
+        kind: `labels` are the images' own; `random` are independent of the images, with class sizes that differ by at most one;
             `unique` gives each image a class of its own.
         own: int64 [images], -1 = no label; None where the data set has none.
         classes: classes of `random`.
 
     Raises:
-        UserError: labels are wanted that are not there, or more random classes than images.
+        UserError: `labels`, but an image has none; or `random` with fewer than 2 classes or more classes than images.
     """
     if kind == "none":
         return None
@@ -49,7 +49,7 @@ def condition_labels(
 
 @dataclass(frozen=True)
 class Condition:
-    """How often a model saw each class in training: samples are drawn with classes in the same proportion.
+    """How many training images each class has. Samples are drawn with classes in the same proportion.
 
     Args:
         counts: images of each class, every one ≥ 0, not all 0.
@@ -77,10 +77,10 @@ class Condition:
 
     @classmethod
     def load(cls, directory: Path, classes: int) -> Self:
-        """What `save` wrote; where there is nothing, as beside an imported model, all classes are equally frequent.
+        """Read what `save` wrote. Without the file, as in an imported model, all classes are equally frequent.
 
         Raises:
-            UserError: the file does not fit a model of so many classes.
+            UserError: the file does not give one count for each of the model's classes.
         """
         path = directory / FILE
         if not path.exists():

@@ -1,6 +1,7 @@
 """Classifier guidance: a classifier of noisy images as a term of the score (Eq. 11 and 12)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -9,15 +10,35 @@ Guidance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x_t float32 [B, C, H, W], t int64 [B]) → λ·∇ₓ log p_t(y|x_t), float32 [B, C, H, W]."""
 
 
+@dataclass(frozen=True)
+class ClassifierSurrogate:
+    """A classifier of noisy images that guides with one λ, for `draw`.
+
+    Args:
+        classifier: as for `ClassifierGuidance`.
+        num_classes: K, its classes.
+        scale: λ.
+    """
+
+    classifier: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    num_classes: int
+    scale: float
+
+    def guidance(self, targets: torch.Tensor) -> "ClassifierGuidance":
+        """The guidance term of a batch whose rows are guided to `targets`, int64 [B]."""
+        scale = torch.full((len(targets),), self.scale, device=targets.device)
+        return ClassifierGuidance(self.classifier, targets, scale)
+
+
 class ClassifierGuidance:
     """λ·∇ₓ log p_t(y|x_t) by automatic differentiation of a classifier.
 
     p_t(y|x_t) is the softmax of the classifier's logits. The gradient is that of +log p: it points to where the target
-    is likelier. (Algorithm 1 writes the gradient of the cross-entropy, which is −log p.)
+    is more likely. (Algorithm 1 writes the gradient of the cross-entropy, which is −log p.)
 
     Args:
-        classifier: (x_t float32 [B, C, H, W], t int64 [B]) → logits [B, K]. A module must be in eval mode throughout,
-            its BatchNorm layers too: with batch statistics each row's gradient would depend on the other rows.
+        classifier: (x_t float32 [B, C, H, W], t int64 [B]) → logits [B, K]. A module must be in eval mode, its BatchNorm
+            layers included: with batch statistics each row's gradient would depend on the other rows.
         targets: int64 [B] in 0 … K−1, the class that each row is drawn to.
         scale: float32 [B], λ of each row. Rows of λ = 0 come out as exact zeros.
 

@@ -1,9 +1,9 @@
 """The density of a DPM, by its probability-flow ODE and Hutchinson's estimate of the divergence.
 
 In x̃ = x_t/sqrt(ᾱ_t) and σ = sqrt((1−ᾱ_t)/ᾱ_t) the flow is dx̃/dσ = ε̂(x_t, t) (Song, Meng & Ermon 2021, Eq. 14), and along it
-d log p/dσ = −∇·ε̂ (Song et al. 2021, Eq. 39). It starts from the sampler's prior, x_T ~ N(0, I), and ends at the least noise
-that the model knows, σ_0 (t = 0), or earlier. So p_θ is what the deterministic sampler draws, without its clamp of x̂₀ to
-[−1, 1], and its density is taken over images in [−1, 1]^d, in nats.
+d log p/dσ = −∇·ε̂ (Song et al. 2021, Eq. 39). It starts at the sampler's prior, x_T ~ N(0, I), and ends at the lowest
+noise level of the model, σ_0 (t = 0), or earlier. So p_θ is the distribution of the deterministic sampler without its clamp
+of x̂₀ to [−1, 1]. Its density is over images in [−1, 1]^d, in nats.
 """
 
 import math
@@ -63,15 +63,15 @@ def log_likelihood(
 ) -> torch.Tensor:
     """log p_θ(x), by integrating the flow from the image to the noise.
 
-    The flow is well-behaved where the model expects its images, which is at their own noise: far from there the density
-    is that of a tail in which the flow jumps from one training image to the next. So the noise on x is to be told.
+    The flow is smooth where x has the noise that the model expects. Far from there it is in a tail of the density and jumps
+    from one training image to the next. So the variance of the noise on x must be given.
 
     Args:
         dpm: the diffusion model, evaluated 4 · `steps` times.
         x: [B, C, H, W], images in [−1, 1] with Gaussian noise on them.
         steps: Runge–Kutta steps of fourth order, equally long in log σ.
         divergence: a `Hutchinson` or `exact_divergence`.
-        variance: of the noise on x, at which p_θ is taken: the model's images, so noised. Below the model's own σ_0² it is σ_0².
+        variance: of the noise on x; p_θ is the density of the model's images with this noise. At least the model's own σ_0².
         class_labels: int64 [B] for a class-conditional U-Net; the density is then p_θ(x|y).
 
     Returns:

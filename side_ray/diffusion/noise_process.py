@@ -1,13 +1,13 @@
-"""Noise schedules: ᾱ_t of x_t = sqrt(ᾱ_t)·x₀ + sqrt(1−ᾱ_t)·ε, held by diffusers' `DDPMScheduler`."""
+"""The noise process x_t = α_t·x₀ + σ_t·ε with α_t = √ᾱ_t and σ_t = √(1−ᾱ_t), its ᾱ_t held by diffusers' `DDPMScheduler`."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from side_ray.errors import UserError
+from side_ray.diffusion.files import read_json
+from side_ray.errors import UserError, first_line
 
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -89,33 +89,16 @@ def timestep_at(alphas_cumprod: torch.Tensor, level: float) -> float:
     return below + float((level - levels[below]) / (levels[below + 1] - levels[below]))
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file is absent, unreadable, or holds something other than an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, found a {type(content).__name__}")
-    return content
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, for messages that must stay on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def noisy(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(ᾱ_t) · x₀ + sqrt(1 − ᾱ_t) · ε, the DPM's own forward process.
+    """x_t of the DPM's own forward process at the timesteps t.
 
     x0, eps: float [B, C, H, W]; t: int64 [B]; alphas_cumprod: [T], of the *target DPM's* schedule. Returns x0's dtype
     and shape.
     """
-    alpha = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
-    return (alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps).to(x0.dtype)
+    alpha_bar = alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
+    return add_noise(x0, eps, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()).to(x0.dtype)
+
+
+def add_noise(x0: Tensor, eps: Tensor, signal: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """α·x₀ + σ·ε, where signal = α and sigma = σ are numbers or broadcast to x0 [B, C, H, W]."""
+    return signal * x0 + sigma * eps

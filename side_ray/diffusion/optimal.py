@@ -1,8 +1,8 @@
-"""The closed-form optimal DPM: the minimizer of the training loss on a finite set. It memorizes everything.
+"""The closed-form optimal DPM: the minimizer of the training loss on a finite set. It memorizes every image.
 
 With training images x_i, `ε*(x_t, t) = (x_t − sqrt(ᾱ_t)·Σᵢ wᵢ xᵢ) / sqrt(1−ᾱ_t)` and
 `w = softmax(−‖x_t − sqrt(ᾱ_t)·x_i‖² / (2(1−ᾱ_t)))`: wᵢ is the posterior probability that x_t is a noisy xᵢ. It needs no
-training, and given labels its class posterior is exact too, which makes it the victim of exact tests.
+training. Given labels, its class posterior is exact too, so tests compare with it exactly.
 """
 
 import json
@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, first_line, load_schedule, read_json
-from side_ray.errors import UserError
+from side_ray.diffusion.files import read_json
+from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.errors import UserError, first_line
 
 KIND = "optimal"
 CHUNK_ELEMENTS = 2**23
@@ -27,8 +28,8 @@ CHUNK_ELEMENTS = 2**23
 class OptimalDpm:
     """The DPM that minimizes the training loss exactly on `images`.
 
-    Inside it works in float64, for near t = 0 the exponent is a squared distance divided by 2e-4, and block by block
-    over the training images, so that memory does not grow with their number. Results have the dtype of `x_t`.
+    It computes in float64, because near t = 0 the exponent is a squared distance divided by 2e-4, and block by block over
+    the training images, so that memory does not grow with their number. Results have the dtype of `x_t`.
 
     Args:
         images: float32 [N, C, H, W] in [−1, 1], N ≥ 1.
@@ -86,7 +87,7 @@ class OptimalDpm:
         labels: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The evidence and the posterior mean of x₀, by a softmax that runs over blocks of training images.
+        """The evidence and the posterior mean of x₀, by a softmax that is accumulated over blocks of training images.
 
         Args:
             x_t: [B, C, H, W].

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from side_ray.config import Config
+from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError, naming
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact, Run
@@ -65,8 +66,8 @@ class Artifacts:
         dpm = self.config.dpm
         if dpm.kind == "import":
             return self._artifact("dpm", "import", _content_hash(self.config))
-        if dpm.kind == "optimal":
-            return self._artifact("dpm", "optimal", dpm.schedule, dpm.timesteps, self.prepare.fingerprint)
+        if made := made_from_members(dpm):
+            return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()
         if dpm.condition != "random":
             settings.pop("condition_classes", None)
@@ -188,9 +189,7 @@ class Artifacts:
     @cached_property
     def _sampling(self) -> list[Any]:
         # The batch size is here because a network's last bits depend on it.
-        fields = {"sampler", "steps", "eta", "shard_size", "batch_size"}
-        settings = self.config.extract.model_dump(mode="json", include=fields)
-        return [settings, self._precision, self.config.run.seed, self.dpm.fingerprint]
+        return [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
 
     @cached_property
     def _scoring(self) -> list[Any]:

@@ -8,18 +8,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
-from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm, new_unet
-from side_ray.diffusion.guidance import ClassifierGuidance
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import Dpm, load_dpm
+from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
+from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.diffusion.sampler import Noise, sample, unet_evaluations, visited_timesteps
+from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
-from side_ray.images import encode_png, to_uint8
+from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.plan import conditions
 from side_ray.runs.preflight import fetch_import
-from side_ray.surrogate.resnet import network
+from side_ray.surrogate.resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Estimate:
 def estimate(artifacts: Artifacts) -> Estimate:
     """Count what the synthetic set and all conditions take."""
     config, shape = artifacts.config, image_shape(artifacts)
-    per_sample = unet_evaluations(config.extract.sampler, config.extract.steps)
+    per_sample = sampler_of(config.extract).evaluations
     many = conditions(config)
     guided = sum(condition.scale > 0 for condition in many) * config.extract.samples
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
@@ -60,7 +63,7 @@ def _guided_steps(config: Config) -> int:
     """Visited timesteps within the guidance interval."""
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
     start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
-    visited = visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+    visited = sampler_of(config.extract).visited_timesteps(schedule)
     return sum(start <= timestep < end for timestep in visited)
 
 
@@ -86,8 +89,8 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
     def state(stage: str) -> str:
         return "" if obstacle else "[there]" if getattr(artifacts, stage).done else "[to do]"
 
-    victims = {"train": f"train for {config.dpm.steps:,} steps", "import": "import", "optimal": "closed form"}
-    victim = victims[config.dpm.kind]
+    made = made_from_members(config.dpm)
+    victim = made.title if made else f"train for {config.dpm.steps:,} steps" if config.dpm.kind == "train" else "import"
     student = f"{config.surrogate.labels} labels, {config.surrogate.steps:,} steps"
     names = ", ".join(f"{each.method} λ={each.scale:g}" for each in many)
     total = f"{len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}"
@@ -123,27 +126,16 @@ def probe(artifacts: Artifacts) -> float:
     config, shape = artifacts.config, image_shape(artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(artifacts, shape).to(device)
-    classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True).to(device).eval()
-    settings, size = config.extract, config.extract.batch_size
-    targets, scale = torch.zeros(size, dtype=torch.int64, device=device), torch.ones(size, device=device)
-    seconds = 0.0
+    classifier = _student(config, shape).to(device)
+    settings = DrawSettings.of(config.extract, config.cluster.precision)
+    surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0)
+    seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
+    size, seconds = settings.batch_size, 0.0
     for _ in range(2):
         began = time.perf_counter()
-        guidance = ClassifierGuidance(classifier, targets, scale)
-        noise = Noise(range(size), shape)
-        to_uint8(
-            sample(
-                dpm,
-                noise,
-                sampler=settings.sampler,
-                steps=settings.steps,
-                eta=settings.eta,
-                guidance=guidance,
-                class_labels=None if dpm.num_classes is None else targets,
-            )
-        )
-        seconds = time.perf_counter() - began
-    return size / seconds
+        drawn = draw(dpm, seeds[:size], settings, surrogate, batch_size=size)
+        size, seconds, count = drawn.batch_size, time.perf_counter() - began, len(drawn.images)
+    return count / seconds
 
 
 def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
@@ -152,10 +144,17 @@ def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
         return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
     if config.dpm.kind == "import":
         return load_dpm(fetch_import(config, shape))
+    if made := made_from_members(config.dpm):
+        return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
-    if config.dpm.kind == "optimal":
-        return OptimalDpm(torch.zeros(config.data.members, *shape), schedule)
-    return UnetDpm(new_unet(config.dpm.unet.model_dump(), shape).eval(), schedule)
+    return UnetDpm(new_unet(unet_section(config.dpm).model_dump(), shape).eval(), schedule)
+
+
+def _student(config: Config, shape: tuple[int, int, int]) -> ResNet:
+    """An untrained student: its speed does not depend on the weights."""
+    classes = config.surrogate.classes
+    student = ResNet.from_section(config.surrogate, num_classes=classes, in_channels=shape[0], time=True)
+    return student.eval().requires_grad_(False)
 
 
 def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = False) -> int:
@@ -172,11 +171,10 @@ def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = Fals
 
 def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
     config = artifacts.config
-    if config.dpm.kind == "optimal":
-        # A product with every member for the distances, another for their mean.
-        return 4 * config.data.members * int(np.prod(shape))
+    if made := made_from_members(config.dpm):
+        return made.flops(config.data.members, shape)
     if config.dpm.kind == "train":
-        unet = new_unet(config.dpm.unet.model_dump(), shape).eval()
+        unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(artifacts, shape)
         assert isinstance(dpm, UnetDpm)
@@ -188,8 +186,12 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:
-    module = network(config.surrogate, shape[0], config.surrogate.classes, time=True).eval().requires_grad_(False)
-    return _count(module, torch.zeros(1, *shape, requires_grad=True), torch.zeros(1, dtype=torch.int64), backward=True)
+    return _count(
+        _student(config, shape),
+        torch.zeros(1, *shape, requires_grad=True),
+        torch.zeros(1, dtype=torch.int64),
+        backward=True,
+    )
 
 
 def _png_bytes(shape: tuple[int, int, int]) -> int:

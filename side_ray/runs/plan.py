@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from side_ray.config import Config, Method
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.draw import sampler_of
 
 
 @dataclass(frozen=True, order=True)
@@ -35,14 +37,17 @@ def describe(config: Config) -> str:
             f"audit: score {samples:,} images of {config.given.samples} against {config.data.members:,} training images"
             f"{unseen} by {config.score.similarity}; report"
         )
-    victim = {
-        "train": f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images",
-        "import": f"import {config.dpm.path}",
-    }.get(config.dpm.kind, f"use the closed-form DPM of {config.data.members:,} images")
+    made = made_from_members(config.dpm)
+    if made:
+        victim = f"use the {made.title} DPM of {config.data.members:,} images"
+    elif config.dpm.kind == "import":
+        victim = f"import {config.dpm.path}"
+    else:
+        victim = f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images"
     beside = "; repeat it with a DPM of other images" if config.control else ""
     return (
         f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
         f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
-        f"{samples:,} = {len(many) * samples:,} images with {config.extract.sampler}-{config.extract.steps}; "
+        f"{samples:,} = {len(many) * samples:,} images with {sampler_of(config.extract)}; "
         f"score by {config.score.similarity}{beside}; report"
     )

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from side_ray.config import Config
-from side_ray.diffusion.dpm import load_dpm, new_unet
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.sampler import visited_timesteps
+from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
@@ -43,12 +45,12 @@ def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
     config = artifacts.config
     with naming("extract.steps"):
         schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-        visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
+        sampler_of(config.extract).visited_timesteps(schedule)
     if source is not None:
         height, width, channels = source.shape
         if config.dpm.kind == "train":
             with naming("dpm.unet"):
-                new_unet(config.dpm.unet.model_dump(), (channels, height, width))
+                new_unet(unet_section(config.dpm).model_dump(), (channels, height, width))
         if not source.labelled and config.dpm.condition == "labels":
             raise UserError(
                 f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"

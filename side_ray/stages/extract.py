@@ -5,17 +5,17 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
-from side_ray.config import Config, ExtractSection
+from side_ray.config import Config
 from side_ray.diffusion.dpm import Dpm, load_dpm
-from side_ray.diffusion.guidance import ClassifierGuidance
-from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.draw import Drawn, DrawSettings, draw
+from side_ray.diffusion.guidance import ClassifierSurrogate
+from side_ray.diffusion.sampler import sample_seed
 from side_ray.execution.audit import Audit
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
-from side_ray.images import image_column, to_uint8
+from side_ray.images import image_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
@@ -40,9 +40,8 @@ class GeneratorSpec:
     store: Store
     dpm: str
     jobs: list[SamplingJob]
-    extract: ExtractSection
+    settings: DrawSettings
     seed: int
-    precision: str
     threads: int
 
 
@@ -63,88 +62,39 @@ class Generator(ShardActor):
         self.dpm: Dpm = load_dpm(spec.store.fetch_dir(spec.dpm), device=self.device)
         self._classifiers: dict[str, ResNet] = {}
         self._device_lock = threading.Lock()
-        self._batch = spec.extract.batch_size
+        self._batch = spec.settings.batch_size
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         job = self.spec.jobs[task.job]
+        first = task.shard * job.output.rows
+        ids = range(first, first + job.output.rows)
+        seeds = [sample_seed(self.spec.seed, job.stream, i) for i in ids]
         with self._device_lock:
             began = time.perf_counter()
-            seeds, targets, classes, images, row["note"] = self._sample(job, task.shard)
-            row["seconds_sample"] = time.perf_counter() - began
+            drawn = self._draw(job, seeds)
+            row |= {"seconds_sample": time.perf_counter() - began, "note": drawn.note}
         began = time.perf_counter()
-        first = task.shard * job.output.rows
-        columns: dict[str, Any] = {
-            "sample_id": pa.array(range(first, first + job.output.rows), pa.int64()),
-            "seed": pa.array(seeds, pa.int64()),
-        }
+        columns: dict[str, Any] = {"sample_id": pa.array(ids, pa.int64()), "seed": pa.array(seeds, pa.int64())}
         if job.stream == "extract":
-            columns["target"] = pa.array(targets, pa.int64()) if targets else pa.nulls(len(seeds), pa.int64())
-        if classes is not None:
-            columns["class"] = pa.array(classes, pa.int64())
-        table = pa.table({**columns, "image": image_column(images)})
+            nulls = pa.nulls(len(seeds), pa.int64())
+            columns["target"] = nulls if drawn.targets is None else pa.array(drawn.targets, pa.int64())
+        if drawn.classes is not None:
+            columns["class"] = pa.array(drawn.classes, pa.int64())
+        table = pa.table({**columns, "image": image_column(drawn.images)})
         row["seconds_encode"] = time.perf_counter() - began
         began, retries = time.perf_counter(), self.spec.store.retries
         job.output.write(task.shard, table, row["note"])
         row["seconds_write"] = time.perf_counter() - began
         row |= {"retries": self.spec.store.retries - retries, "rows": job.output.rows}
 
-    def _sample(self, job: SamplingJob, shard: int) -> tuple[list[int], list[int], np.ndarray | None, np.ndarray, str]:
-        """Seeds, guidance targets, the DPM's own class conditions (None without), images, and what is unusual."""
-        rows = job.output.rows
-        seeds = [sample_seed(self.spec.seed, job.stream, i) for i in range(shard * rows, (shard + 1) * rows)]
-        classifier = self._classifier(job.classifier) if job.classifier else None
-        targets = [target_of(seed, classifier.config.num_classes) for seed in seeds] if classifier else []
-        classes = self.dpm.condition.classes_of(seeds) if self.dpm.condition else None
-        parts, start, note = [], 0, ""
-        while start < rows:
-            chosen = slice(start, start + self._batch)
-            try:
-                condition = None if classes is None else classes[chosen]
-                parts.append(self._sample_batch(job, seeds[chosen], classifier, targets[chosen], condition))
-            except torch.OutOfMemoryError:
-                if self._batch == 1:
-                    raise
-                self._batch //= 2
-                torch.cuda.empty_cache()
-                continue
-            start += self._batch
-        if self._batch < self.spec.extract.batch_size:
-            note = f"sampled {self._batch} at a time instead of {self.spec.extract.batch_size}: the device ran out of memory"
-        return seeds, targets, classes, np.concatenate(parts), note
-
-    def _sample_batch(
-        self,
-        job: SamplingJob,
-        seeds: list[int],
-        classifier: ResNet | None,
-        targets: list[int],
-        classes: np.ndarray | None,
-    ) -> np.ndarray:
-        """One batch, padded to the working size: a network's last bits depend on how many rows it sees."""
-        wanted = len(seeds)
-        padding = self._batch - wanted
-        seeds = seeds + seeds[-1:] * padding
-        guidance = None
-        if classifier is not None:
-            rows = torch.tensor(targets + targets[-1:] * padding, device=self.device)
-            guidance = ClassifierGuidance(classifier, rows, torch.full((self._batch,), job.scale, device=self.device))
-        labels = None if classes is None else torch.from_numpy(np.pad(classes, (0, padding), "edge")).to(self.device)
-        noise = Noise(seeds, self.dpm.image_shape)
-        settings = self.spec.extract
-        enabled = self.spec.precision != "fp32"
-        dtype = torch.float16 if self.spec.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
-            images = sample(
-                self.dpm,
-                noise,
-                sampler=settings.sampler,
-                steps=settings.steps,
-                eta=settings.eta,
-                guidance=guidance,
-                class_labels=labels,
-                guidance_interval=settings.guidance_interval,
-            )
-        return to_uint8(images[:wanted])
+    def _draw(self, job: SamplingJob, seeds: list[int]) -> Drawn:
+        surrogate = None
+        if job.classifier:
+            classifier = self._classifier(job.classifier)
+            surrogate = ClassifierSurrogate(classifier, classifier.config.num_classes, job.scale)
+        drawn = draw(self.dpm, seeds, self.spec.settings, surrogate, batch_size=self._batch)
+        self._batch = drawn.batch_size
+        return drawn
 
     def _classifier(self, directory: str) -> ResNet:
         if directory not in self._classifiers:
@@ -181,8 +131,7 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
         jobs,
-        config.extract,
+        DrawSettings.of(config.extract, config.cluster.precision),
         config.run.seed,
-        config.cluster.precision,
         config.cluster.actor_cpus,
     )

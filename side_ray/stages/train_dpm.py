@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from side_ray.config import DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
-from side_ray.diffusion.dpm import UnetDpm, new_unet, save_pipeline
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule, noisy
-from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
@@ -58,7 +60,7 @@ class DpmRecipe(Recipe):
         self.condition = None if labels is None else Condition.of_labels(labels)
         self.labels = None if labels is None else torch.from_numpy(labels).to(device)
         classes = {"num_class_embeds": len(self.condition.counts)} if self.condition else {}
-        self.module: nn.Module = new_unet(dpm.unet.model_dump() | classes, members.shape)
+        self.module: nn.Module = new_unet(unet_section(dpm).model_dump() | classes, members.shape)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """x₀ and ε, float32 [n, C, H, W], t, int64 [n], and of a conditional model the class, int64 [n]."""
@@ -70,7 +72,7 @@ class DpmRecipe(Recipe):
         if self.dpm.flips:
             mirrored = torch.rand(size, generator=generator, device=self.device) < 0.5
             x0 = torch.where(mirrored[rows, None, None, None], x0.flip(-1), x0)
-        if self.dpm.unet.dropout:
+        if unet_section(self.dpm).dropout:
             # Dropout draws from the common generator, which a resumed training would find elsewhere.
             torch.manual_seed(_step_seed(self.seed, step) ^ rows.start)
         return x0, eps[rows], t[rows], *(() if self.labels is None else (self.labels[ids],))
@@ -87,7 +89,7 @@ class DpmRecipe(Recipe):
 
     def watch(self) -> tuple[dict[str, float], np.ndarray]:
         assert self.watch_spec is not None
-        return watch(self.watch_spec, UnetDpm(self.module, self.schedule), self.members.pieces())
+        return watch(self.watch_spec, UnetDpm(self.module, self.schedule, self.condition), self.members.pieces())
 
     def export(self, directory: Path) -> dict[str, Any]:
         self.members.close()
@@ -130,7 +132,8 @@ def train_dpm(audit: Audit) -> None:
             ema_inv_gamma=dpm.ema_inv_gamma,
             watch_every=dpm.samples_every,
         )
-        watched = WatchSpec(config.run.seed, config.extract, config.score, dpm.probe) if dpm.samples_every else None
+        settings = DrawSettings.of(config.extract, config.cluster.precision)
+        watched = WatchSpec(config.run.seed, settings, config.score, dpm.probe) if dpm.samples_every else None
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, watched)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
@@ -141,18 +144,20 @@ def train_dpm(audit: Audit) -> None:
         _import(artifacts)
         audit.reporter.say(f"dpm: imported {dpm.path}")
     else:
-        _write_optimal(artifacts)
-        audit.reporter.say("dpm: wrote the closed-form optimum of the members")
+        _make(audit)
     audit.run.point_latest(dpm=artifact.key)
 
 
-def _write_optimal(artifacts: Artifacts) -> None:
-    config, artifact = artifacts.config, artifacts.dpm
+def _make(audit: Audit) -> None:
+    config, artifacts = audit.config, audit.artifacts
+    artifact, kind = artifacts.dpm, made_from_members(config.dpm)
+    assert kind is not None
     images = to_float(read_split(artifact.store, artifacts.prepare.key, "member").images)
     with tempfile.TemporaryDirectory() as directory:
-        OptimalDpm(images, new_schedule(config.dpm.schedule, config.dpm.timesteps)).save(Path(directory))
+        kind.save(kind.make(images, config.dpm), Path(directory))
         artifact.store.put_dir(Path(directory), artifact.key)
-    artifact.finish(kind="optimal", images=len(images))
+    artifact.finish(kind=config.dpm.kind, images=len(images))
+    audit.reporter.say(f"dpm: made the {kind.title} DPM of the members")
 
 
 def _import(artifacts: Artifacts) -> None:

@@ -22,7 +22,7 @@ from side_ray.surrogate.distill import (
     draw,
     require_better_than_chance,
 )
-from side_ray.surrogate.resnet import ResNet, network
+from side_ray.surrogate.resnet import ResNet
 from side_ray.training.classifier import train_classifier, train_part
 from side_ray.training.loop import Recipe
 from side_ray.training.members import floats, on_device
@@ -73,7 +73,9 @@ class StudentRecipe(Recipe):
         self.alphas_cumprod = alphas_cumprod.to(device)
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, self.pixels.shape[1], teacher.shape[1], time=True)
+        self.module: nn.Module = ResNet.from_section(
+            section, num_classes=teacher.shape[1], in_channels=self.pixels.shape[1], time=True
+        )
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """x₀ float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""

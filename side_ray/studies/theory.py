@@ -8,8 +8,10 @@ import numpy as np
 from side_ray.algorithm import run_until
 from side_ray.config import Config
 from side_ray.diffusion.condition import condition_labels
-from side_ray.diffusion.dpm import UnetDpm, load_dpm
+from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.noise_process import add_noise
 from side_ray.diffusion.sampler import Noise
+from side_ray.diffusion.unet_dpm import UnetDpm
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
@@ -19,7 +21,7 @@ from side_ray.report.theory import theory_figures, theory_text, verdicts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.shards import ShardSet
 from side_ray.stages.train_dpm import classes_of_members
-from side_ray.studies.theory_worker import Kind, TheoryJob, TheorySpec, TheoryWorker, noise_seeds, noised
+from side_ray.studies.theory_worker import Kind, TheoryJob, TheorySpec, TheoryWorker, noise_seeds
 from side_ray.surrogate.labels import cluster_labels, pixel_features
 from side_ray.theory.latents import analyse
 from side_ray.theory.measures import (
@@ -195,7 +197,8 @@ class _Study:
         for t in self.settings.timesteps:
             noise = Noise(noise_seeds(self.config.run.seed, f"latents/{t}", range(len(x0))), self.dpm.image_shape)
             alpha_bar = float(self.dpm.alphas_cumprod[t])
-            x_t = [noised(x0, noise.normal(), alpha_bar).flatten(1).numpy() for _ in range(self.settings.draws)]
+            levels = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+            x_t = [add_noise(x0, noise.normal(), *levels).flatten(1).numpy() for _ in range(self.settings.draws)]
             yield {"latent": "x_t", "t": t, **self._analysis(np.concatenate(x_t), labellings)}
         for job in self.jobs:
             for t in self.settings.timesteps if job.kind == "latents" else ():

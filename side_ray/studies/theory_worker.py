@@ -12,11 +12,12 @@ import torch
 
 from side_ray.config import Config
 from side_ray.config.studies import TheorySection
-from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm
-from side_ray.diffusion.latents import middle_block
+from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.likelihood import Hutchinson, draw, log_likelihood
+from side_ray.diffusion.noise_process import add_noise
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample_seed
+from side_ray.diffusion.unet_dpm import UnetDpm, middle_block
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_split
@@ -69,11 +70,6 @@ class TheorySpec:
 def noise_seeds(seed: int, stream: str, rows: range) -> list[int]:
     """The seeds of rows of one of the theory's random streams."""
     return [sample_seed(seed, f"theory/{stream}", i) for i in rows]
-
-
-def noised(x0: torch.Tensor, eps: torch.Tensor, alpha_bar: float) -> torch.Tensor:
-    """x_t = sqrt(ᾱ_t)·x₀ + sqrt(1−ᾱ_t)·ε, all [B, C, H, W]."""
-    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
 
 class TheoryWorker(ShardActor):
@@ -160,9 +156,10 @@ class TheoryWorker(ShardActor):
             noise = Noise(noise_seeds(self.spec.seed, f"{stream}/{t}", rows), self.dpm.image_shape)
             steps = torch.full((len(x0),), t, dtype=torch.int64, device=self.device)
             alpha_bar = float(self.dpm.alphas_cumprod[t])
+            levels = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
             drawn = [
                 middle_block(
-                    self.dpm, noised(x0, noise.normal(), alpha_bar).to(self.device), steps, self._on_device(labels)
+                    self.dpm, add_noise(x0, noise.normal(), *levels).to(self.device), steps, self._on_device(labels)
                 )
                 for _ in range(self.spec.theory.draws)
             ]

@@ -1,9 +1,8 @@
 """Time-dependent knowledge distillation (TDKD): the loss of the paper's Eq. 13 (155), and accuracy as a function of the
 timestep.
 
-One training step is a function of (seed, step): batch, timesteps and noise are drawn anew for every step from its own
-stream, so a training that is stopped and resumed at any step sees what an undisturbed one sees, and ranks agree without
-talking.
+One training step is a function of (seed, step): batch, timesteps and noise of every step come from a random stream of its
+own. So a resumed training sees the same data as an uninterrupted one, and ranks agree without communication.
 """
 
 from collections.abc import Callable
@@ -100,7 +99,7 @@ def accuracy_by_timestep(
     seed: int = 0,
     batch: int = 512,
 ) -> list[Accuracy]:
-    """How often the student still tells x₀'s label from x_t, for `bins` ranges of t of (nearly) equal width, from small
+    """How often the student predicts x₀'s label from x_t, for `bins` ranges of t of (nearly) equal width, from small
     t to large.
 
     Every image counts once in every bin, at a timestep and noise of its own, drawn from `seed`. Give images that the
@@ -130,8 +129,9 @@ def require_better_than_chance(curve: list[Accuracy], labels: Tensor, significan
     """Raise RunError if the student's accuracy in the first bin, where x_t is nearly clean, does not beat the best
     constant guess.
 
-    labels: int64 [N], the ones behind `curve`; the constant guess is their commonest value. 'Beats' is a one-sided
-    binomial test at `significance`. Not for random labels: nobody can predict those of images that were not trained on.
+    labels: int64 [N], those that `curve` was measured with; the constant guess is their most frequent value. 'Beats' is a
+    one-sided binomial test at `significance`. Not for random labels, which cannot be predicted for images that were not
+    trained on.
     """
     counts = torch.bincount(labels)
     chance = float(counts.max() / counts.sum())

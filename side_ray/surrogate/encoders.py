@@ -1,4 +1,4 @@
-"""What looks at the DPM's images to label them: a classifier of clean images, or an encoder whose features are clustered."""
+"""Networks that label the DPM's images: a classifier of clean images, or an encoder whose features are clustered."""
 
 import pickle
 import re
@@ -76,7 +76,7 @@ class Teacher:
 
 def open_teacher(path: str, size: int | None, expects: Input, device: str = "cpu") -> Teacher:
     """A ResNet of basic blocks in torchvision's layout (`resnet18`, `resnet34`, also with a 3×3 stem), whose number of
-    blocks, channels and classes the weights themselves tell.
+    blocks, channels and classes is read from the weights.
 
     Raises:
         UserError: no such file, no state dict of plain tensors, or one of another network.
@@ -104,7 +104,7 @@ def open_teacher(path: str, size: int | None, expects: Input, device: str = "cpu
 
 
 def _state_dict(path: str) -> dict[str, torch.Tensor]:
-    """Weights from safetensors, or from what `torch.save` wrote of a state dict; nothing in the file is run."""
+    """Weights from safetensors or from a state dict that `torch.save` wrote; no code in the file is run."""
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
@@ -122,14 +122,14 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
 
 
 def open_encoder(kind: Literal["sscd", "clip"], key: str, path: str, policy: str, device: str = "cpu") -> Encoder:
-    """What gives unit vectors float32 [N, d] of images uint8 [N, H, W, C], from a file in TorchScript or ONNX.
+    """An encoder from a TorchScript or ONNX file: images uint8 [N, H, W, C] to unit vectors float32 [N, d].
 
     Args:
         kind: `clip` has CLIP's own preprocessing (224 pixels, bicubic, its mean and deviation), `sscd` has `policy`.
         key: the config's key of `path`, for messages.
 
     Raises:
-        UserError: the file is no such model; the encoder itself where the model does not give one vector per image.
+        UserError: the file is no such model. The encoder raises it where the model does not give one vector per image.
     """
 
     def encode(images: np.ndarray) -> np.ndarray:

@@ -157,6 +157,12 @@ class ResNet(nn.Module):
             raise UserError(f"unknown network '{name}': use one of {', '.join(PRESETS)}")
         return cls(ResNetConfig(num_classes=num_classes, **(PRESETS[name] | changes)))
 
+    @classmethod
+    def from_section(cls, section: SurrogateSection, *, num_classes: int, in_channels: int, time: bool) -> Self:
+        """The untrained classifier that the config's section `surrogate` asks for, with or without time module."""
+        changes = {"width": section.width, "stem": section.stem, "in_channels": in_channels, "time": time}
+        return cls.preset(section.arch, num_classes, **changes)
+
     def features(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         """The penultimate layer.
 
@@ -216,8 +222,3 @@ def load_torchvision(state: dict[str, Tensor], config: ResNetConfig) -> ResNet:
             f"the state dict is not that of a {list(config.blocks)} ResNet: {str(error).splitlines()[1].strip()}"
         ) from error
     return model.eval()
-
-
-def network(section: SurrogateSection, channels: int, classes: int, time: bool) -> ResNet:
-    """The classifier that the config asks for, with or without time module."""
-    return ResNet.preset(section.arch, classes, width=section.width, stem=section.stem, in_channels=channels, time=time)

@@ -14,7 +14,7 @@ from side_ray.config import SurrogateSection
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.run import Artifact
-from side_ray.surrogate.resnet import ResNet, network
+from side_ray.surrogate.resnet import ResNet
 from side_ray.training.data import open_members
 from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members
@@ -62,7 +62,9 @@ class CleanRecipe(Recipe):
         assert members.labels is not None
         self.members, self.labels, self.device = members, members.labels, device
         torch.manual_seed(seed)
-        self.module: nn.Module = network(section, members.shape[0], int(self.labels.max()) + 1, time=False)
+        self.module: nn.Module = ResNet.from_section(
+            section, num_classes=int(self.labels.max()) + 1, in_channels=members.shape[0], time=False
+        )
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """Images float32 [n, C, H, W] and their labels int64 [n]."""

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from side_ray.config import ExtractSection, ScoreSection
+from side_ray.config import ScoreSection
 from side_ray.diffusion.dpm import Dpm
-from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
-from side_ray.images import ImageSet, to_uint8
+from side_ray.diffusion.draw import DrawSettings, draw
+from side_ray.diffusion.sampler import sample_seed
+from side_ray.images import ImageSet
 from side_ray.similarity.registry import similarity_of
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.probe import probe_ams
@@ -25,14 +25,16 @@ class WatchSpec:
     """How to sample, as the audit will, and what to measure: `probe` = samples compared with the members, None = none."""
 
     seed: int
-    extract: ExtractSection
+    settings: DrawSettings
     score: ScoreSection
     probe: int | None
 
 
 def watch(spec: WatchSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[str, float], np.ndarray]:
     """The probe's AMS by band (empty without probe), and the grid uint8 [H, W, C]."""
-    images = _samples(spec, dpm, max(GRID, spec.probe or 0))
+    seeds = [sample_seed(spec.seed, STREAM, i) for i in range(max(GRID, spec.probe or 0))]
+    settings = replace(spec.settings, batch_size=min(spec.settings.batch_size, len(seeds)))
+    images = draw(dpm, seeds, settings).images
     measured = {}
     if spec.probe:
         similarity = similarity_of(spec.score)
@@ -51,19 +53,3 @@ def tiled(images: np.ndarray) -> np.ndarray:
     grid[:count] = images
     grid = grid.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return grid.reshape(rows * height, columns * width, channels)
-
-
-def _samples(spec: WatchSpec, dpm: Dpm, count: int) -> np.ndarray:
-    seeds = [sample_seed(spec.seed, STREAM, i) for i in range(count)]
-    settings, parts = spec.extract, []
-    for start in range(0, count, settings.batch_size):
-        chosen = seeds[start : start + settings.batch_size]
-        labels = None
-        if dpm.num_classes is not None:
-            labels = torch.tensor([target_of(seed, dpm.num_classes) for seed in chosen], device=dpm.device)
-        noise = Noise(chosen, dpm.image_shape)
-        images = sample(
-            dpm, noise, sampler=settings.sampler, steps=settings.steps, eta=settings.eta, class_labels=labels
-        )
-        parts.append(to_uint8(images))
-    return np.concatenate(parts)

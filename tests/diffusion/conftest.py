@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DModel
 from sklearn.datasets import load_digits
 
-from side_ray.diffusion.dpm import UnetDpm, new_unet
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 
 
 @pytest.fixture(autouse=True)

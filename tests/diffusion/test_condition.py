@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from side_ray.diffusion.condition import FILE, Condition, condition_labels
-from side_ray.diffusion.dpm import load_dpm, save_pipeline
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import sample_seed, target_of
+from side_ray.diffusion.unet_dpm import save_pipeline
 from side_ray.errors import UserError
 
 OWN = np.array([2, 0, 2, 1, 1, 2])

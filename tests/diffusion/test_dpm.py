@@ -8,9 +8,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from side_ray.diffusion.dpm import UnetDpm, load_dpm, new_unet, save_pipeline
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.sampler import Noise, sample
+from side_ray.diffusion.samplers.ddim import Ddim
+from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.errors import UserError
 
 
@@ -108,7 +110,7 @@ def test_an_exported_pipeline_is_plain_diffusers(small_unet, pipeline):
 def test_plain_diffusers_samples_the_same_images_from_an_exported_pipeline(small_unet, tmp_path, shape, classes):
     save_pipeline(small_unet(shape, num_class_embeds=classes), new_schedule("linear").config, tmp_path)
     labels = None if classes is None else torch.tensor([0, 1, 3])
-    ours = sample(load_dpm(tmp_path), Noise([1, 2, 3], shape), sampler="ddim", steps=20, class_labels=labels)
+    ours = sample(load_dpm(tmp_path), Noise([1, 2, 3], shape), Ddim(20), class_labels=labels)
 
     opened = DDPMPipeline.from_pretrained(tmp_path)
     scheduler = DDIMScheduler.from_config(opened.scheduler.config)

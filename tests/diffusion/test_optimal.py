@@ -9,6 +9,8 @@ from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import ExactPosterior, OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.samplers import SAMPLERS
+from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.errors import UserError
 
 SHAPE = (1, 8, 8)
@@ -124,7 +126,7 @@ def test_class_labels_are_refused(dpm):
 def test_colour_images_that_are_not_square():
     images = torch.rand(12, 3, 6, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
     dpm = OptimalDpm(images, new_schedule("cosine", 100))
-    drawn = sample(dpm, Noise(range(40), dpm.image_shape), sampler="ddim", steps=20)
+    drawn = sample(dpm, Noise(range(40), dpm.image_shape), Ddim(20))
     assert drawn.shape == (40, 3, 6, 10)
     # Not torch.cdist: in float32 it is off by 6e-3 between equal images.
     assert (drawn[:, None] - images[None]).flatten(2).norm(dim=2).min(1).values.max() < 1e-5
@@ -180,7 +182,7 @@ def test_labels_and_targets_that_do_not_fit_are_refused(dpm, digits):
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 50), ("ddpm", 50), ("dpmsolver++", 40)])
 def test_unguided_it_emits_training_images_only_and_all_of_them(dpm, sampler, steps):
-    drawn = sample(dpm, Noise(seeds(1500), SHAPE), sampler=sampler, steps=steps)
+    drawn = sample(dpm, Noise(seeds(1500), SHAPE), SAMPLERS[sampler](steps))
     best, index = normalized_l2(drawn, dpm.images).min(dim=1)
     assert float((best < 0.05).double().mean()) == 1.0
     assert len(index.unique()) == len(dpm.images)
@@ -189,7 +191,7 @@ def test_unguided_it_emits_training_images_only_and_all_of_them(dpm, sampler, st
 @pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])
 def test_unguided_with_other_schedules(digits, schedule):
     dpm = OptimalDpm(digits[0], new_schedule(schedule))
-    best = normalized_l2(sample(dpm, Noise(seeds(200), SHAPE), sampler="ddim", steps=50), dpm.images).min(dim=1).values
+    best = normalized_l2(sample(dpm, Noise(seeds(200), SHAPE), Ddim(50)), dpm.images).min(dim=1).values
     assert best.max() < 0.05
 
 
@@ -199,7 +201,7 @@ def test_guided_to_a_class_it_emits_that_class_only(dpm, digits, sampler, steps,
     images, labels = digits
     targets = torch.tensor([target_of(seed, 10) for seed in seeds(500)])
     guidance = ExactPosterior(dpm, labels).guidance(targets, torch.full((500,), scale))
-    drawn = sample(dpm, Noise(seeds(500), SHAPE), sampler=sampler, steps=steps, guidance=guidance)
+    drawn = sample(dpm, Noise(seeds(500), SHAPE), SAMPLERS[sampler](steps), guidance=guidance)
     best, index = normalized_l2(drawn, images).min(dim=1)
     assert best.max() < 0.05
     assert torch.equal(labels[index], targets)
@@ -211,9 +213,9 @@ def test_lambda_to_zero_is_continuous(dpm, digits):
 
     def draw(scale: float) -> torch.Tensor:
         guidance = posterior.guidance(targets, torch.full((300,), scale))
-        return sample(dpm, Noise(seeds(300), SHAPE), sampler="ddim", steps=50, guidance=guidance)
+        return sample(dpm, Noise(seeds(300), SHAPE), Ddim(50), guidance=guidance)
 
-    plain = sample(dpm, Noise(seeds(300), SHAPE), sampler="ddim", steps=50)
+    plain = sample(dpm, Noise(seeds(300), SHAPE), Ddim(50))
     assert torch.equal(draw(0.0), plain)
     moved = {scale: (draw(scale) - plain).flatten(1).norm(dim=1) for scale in (1.0, 1e-2, 1e-3, 1e-4)}
     # The model emits isolated points: with λ the share of samples that end at another one vanishes …
@@ -237,7 +239,7 @@ def test_round_trip_through_load_dpm(dpm, tmp_path):
     assert torch.equal(again.images, dpm.images)
     assert torch.equal(again.alphas_cumprod, dpm.alphas_cumprod)
     assert json.loads((tmp_path / "victim" / "config.json").read_text())["kind"] == "optimal"
-    draws = [sample(model, Noise(seeds(4), SHAPE), sampler="ddim", steps=10) for model in (dpm, again)]
+    draws = [sample(model, Noise(seeds(4), SHAPE), Ddim(10)) for model in (dpm, again)]
     assert torch.equal(*draws)
 
 

@@ -1,6 +1,7 @@
 """What an audit costs is counted, and told before the data, the weights and the storage are there."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from typer.testing import CliRunner
 
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import new_unet
+from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate
+from side_ray.runs.cost import estimate, probe
+from tests.audits import tiny_config
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
@@ -57,3 +59,24 @@ def test_flops_are_those_of_the_network(tmp_path):
     with torch.no_grad():
         unet(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
     assert estimate(Artifacts.open(config)).unet_flops == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_probe_samples_as_the_audit_will(tmp_path, precision, dtype):
+    """With its precision, and guided only within its interval: 3 of 10 steps, in a first batch and in the timed one."""
+    config = tiny_config(
+        tmp_path / "run", extract__steps=10, extract__guidance_interval=[0.2, 0.5], cluster__precision=precision
+    )
+    calls: dict[str, list[torch.dtype]] = {"UNet2DModel": [], "ResNet": []}
+
+    def count(module: torch.nn.Module, _, output: Any) -> None:
+        if type(module).__name__ in calls:
+            found = output[0] if isinstance(output, tuple) else output
+            calls[type(module).__name__].append(found.dtype)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        assert probe(Artifacts.open(config)) > 0
+    finally:
+        handle.remove()
+    assert calls == {"UNet2DModel": [dtype] * 20, "ResNet": [torch.float32] * 6}

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from side_ray.config import ExtractSection
+from side_ray.diffusion import draw as drawing
+from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.images import decode_column
@@ -32,7 +34,7 @@ def spec(tmp_path):
         SamplingJob(ShardSet(store, "synthetic", "f", 10), 2, "synthetic", 0.0, None),
     ]
     settings = ExtractSection(lambdas=[0, 3], samples=20, shard_size=10, batch_size=4, sampler="ddim", steps=6)
-    return GeneratorSpec(store, "dpm", jobs, settings, seed=5, precision="fp32", threads=1)
+    return GeneratorSpec(store, "dpm", jobs, DrawSettings.of(settings, "fp32"), seed=5, threads=1)
 
 
 def call(generator: Generator, job: int, shard: int) -> dict:
@@ -88,14 +90,14 @@ def test_two_calls_at_once_in_one_actor(spec):
 
 
 def test_out_of_memory_halves_the_batch_and_marks_the_shard(spec, monkeypatch):
-    real = extract.sample
+    real = drawing.sample
 
-    def too_large(dpm, noise, **settings):
+    def too_large(dpm, noise, *rest, **settings):
         if noise.shape[0] > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return real(dpm, noise, **settings)
+        return real(dpm, noise, *rest, **settings)
 
-    monkeypatch.setattr(extract, "sample", too_large)
+    monkeypatch.setattr(drawing, "sample", too_large)
     row = call(Generator(spec), 0, 0)
     assert row["error"] == ""
     assert "sampled 2 at a time instead of 4" in row["note"]

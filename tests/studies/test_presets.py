@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from side_ray.config.file import load_config
-from side_ray.diffusion.dpm import new_unet
+from side_ray.diffusion.unet_dpm import new_unet
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 # Training steps, members, samples per λ, similarity, image size: section 5.1 and 5.3 of the paper (the image size is ours).

@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 from side_ray.algorithm import run_until
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.sampler import Noise, sample, sample_seed
+from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Run
@@ -118,7 +119,7 @@ def test_plain_diffusers_samples_the_same_images_from_the_exported_model(tiny_au
     """DDIM with η = 0 and ε re-derived from the clipped x̂₀, 10 steps; float32 sums in another order: 2e-4 of [-1, 1]."""
     directory = tiny_audit.run.store.fetch_dir(tiny_audit.dpm.key)
     seeds = [sample_seed(0, "extract", i) for i in range(16)]
-    ours = sample(load_dpm(directory), Noise(seeds, (1, 8, 8)), sampler="ddim", steps=10)
+    ours = sample(load_dpm(directory), Noise(seeds, (1, 8, 8)), Ddim(10))
     pipeline = DDPMPipeline.from_pretrained(directory)
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(10)

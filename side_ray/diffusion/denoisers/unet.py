@@ -1,0 +1,70 @@
+"""diffusers' U-Net, trained here or imported as a pipeline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from side_ray.config.base import Count, Section, Share
+from side_ray.diffusion.denoisers.base import ModelKind
+
+if TYPE_CHECKING:
+    import torch
+
+    from side_ray.config import DpmSection
+    from side_ray.diffusion.dpm import Dpm
+
+
+class UnetSection(Section):
+    """Arguments of diffusers' `UNet2DModel` by their own names."""
+
+    block_out_channels: list[Count] = Field(default=[128, 128, 256, 256, 512, 512])
+    down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
+    up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
+    layers_per_block: Count = 2
+    norm_num_groups: Count = 32
+    attention_head_dim: Count = 8
+    dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _same_depth(self) -> Self:
+        depths = {len(self.block_out_channels), len(self.down_block_types), len(self.up_block_types)}
+        if len(depths) > 1:
+            raise ValueError("block_out_channels, down_block_types and up_block_types must be equally long")
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            raise ValueError(
+                f"every entry of block_out_channels must be a multiple of norm_num_groups ({self.norm_num_groups})"
+            )
+        return self
+
+
+class UnetOptions(Section):
+    unet: UnetSection = UnetSection()
+
+
+def unet_section(dpm: "DpmSection") -> UnetSection:
+    """`dpm.unet` of a config."""
+    return dpm.options(UnetOptions).unet
+
+
+class Unet(ModelKind):
+    """A `DDPMPipeline` directory and its relatives, see `load_dpm`."""
+
+    Options: ClassVar[type[Section]] = UnetOptions
+    # An override `dpm.kind=optimal` of a config that trains a U-Net need not drop its section.
+    shared_options = True
+
+    @classmethod
+    def recognizes(cls, directory: Path) -> bool:
+        from side_ray.diffusion.files import read_json
+
+        if (directory / "model_index.json").exists() or (directory / "unet").is_dir():
+            return True
+        path = directory / "config.json"
+        return path.exists() and "kind" not in read_json(path)
+
+    @classmethod
+    def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":
+        from side_ray.diffusion.unet_dpm import load_unet_dpm
+
+        return load_unet_dpm(directory, device)

@@ -1,0 +1,154 @@
+"""`draw`: the only way in which images are made, for the synthetic set, the conditions, the preview and the cost probe.
+
+A sample is a function of the model, its seed, the settings and the surrogate. The batch size belongs to the settings,
+because a network's last bits depend on the number of rows that it sees: every batch is padded to that size, so that one
+sample drawn again alone equals the row of its shard.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from side_ray.config import ExtractSection
+from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.guidance import Guidance
+from side_ray.diffusion.sampler import Noise, sample, target_of
+from side_ray.diffusion.samplers import SAMPLERS
+from side_ray.diffusion.samplers.base import Sampler
+from side_ray.images import to_uint8
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The autocast dtype of each `cluster.precision`; None = no autocast."""
+
+
+class Surrogate(Protocol):
+    """What guides a draw, for example `ClassifierSurrogate`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that targets are drawn from."""
+        ...
+
+    def guidance(self, targets: torch.Tensor) -> Guidance:
+        """The guidance term of a batch, whose rows are guided to `targets`, int64 [B] on the model's device."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """How images are drawn: the sampler with its steps, `extract.guidance_interval` and `batch_size`, `cluster.precision`."""
+
+    sampler: Sampler
+    guidance_interval: tuple[float, float]
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def of(cls, extract: ExtractSection, precision: str) -> Self:
+        """The settings of a config's section `extract` and `cluster.precision`."""
+        return cls(sampler_of(extract), extract.guidance_interval, extract.batch_size, precision)
+
+
+def sampler_of(extract: ExtractSection) -> Sampler:
+    """The sampler that a config's section `extract` asks for."""
+    kind = SAMPLERS[extract.sampler]
+    return kind(extract.steps, **dict(extract.options(kind.Options)))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The images of N seeds.
+
+    images: uint8 [N, H, W, C].
+    targets: int64 [N], the surrogate's class that each image was guided to; None without a surrogate.
+    classes: int64 [N], the class that a class-conditional model was given; None for any other model.
+    batch_size: the batch size at the end, below the settings' where the device ran out of memory.
+    note: what is unusual about the draw, for people; empty if nothing is.
+    """
+
+    images: NDArray[np.uint8]
+    targets: NDArray[np.int64] | None
+    classes: NDArray[np.int64] | None
+    batch_size: int
+    note: str
+
+
+def draw(
+    model: Dpm,
+    seeds: Sequence[int],
+    settings: DrawSettings,
+    surrogate: Surrogate | None = None,
+    *,
+    batch_size: int | None = None,
+) -> Drawn:
+    """Draw one image per seed, in batches, each padded to one size.
+
+    Where the device runs out of memory the batch is halved and the draw continues; the `note` then says so.
+
+    Args:
+        model: the diffusion model, on the device to sample on.
+        seeds: N ≥ 1 seeds (`sample_seed`). From each come the noise, the target and the model's own class.
+        settings: how to sample.
+        surrogate: what guides the images, λ included; None draws plain samples (λ = 0).
+        batch_size: the batch size to begin with, that of an earlier draw which ran out of memory; None = the settings'.
+
+    Raises:
+        torch.OutOfMemoryError: not even one image fits the device.
+        UserError, RunError: see `sample`.
+    """
+    seeds, size = list(seeds), batch_size or settings.batch_size
+    targets = (
+        None if surrogate is None else np.array([target_of(seed, surrogate.num_classes) for seed in seeds], np.int64)
+    )
+    classes = None if model.condition is None else model.condition.classes_of(seeds)
+    parts: list[NDArray[np.uint8]] = []
+    start = 0
+    while start < len(seeds):
+        # Padded by repeating the last row: a network's last bits depend on how many rows it sees.
+        rows = np.minimum(np.arange(start, start + size), len(seeds) - 1)
+        try:
+            images = _batch(
+                model, [seeds[row] for row in rows], _rows(targets, rows), _rows(classes, rows), settings, surrogate
+            )
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
+            continue
+        parts.append(to_uint8(images[: len(seeds) - start]))
+        start += size
+    note = ""
+    if size < settings.batch_size:
+        note = f"sampled {size} at a time instead of {settings.batch_size}: the device ran out of memory"
+    return Drawn(np.concatenate(parts), targets, classes, size, note)
+
+
+def _batch(
+    model: Dpm,
+    seeds: list[int],
+    targets: torch.Tensor | None,
+    classes: torch.Tensor | None,
+    settings: DrawSettings,
+    surrogate: Surrogate | None,
+) -> torch.Tensor:
+    """One batch, float32 [B, C, H, W]."""
+    device, dtype = model.device, PRECISIONS[settings.precision]
+    guidance = None if surrogate is None or targets is None else surrogate.guidance(targets.to(device))
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        return sample(
+            model,
+            Noise(seeds, model.image_shape),
+            settings.sampler,
+            guidance=guidance,
+            guidance_interval=settings.guidance_interval,
+            class_labels=None if classes is None else classes.to(device),
+        )
+
+
+def _rows(values: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values[rows])

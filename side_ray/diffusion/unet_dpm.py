@@ -1,0 +1,204 @@
+"""Diffusion models around diffusers' `UNet2DModel`: making, opening and writing them, and their deepest latent."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
+
+from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.files import read_json
+from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.errors import UserError, first_line
+
+
+class UnetDpm:
+    """A `UNet2DModel` with its noise schedule; ε, v and x₀ prediction all come out as ε̂.
+
+    Args:
+        unet: in eval mode. With 2·C output channels (learned variance) the first C are taken.
+        schedule: its `prediction_type` says what the U-Net outputs.
+        condition: how often a class-conditional U-Net saw each class; by default all equally often.
+
+    Raises:
+        UserError: the U-Net's config has no image size, its channels do not fit, or its class embedding takes no class indices.
+    """
+
+    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler, condition: Condition | None = None) -> None:
+        config = unet.config
+        channels, size = config["in_channels"], config["sample_size"]
+        sides = [size, size] if isinstance(size, int) else size
+        if not isinstance(sides, (list, tuple)) or [type(side) for side in sides] != [int, int]:
+            raise UserError(f"the U-Net's config must give sample_size, the images' [height, width], found {size!r}")
+        if config["out_channels"] not in (channels, 2 * channels):
+            raise UserError(f"a U-Net from {channels} to {config['out_channels']} channels is no diffusion model")
+        if config["class_embed_type"] is not None:
+            raise UserError(f"class_embed_type {config['class_embed_type']!r} is not supported, only num_class_embeds")
+        self.unet = unet
+        self.schedule = schedule
+        self.alphas_cumprod = alphas_cumprod(schedule)
+        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.image_shape = (channels, *sides)
+        self.num_classes: int | None = config["num_class_embeds"]
+        self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the U-Net; returns itself."""
+        self.unet.to(device)
+        return self
+
+    @torch.no_grad()
+    def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1, without autograd.
+
+        Raises:
+            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
+        """
+        return self.differentiable_eps(x_t, t, class_labels)
+
+    def differentiable_eps(
+        self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """ε̂ float32 [B, C, H, W] with autograd to x_t [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
+
+        A fractional t reaches the U-Net as it is: its embedding is made of sinusoids of t.
+
+        Raises:
+            ValueError: as for `eps`.
+        """
+        if self.unet.training:
+            raise ValueError("the U-Net is in training mode: call .eval() before sampling")
+        if (class_labels is None) != (self.num_classes is None):
+            raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        x_t = x_t.float()
+        output = self.unet(x_t, t, class_labels=class_labels, return_dict=False)[0].float()[:, : self.image_shape[0]]
+        prediction = self.schedule.config["prediction_type"]
+        if prediction == "epsilon":
+            return output
+        alpha_bar = alpha_bar_at(self.alphas_cumprod, t).to(x_t.device).view(-1, 1, 1, 1)
+        signal, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        if prediction == "v_prediction":
+            return signal * output + sigma * x_t
+        return (x_t - signal * output) / sigma
+
+
+def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDpm:
+    """Open a diffusers pipeline of one U-Net and one scheduler, or a bare U-Net directory (layouts: see `load_dpm`).
+
+    Raises:
+        UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
+    """
+    if (directory / "model_index.json").exists():
+        _check_index(directory / "model_index.json")
+    unet_dir = directory / "unet" if (directory / "unet").is_dir() else directory
+    scheduler_dir = directory / "scheduler" if (directory / "scheduler").is_dir() else directory
+    unet, schedule = _load_unet(unet_dir), load_schedule(scheduler_dir)
+    classes = unet.config["num_class_embeds"]
+    return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
+
+
+def save_pipeline(unet: UNet2DModel, scheduler_config: Mapping[str, Any], directory: Path | str) -> None:
+    """Write a plain `DDPMPipeline` directory (model_index.json, unet/, scheduler/; safetensors), which diffusers opens.
+
+    Args:
+        unet: the model, EMA weights already in place.
+        scheduler_config: `schedule.config`.
+        directory: made if absent.
+    """
+    pipeline = DDPMPipeline(unet, DDPMScheduler.from_config(dict(scheduler_config)))
+    pipeline.save_pretrained(directory, safe_serialization=True)
+
+
+def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UNet2DModel:
+    """An untrained U-Net for images of a shape.
+
+    Args:
+        config: arguments of `UNet2DModel` (`block_out_channels`, `layers_per_block`, `num_class_embeds`, …). Channels
+            and size come from `image_shape`; without block types every level is a plain convolutional one.
+        image_shape: (C, H, W); H and W must be divisible by 2^(levels−1).
+
+    Raises:
+        UserError: an unknown argument, a value that diffusers refuses, or a size that cannot be halved often enough.
+    """
+    channels, height, width = image_shape
+    arguments: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1} | dict(config)
+    widths = arguments["block_out_channels"]
+    if not isinstance(widths, (list, tuple)) or not widths:
+        raise UserError(f"block_out_channels must list the width of each U-Net level, found {widths!r}")
+    levels = len(widths)
+    arguments.setdefault("down_block_types", ("DownBlock2D",) * levels)
+    arguments.setdefault("up_block_types", ("UpBlock2D",) * levels)
+    halvings = 2 ** (levels - 1)
+    if height % halvings or width % halvings:
+        raise UserError(f"{levels} U-Net levels need sides divisible by {halvings}, the images are {height}×{width}")
+    try:
+        return UNet2DModel(sample_size=(height, width), in_channels=channels, out_channels=channels, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"diffusers refuses this U-Net: {first_line(error)}") from error
+
+
+@torch.no_grad()
+def middle_block(
+    dpm: UnetDpm, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The output of the U-Net's middle block, averaged over its positions. Not for two threads on one U-Net at a time.
+
+    Args:
+        dpm: a U-Net; the closed-form DPM has no such block.
+        x_t: float32 [B, C, H, W].
+        t: int64 [B] in 0 … T−1.
+        class_labels: int64 [B] for a class-conditional U-Net.
+
+    Returns:
+        float32 [B, channels of the deepest level].
+    """
+    found: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        found.append(output.float().mean(dim=(2, 3)))
+
+    handle = dpm.unet.mid_block.register_forward_hook(keep)
+    try:
+        dpm.eps(x_t, t, class_labels)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _check_index(path: Path) -> None:
+    """Refuse pipelines with more than a pixel-space U-Net and a scheduler: latent or text-to-image models."""
+    components = {name: value for name, value in read_json(path).items() if not name.startswith("_")}
+    if set(components) != {"unet", "scheduler"} or components["unet"] != ["diffusers", "UNet2DModel"]:
+        found = ", ".join(sorted(components)) or "nothing"
+        raise UserError(f"{path} must list a UNet2DModel and a scheduler and nothing else, found: {found}")
+
+
+def _load_unet(directory: Path) -> UNet2DModel:
+    if not (directory / "config.json").exists():
+        raise UserError(f"no U-Net in {directory}: config.json is missing")
+    if not any(directory.glob("*.safetensors")):
+        pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        if pickled:
+            raise UserError(
+                f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened: convert them to "
+                "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
+            )
+        raise UserError(f"no weights in {directory}: expected diffusion_pytorch_model.safetensors")
+    if read_json(directory / "config.json").get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise UserError(f"{directory / 'config.json'} is not a UNet2DModel")
+    try:
+        unet, info = UNet2DModel.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error
+    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise UserError(f"the weights in {directory} do not fit config.json: {len(wrong)} tensors, first {wrong[0]}")
+    return unet
