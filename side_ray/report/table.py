@@ -19,14 +19,14 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
 
     Beside every share its count, under it its 95 % interval where there is one. Empty columns are left out.
     """
-    cut = findings.main_cut(metrics)
+    criterion = findings.main_criterion(metrics)
     similarity = wording.similarity_name(metrics["similarity"])
     title = (
         "Nothing scored"
-        if cut is None
-        else f"{cut.title}: {wording.cut_text(metrics)}"
-        if cut.kind == "calibrated"
-        else f"{cut.title}, {similarity}"
+        if criterion is None
+        else f"{criterion.title}: {wording.cut_text(metrics)}"
+        if criterion.kind == "calibrated"
+        else f"{criterion.title}, {similarity}"
     )
     if metrics.get("train_size"):
         title += f" · {wording.count(metrics['train_size'])} training images"
@@ -38,7 +38,7 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    rows = [(each, band) for each in metrics["conditions"] if cut is not None and (band := cut.of(each))]
+    rows = [(each, band) for each in metrics["conditions"] if criterion is not None and (band := criterion.of(each))]
     columns = _columns(rows)
     table.add_column("method", no_wrap=True, vertical="top")
     for heading in ("λ", "N_G", *columns):
@@ -55,7 +55,7 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
 def _legend(rows: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[str]:
     lines = ["Beside each share its count, under it its 95% interval."] if rows else []
     return lines + (
-        ["† fewer than 5 matches: interval is wide."] if any(findings.few(band) for _, band in rows) else []
+        ["† fewer than 5 matches: interval is wide."] if any(findings.few_matches(band) for _, band in rows) else []
     )
 
 
@@ -84,7 +84,9 @@ def _cell(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> Te
     stem = key.removesuffix("_ams")
     line = wording.percent(band.get(key))
     if band.get(f"{stem}_count") is not None:
-        line += f" {wording.count(band[f'{stem}_count'])}" + ("†" if key == "ams" and findings.few(band) else "")
+        line += f" {wording.count(band[f'{stem}_count'])}" + (
+            "†" if key == "ams" and findings.few_matches(band) else ""
+        )
     bounds = wording.interval(band.get(f"{stem}_ci"))
     return Text(f"{line}\n{bounds}" if bounds else line)
 
@@ -101,9 +103,12 @@ def metrics_csv(metrics: Mapping[str, Any]) -> str:
 
 def metrics_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics_csv`."""
-    found = findings.cuts(metrics)
+    found = findings.criteria(metrics)
     return [
-        _csv_row(metrics, each, cut, band) for each in metrics["conditions"] for cut in found if (band := cut.of(each))
+        _csv_row(metrics, each, criterion, band)
+        for each in metrics["conditions"]
+        for criterion in found
+        if (band := criterion.of(each))
     ]
 
 
@@ -119,16 +124,16 @@ def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _csv_row(
-    metrics: Mapping[str, Any], condition: Mapping[str, Any], cut: findings.Cut, band: Mapping[str, Any]
+    metrics: Mapping[str, Any], condition: Mapping[str, Any], criterion: findings.Criterion, band: Mapping[str, Any]
 ) -> dict[str, Any]:
-    low, high = cut.edges or (None, None)
+    low, high = criterion.edges or (None, None)
     row = {
         "method": condition["method"],
         "lambda": condition.get("lambda"),
         "n": condition["n"],
         "train_size": metrics.get("train_size"),
-        "kind": cut.kind,
-        "band": cut.name,
+        "kind": criterion.kind,
+        "band": criterion.name,
         "from": low,
         "to": high,
     }

@@ -8,7 +8,7 @@ METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI", "given": "Given samp
 SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
 SIMILARITIES = {"nl2": "nL2", "sscd": "SSCD cosine"}
-FEW = 5
+FEW_MATCHES = 5
 """Below this many matches an interval is too wide for a comparison."""
 
 
@@ -65,6 +65,11 @@ def number(value: float | None, decimals: int = 3) -> str:
 
 def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def p_value(p: float) -> str:
+    """`= 0.03`, or `< 0.0001`."""
+    return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
 
 
 def one_in(rate: float) -> str:

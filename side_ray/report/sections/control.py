@@ -1,9 +1,19 @@
-"""The control of the classifier in plain words."""
+"""Whether copies come from the audited model or from the classifier that guides it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from side_ray.report import wording
+from side_ray.report.sections import PageData, PageSection
+
+
+class Control(PageSection):
+    heading = "Is it the model or the classifier?"
+    contents = "Model or classifier"
+
+    def values(self, data: PageData) -> dict[str, Any] | None:
+        control = data.metrics.get("control")
+        return {"verdict": control_verdict(data.metrics), "control": control} if control else None
 
 
 def control_verdict(metrics: Mapping[str, Any]) -> str:

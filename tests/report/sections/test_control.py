@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from side_ray.report.control import control_verdict
 from side_ray.report.page import render
+from side_ray.report.sections.control import control_verdict
 from tests.report.conftest import band, make_config, make_metrics
 
 
