@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG: λ curves, best matches against held-out images, rarefaction."""
+"""The figures of a report as SVG: scores over λ, distributions of best matches, rarefaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def build_figures(
     curves: Sequence[Mapping[str, Any]] = (),
     values: Sequence[Mapping[str, Any]] = (),
 ) -> list[Figure]:
-    """Every figure that the data at hand allows.
+    """Every figure for which the data are there.
 
     Args:
         metrics: the content of metrics.json.
@@ -50,13 +50,13 @@ def _lambda_figures(metrics: Mapping[str, Any]) -> Iterator[Figure | None]:
 def lambda_curve(metrics: Mapping[str, Any], criterion: findings.Criterion, score: str) -> Figure | None:
     """One score over the guidance scale, a line per method, Random (λ = 0) as the reference.
 
-    Distinct images are drawn for the most common N_G alone, since UMS of different N_G cannot be compared.
+    UMS is drawn for the most common N_G only, since UMS at different N_G cannot be compared.
 
     Args:
         score: ams, ums or ums_best.
 
     Returns:
-        None where no guided condition has this score.
+        The figure, or None if no guided condition has this score.
     """
     scored = [each for each in metrics["conditions"] if (criterion.of(each) or {}).get(score) is not None]
     left_out = 0
@@ -184,8 +184,8 @@ def distribution(
 
     Args:
         best, held: float [N_G]; `held` may be empty.
-        edges: float [bins + 1], shared by the figures that are to be compared, as is
-        top: the highest bin, in per cent.
+        edges: float [bins + 1], the same in all figures that are compared.
+        top: height of the highest bin of these figures, in per cent.
     """
     label, similarity = wording.condition_name(condition), wording.similarity_name(metrics["similarity"])
     name = f"best-{slug(condition['method'])}-{slug(wording.scale_text(condition.get('lambda')))}"
@@ -223,7 +223,7 @@ def distribution(
 
 
 def _representatives(metrics: Mapping[str, Any], criterion: findings.Criterion | None) -> list[Mapping[str, Any]]:
-    """Random and the best condition of every other method."""
+    """The best condition of every method."""
     if criterion is None:
         return []
     best = [findings.best_condition(metrics, method, criterion) for method in findings.methods(metrics)]
@@ -254,7 +254,7 @@ def _rarefaction(metrics: Mapping[str, Any]) -> Iterator[Figure]:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         svg.legend_above(axes)
-        caption = f"Every training image within {findings.richness_band(metrics)} counts. Dotted: extrapolated."
+        caption = f"Every training image within {findings.richness_band(metrics)} counts. Dotted: extrapolation."
         yield Figure(name, "richness", title, caption, alt, svg.to_svg(axes, name, alt))
 
 
@@ -265,7 +265,7 @@ def _rarefaction_line(axes: Axes, condition: Mapping[str, Any], methods: list[st
     drawn = m <= condition["n"]
     colour = svg.colour_of(method, methods)
     axes.plot(m[drawn], distinct[drawn], color=colour, label=wording.condition_name(condition))
-    # From the last point drawn on, so that the two parts join.
+    # Start at the last measured point, so that the two parts join.
     beyond = np.append(np.flatnonzero(drawn)[-1:], np.flatnonzero(~drawn))
     axes.plot(m[beyond], distinct[beyond], color=colour, linestyle=":")
     axes.plot(m[drawn][-1:], distinct[drawn][-1:], color=colour, marker=svg.marker_of(method, methods))

@@ -1,4 +1,4 @@
-"""The metrics as a table in the terminal and as a tidy CSV."""
+"""The metrics as a table for the terminal and as CSV in long form."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ _ALWAYS = ("method", "lambda", "n", "kind", "band", "from", "to", "ams_count", "
 
 
 def terminal_table(metrics: Mapping[str, Any]) -> Table:
-    """One row per condition at the calibrated cut (without one, in the strictest cumulative band).
+    """One row per condition at the calibrated cut, or without one in the strictest cumulative band.
 
-    Beside every share its count, under it its 95 % interval where there is one. Empty columns are left out.
+    Each share has its count beside it and its 95 % interval below it. Empty columns are left out.
     """
     criterion = findings.main_criterion(metrics)
     similarity = wording.similarity_name(metrics["similarity"])
@@ -53,7 +53,7 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _legend(rows: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[str]:
-    lines = ["Beside each share its count, under it its 95% interval."] if rows else []
+    lines = ["Each share: its count beside it, its 95% interval below it."] if rows else []
     return lines + (
         ["† fewer than 5 matches: interval is wide."] if any(findings.few_matches(band) for _, band in rows) else []
     )
@@ -94,9 +94,9 @@ def _cell(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> Te
 def metrics_csv(metrics: Mapping[str, Any]) -> str:
     """The metrics in long form: a row for each condition × kind (calibrated, cumulative, bands) × band.
 
-    Shares are fractions of `n`, intervals 95 %; an unknown value is empty, and a column without any value is absent
-    (as the held-out ones are without a held-out set). The condition's own numbers (from percentile_95 on) repeat in each
-    of its rows.
+    Shares are fractions of `n`, intervals 95 %. An unknown value is empty, and a column without any value is left out, as
+    the held-out ones without a held-out set. The numbers of the condition as a whole (from percentile_95 on) are repeated
+    in each of its rows.
     """
     return rows_csv(metrics_rows(metrics))
 
@@ -113,7 +113,7 @@ def metrics_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV: an unknown value is empty, a column without any value absent."""
+    """Rows as CSV. An unknown value is empty, and a column without any value is left out."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(_ALWAYS)
     kept = [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
     buffer = io.StringIO()

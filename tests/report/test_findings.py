@@ -96,13 +96,13 @@ def test_few_matches_are_named_with_their_counts(metrics):
 @pytest.mark.parametrize(("size", "uncertain"), [(3999, True), (4000, False), (None, False)])
 def test_small_synthetic_set_makes_the_cut_uncertain(metrics, size, uncertain):
     metrics["cut_n"] = size
-    assert ("The cut itself is uncertain" in titles(metrics)) is uncertain
+    assert ("The cut is uncertain" in titles(metrics)) is uncertain
 
 
 def test_uncertain_cut_gives_the_rates_that_it_may_have(metrics):
     metrics |= {"cut_n": 600, "cut_known": False, "false_match_rate_ci": [0.00004, 0.0061]}
-    text = text_of(metrics, "The cut itself is uncertain")
-    assert "600 samples set it, of which 1 may match; it takes 4,000 or more" in text
+    text = text_of(metrics, "The cut is uncertain")
+    assert "600 samples set it, of which 1 may match. A reliable cut takes 4,000 samples or more" in text
     assert "0.00–0.61% (95% interval)" in text
 
 

@@ -1,4 +1,4 @@
-"""All conditions in tables: a table per criterion, then second opinions and the best values."""
+"""All conditions: a table per criterion, then second opinions and means of the best values."""
 
 import re
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class Conditions(PageSection):
 
 
 def extra_columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Which columns the conditions have besides their scores: `tops` (per cent, as text), `percentile`, and the second
-    opinions `diffmemorize` and `mcnemar`."""
+    """What the conditions have besides their scores: `tops`, the per cents of the top means (as text), and whether there are
+    `percentile`, `diffmemorize` and `mcnemar`."""
     rows, criterion = metrics["conditions"], findings.main_criterion(metrics)
     calibrated = criterion is not None and criterion.kind == "calibrated"
     return {
@@ -35,7 +35,7 @@ def extra_columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(metrics: Mapping[str, Any], criterion: findings.Criterion) -> dict[str, Any]:
-    """One table: the conditions as rows, with only the columns that some condition can fill."""
+    """One table: the conditions as rows, with the columns for which some condition has a value."""
     rows = [(condition, band) for condition in metrics["conditions"] if (band := criterion.of(condition))]
     wanted = {"AMS": "ams", "UMS": "ums", "UMS by best match": "ums_best", "Held-out false matches": "holdout_ams"}
     columns = {heading: key for heading, key in wanted.items() if any(band.get(key) is not None for _, band in rows)}
@@ -45,7 +45,7 @@ def _table(metrics: Mapping[str, Any], criterion: findings.Criterion) -> dict[st
         "title": f"{criterion.title}: {wording.cut_text(metrics)}" if calibrated else criterion.title,
         "rows": rows,
         "columns": columns,
-        # Held-out numbers are named `holdout_count` and `holdout_ci`, beside the share `holdout_ams`.
+        # The count and interval of `holdout_ams` are named `holdout_count` and `holdout_ci`.
         "stems": {key: key.removesuffix("_ams") for key in columns.values()},
         "lift": any(band.get("lift") is not None or band.get("lift_ci") for _, band in rows),
         "few": findings.few_matches,

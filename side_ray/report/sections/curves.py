@@ -10,8 +10,8 @@ class Curves(PageSection):
     contents = "Guidance scale"
     template = """\
 {% from "macros.html.j2" import figure_grid %}
-<p>λ weighs the classifier's gradient; λ = 0 is plain sampling. Every condition starts from the same noise, so the curves are
-paired. Shaded: 95% intervals. Dotted: the same samples against held-out images.</p>
+<p>λ is the weight of the classifier's gradient; λ = 0 is plain sampling. All conditions start from the same noise, so the curves
+are paired. Shaded: 95% intervals. Dotted: the same samples against held-out images.</p>
 {{ figure_grid(figures) }}
 """
 
@@ -25,7 +25,8 @@ class CurvesByBand(PageSection):
     contents = "Curves by band"
     template = """\
 {% from "macros.html.j2" import figure_grid %}
-<p>Shaded: 95% intervals. Dotted: the same samples against held-out images. Where dotted and solid meet, a band tells nothing.</p>
+<p>Shaded: 95% intervals. Dotted: the same samples against held-out images. Where the
+dotted line meets the solid one, a band says nothing about memorization.</p>
 {% for heading, figures in groups %}
 <h3>{{ heading }}</h3>
 {{ figure_grid(figures) }}

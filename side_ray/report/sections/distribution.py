@@ -1,4 +1,4 @@
-"""How close the samples of each method come to the training set and to the held-out set."""
+"""Distributions of the best matches with the training set and with the held-out set."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ class Distribution(PageSection):
     template = """\
 {% from "macros.html.j2" import figure_grid %}
 <p>How close each sample comes to its nearest training image and, where there is a held-out set, to its nearest image that the
-model never saw. Memorization is what stands on the near side of the cut in the first and not in the second.</p>
+model never saw. Samples on the near side of the cut in the first distribution but not in the second are evidence of
+memorization.</p>
 {{ figure_grid(figures) }}
 """
 

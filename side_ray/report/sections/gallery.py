@@ -13,7 +13,7 @@ from side_ray.report.sections import PageData, PageSection
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TINY = 96
-"""Images at most this wide are magnified pixel by pixel: smoothing would invent what is compared."""
+"""Width (pixels) up to which images are magnified without smoothing, which would add detail that is not in them."""
 
 
 class GalleryOptions(Section):
@@ -35,7 +35,7 @@ class Gallery(PageSection):
 
 
 def _strips(metrics: Mapping[str, Any], items: Sequence[Mapping[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The items as one strip per method, each training image once, closest first."""
+    """The items as one strip per method: closest first, each training image once."""
     closest_first = sorted(
         items, key=lambda each: each["value"], reverse=not wording.lower_is_closer(metrics["similarity"])
     )

@@ -26,7 +26,7 @@ class Provenance(PageSection):
 
 
 def _sizes_and_cut(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The sizes of the sets, and the cut with how well it is known."""
+    """The sizes of the sets, and the cut with the interval of its false-match rate."""
     for key, label in (
         ("train_size", "training images"),
         ("calibration_size", "calibration images"),
@@ -59,5 +59,5 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _public(text: str) -> str:
-    """The text without the user and password that a URL in it may carry: reports are passed on."""
+    """The text without users and passwords in URLs, since reports are passed on."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)

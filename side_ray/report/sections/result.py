@@ -1,4 +1,4 @@
-"""The headline, the key numbers behind it, and what the numbers cannot carry."""
+"""The headline, its key numbers, and the caveats."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ class Result(PageSection):
 
 
 def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The key numbers: label, value, and the lines of count and interval that it takes to trust it."""
+    """The key numbers, each with its label and the lines of count and interval that support it."""
     criterion = findings.main_criterion(metrics)
     best = findings.headline_condition(metrics, criterion) if criterion else None
     if criterion is None or best is None:

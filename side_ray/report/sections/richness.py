@@ -1,4 +1,4 @@
-"""How many training images are within reach beyond those found: rarefaction curves and Chao2."""
+"""Training images that further samples would reveal: rarefaction curves and Chao2's lower bound."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from side_ray.report.sections import PageData, PageSection
 
 
 class Richness(PageSection):
-    heading = "How much more is in there"
-    contents = "How much more"
+    heading = "How many more can be found"
+    contents = "How many more"
 
     def values(self, data: PageData) -> dict[str, Any] | None:
         figures = data.figures.get("richness")
