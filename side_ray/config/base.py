@@ -64,7 +64,7 @@ class OpenSection(Section):
         left, known = set(extra), list(type(self).model_fields)
         for key in self.registries:
             section, _, name = key.partition(".")
-            registry, chosen = REGISTRIES[key], getattr(self, name) if name in known else None
+            registry, chosen = REGISTRIES[key], getattr(self, name, None)
             if chosen is not None and chosen not in registry:
                 raise ValueError(f"{key}: {chosen!r} is unknown; use one of {', '.join(registry.names)}")
             owners: dict[str, list[str]] = {}
