@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/side-ray
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: audit test test-all lint bench browser weights lock clean
+.PHONY: audit test test-unit test-all lint bench browser weights lock clean
 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
 test: $(VENV)/.dev browser weights
 	$(BIN)/python -m pytest
+
+test-unit: $(VENV)/.dev weights
+	$(BIN)/python -m pytest -m "not slow and not ray and not server"
 
 test-all: $(VENV)/.dev browser weights
 	$(BIN)/python -m pytest -m "slow or not slow"

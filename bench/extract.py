@@ -25,9 +25,9 @@ from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.execution.shard_pool import Task, run_tasks
 from side_ray.images import to_uint8
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.shards import ShardSet
-from side_ray.stages.extract import Generator, GeneratorSpec, Group
+from side_ray.stages.extract import Generator, GeneratorSpec, SamplingJob
 from side_ray.surrogate.resnet import ResNet
 
 DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
@@ -46,12 +46,14 @@ def models(directory: Path, config: Config) -> None:
 
 def stage(directory: Path, config: Config, shards: int, actors: int, name: str) -> float:
     """Samples per second between the first and the last shard of the stage."""
-    store = open_run(config).run.store
-    group = Group(ShardSet(store, name, "bench", config.extract.shard_size), "extract", 5.0, "student")
-    spec = GeneratorSpec(store, "dpm", [group], config.extract, 0, "fp32", 1)
+    store = Artifacts.open(config).run.store
+    output = ShardSet(store, name, "bench", config.extract.shard_size)
+    job = SamplingJob(output, shards, "extract", 5.0, "student")
+    spec = GeneratorSpec(store, "dpm", [job], config.extract, 0, "fp32", 1)
     cluster = config.cluster.model_copy(update={"actors": (actors, actors)})
-    run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], cluster, Bar("", shards, "", 0))
-    written = sorted(group.shards.written().values())
+    sized = config.model_copy(update={"cluster": cluster})
+    run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], sized, Bar("", shards, "", 0))
+    written = sorted(output.written().values())
     # The first shard of each actor holds its start.
     return (len(written) - actors) * config.extract.shard_size / (written[-1] - written[actors - 1])
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import psutil
 import torch
 
-from side_ray.config import ClusterSection, ExtractSection
+from side_ray.config import ExtractSection
+from side_ray.config.file import load_config
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.execution.shard_pool import Task, run_tasks
 from side_ray.runs.shards import ShardSet
-from side_ray.stages.extract import Generator, GeneratorSpec, Group
+from side_ray.stages.extract import Generator, GeneratorSpec, SamplingJob
 from side_ray.storage import open_store
 
 SHARD = 500
@@ -47,7 +48,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--actors", type=int, default=2)
     options = parser.parse_args()
-    cluster = ClusterSection(actors=(options.actors, options.actors))
+    actors = f"cluster.actors=[{options.actors}, {options.actors}]"
+    config = load_config(Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml", [actors])
     settings = ExtractSection(
         lambdas=[0], methods=["random"], samples=SHARD, shard_size=SHARD, batch_size=SHARD, steps=2
     )
@@ -57,13 +59,15 @@ def main() -> None:
         OptimalDpm(images, new_schedule()).save(Path(name, "dpm"))
         store = open_store(name)
         shards = ShardSet(store, "samples", "bench", SHARD)
-        spec = GeneratorSpec(store, "dpm", [Group(shards, "extract", 0.0, None)], settings, 0, "fp32", 1)
+        spec = GeneratorSpec(
+            store, "dpm", [SamplingJob(shards, options.samples // SHARD, "extract", 0.0, None)], settings, 0, "fp32", 1
+        )
         tasks = [Task(0, index) for index in range(options.samples // SHARD)]
-        ensure_ray(cluster)
+        ensure_ray(config.cluster)
         bar = Bar("stream", options.samples, "samples", 0)
         memory = Memory(bar)
         memory.start()
-        outcome = run_tasks(Generator, spec, tasks, cluster, bar)
+        outcome = run_tasks(Generator, spec, tasks, config, bar)
         memory.over.set()
         memory.join()
         written = sorted(shards.written().values())

@@ -24,7 +24,7 @@ from side_ray.diffusion.noise_process import new_schedule
 from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray, shut_down
 from side_ray.images import to_float
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.stages.train_dpm import DpmRecipeMaker
 from side_ray.training.loop import Schedule, TrainingLoop, TrainSpec
@@ -94,7 +94,7 @@ def main() -> None:
             ema_decay=config.dpm.ema_decay,
         )
         maker = DpmRecipeMaker(artifacts.prepare, config.dpm, 0)
-        spec = TrainSpec(open_run(config).dpm, maker, schedule, "fp32", options.threads)
+        spec = TrainSpec(Artifacts.open(config).dpm, maker, schedule, "fp32", options.threads)
         ensure_ray(config.cluster)
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer

@@ -1,89 +1,116 @@
-"""The whole audit: the paper's Algorithm 1, from training images to a report."""
+"""Algorithm 1 of the paper (SIDE), from training images to a report: the steps in order, each a stage of an audit.
+
+Read it from top to bottom, then the module of `stages/` that a step names. `runs/artifacts.py` says where each output lies.
+"""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from side_ray.config import Config
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import Stage, run_repairing
+from side_ray.execution.repair import repairing
 from side_ray.report.wording import duration
-from side_ray.runs.artifacts import Artifacts, open_run
-from side_ray.runs.given import describe_given
-from side_ray.runs.plan import conditions
+from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
 from side_ray.stages.control import control
-from side_ray.stages.extract import extract, extract_synthetic
-from side_ray.stages.import_samples import take_given
+from side_ray.stages.extract import extract
+from side_ray.stages.import_samples import import_samples
+from side_ray.stages.label import label
 from side_ray.stages.prepare import prepare
 from side_ray.stages.report import report
 from side_ray.stages.score import score
+from side_ray.stages.synthesize import synthesize
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 
 ABANDONED_S = 86_400.0
-"""Age (seconds) of a temporary file or an unfinished upload that is cleared away. A large upload over a slow line takes hours."""
-STAGES = ("prepare", "train_dpm", "synthetic", "train_surrogate", "extract", "score", "control", "report")
+"""Age (seconds) of a temporary file or an unfinished upload that is removed. A large upload over a slow line takes hours."""
 
 
-def run_until(last: str, config: Config, reporter: Reporter) -> Artifacts:
-    """Run the stages up to and including `last`, making only what is not there yet.
+@dataclass(frozen=True)
+class Step:
+    """One step: its name on the command line, the stage that does it, and what it is in the paper."""
 
-    Args:
-        last: one of `STAGES`.
+    name: str
+    stage: Callable[[Audit], None]
+    paper: str
+
+
+ALGORITHM = (
+    Step("prepare", prepare, "The training set D, and images of the same kind that the model never saw."),
+    Step(
+        "train_dpm", train_dpm, "Line 1, input: the unconditional DPM p_θ(x), here trained, imported or in closed form."
+    ),
+    Step("synthesize", synthesize, "Line 12: D_synthetic ~ p_θ(x) (Eq. 153)."),
+    Step("label", label, "Lines 3 and 13: implicit labels y_I of the synthetic images (Eq. 154)."),
+    Step(
+        "train_surrogate", train_surrogate, "Lines 8 to 11 and on: the time-dependent classifier by TDKD (Eq. 13, 155)."
+    ),
+    Step("extract", extract, "N_G images for each λ of the set S_λ, drawn from p_θ(x)·p_t(y|x)^λ (Eq. 151, 152)."),
+    Step("score", score, "Output, D_extracted: which samples are copies of which training images (Eq. 14, 15)."),
+    Step("control", control, "Beyond the paper: do the classifiers alone give copies?"),
+    Step("report", report, "Beyond the paper: counts, intervals, figures and evidence on one page."),
+)
+GIVEN = (
+    Step("prepare", prepare, ALGORITHM[0].paper),
+    Step("extract", import_samples, "Samples that are given stand for those of line `extract`."),
+    *(step for step in ALGORITHM if step.name in ("score", "control", "report")),
+)
+"""The same for samples that are given: nothing is trained and nothing is sampled."""
+
+
+def steps(config: Config, last: str = "report") -> list[Step]:
+    """The steps of an audit up to and including `last`.
 
     Raises:
-        UserError: see the stages; what is finished stays finished.
+        UserError: samples are given, and `last` is a step that only sampling has.
     """
-    artifacts = open_run(config)
-    preflight(config, artifacts)
-    artifacts.run.store.write("config.yaml", config.to_yaml().encode())
-    if last == STAGES[-1]:
-        reporter.say(describe_given(config) if config.given else describe(config))
-    wanted = _stages_until(last, config)
-    began = time.monotonic()
-    for number in range(len(wanted)):
-        run_repairing(wanted[: number + 1], config, artifacts, reporter)
-    try:
-        artifacts.run.store.sweep(ABANDONED_S)
-    except UserError as error:  # a store may forbid it, and the run is done
-        reporter.warn(f"what killed writers left stays: {error}")
-    reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {artifacts.run.store.uri}")
-    return artifacts
-
-
-def _stages_until(last: str, config: Config) -> list[Stage]:
-    sampling: dict[str, Stage] = {
-        "train_dpm": train_dpm,
-        "synthetic": extract_synthetic,
-        "train_surrogate": train_surrogate,
-        "extract": extract,
-    }
-    stages = {
-        "prepare": prepare,
-        **({"extract": take_given} if config.given else sampling),
-        "score": score,
-        "control": control,
-        "report": report,
-    }
-    if last not in stages:
+    known = GIVEN if config.given else ALGORITHM
+    names = [step.name for step in known]
+    if last not in names:
         raise UserError(f"given: samples are given, so there is nothing for {last} to do; drop the section `given`")
-    names = list(stages)
-    return [stages[name] for name in names[: names.index(last) + 1]]
+    return list(known[: names.index(last) + 1])
 
 
-def describe(config: Config) -> str:
-    """What an audit will do, in a few lines for the terminal."""
-    many = conditions(config)
-    total = len(many) * config.extract.samples
-    victim = {
-        "train": f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images",
-        "import": f"import {config.dpm.path}",
-        "optimal": f"use the closed-form DPM of {config.data.members:,} images",
-    }[config.dpm.kind]
-    beside = "; repeat it with a DPM of other images" if config.control else ""
-    return (
-        f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
-        f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
-        f"{config.extract.samples:,} = {total:,} images with {config.extract.sampler}-{config.extract.steps}; "
-        f"score by {config.score.similarity}{beside}; report"
-    )
+def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
+    """Run the steps up to and including `last`, making only what is not there yet.
+
+    Args:
+        last: the name of a step.
+
+    Raises:
+        UserError: see the stages; what is finished is kept.
+    """
+    audit = Audit.open(config, reporter)
+    preflight(audit.artifacts)
+    store = audit.run.store
+    store.write("config.yaml", config.to_yaml().encode())
+    if last == "report":
+        reporter.say(describe(config))
+    began = time.monotonic()
+    run_steps(audit, [step.stage for step in steps(config, last)])
+    try:
+        store.sweep(ABANDONED_S)
+    except UserError as error:  # a store may forbid it, and the run is done
+        reporter.warn(f"temporary files of killed writers are not removed: {error}")
+    reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {store.uri}")
+    return audit
+
+
+def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
+    """Run stages in order; where one meets a damaged shard, those before it make that shard again first.
+
+    Raises:
+        UserError: see the stages.
+    """
+    for number, stage in enumerate(stages):
+
+        def remake(damage: Exception, number: int = number) -> None:
+            audit.reporter.warn(f"{damage}: making it again")
+            for earlier in stages[:number]:
+                earlier(audit)
+
+        repairing(audit.run.store, lambda stage=stage: stage(audit), remake)  # type: ignore[misc]

@@ -32,3 +32,10 @@ def naming(key: str) -> Iterator[None]:
         if key in str(error):
             raise
         raise type(error)(f"{key}: {error}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and message without the traceback that Ray puts into the message of a remote one."""
+    cause = getattr(error, "cause", None) or error
+    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {text}"

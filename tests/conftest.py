@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from side_ray.runs.artifacts import Artifacts
 
 
+STARTERS = {"ray": ("ray_session", "tiny_audit"), "server": ("s3_process", "chromium")}
+"""By mark, the fixtures that start what it stands for."""
+RAY_MODULES = ("end_to_end",)
+"""Packages of tests that start Ray in processes of their own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark, starters in STARTERS.items():
+            if set(starters) & set(getattr(item, "fixturenames", ())):
+                item.add_marker(mark)
+        if item.path.parent.name in RAY_MODULES:
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session")
 def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One S3 server for the whole session."""
@@ -60,4 +75,4 @@ def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "
     from side_ray.execution.progress import Reporter
     from tests.audits import tiny_config
 
-    return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter())
+    return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter()).artifacts

@@ -114,7 +114,7 @@ def test_status(tiny_audit):
     assert "600 of 600 samples" in result.stdout
 
 
-@pytest.mark.parametrize("target", ["audit", "test", "test-all", "lint", "bench", "lock"])
+@pytest.mark.parametrize("target", ["audit", "test", "test-unit", "test-all", "lint", "bench", "lock"])
 def test_make_knows_its_targets(target):
     result = subprocess.run(["make", "--dry-run", target], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr

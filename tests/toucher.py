@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from side_ray.config import Config
 from side_ray.errors import RunError
 from side_ray.execution.shard_pool import ShardActor, Task
+from side_ray.runs.shards import DamagedShard
 
 
 class Toucher(ShardActor):
@@ -12,6 +14,10 @@ class Toucher(ShardActor):
 
     stage = "touch"
     phases = ("touch",)
+
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return False
 
     def __init__(self, spec: dict) -> None:
         self.spec = spec
@@ -21,6 +27,8 @@ class Toucher(ShardActor):
             raise ValueError("poison\nwith more lines")
         if task.shard == self.spec.get("full"):
             raise RunError("/disk: no space left; free some")
+        if task.shard == self.spec.get("damaged"):
+            raise DamagedShard("samples/part-000007.parquet", "cannot be read")
         mark = Path(self.spec["directory"]) / f"died-{task.shard}"
         if task.shard == self.spec.get("deadly") and not mark.exists():
             mark.touch()

@@ -1,5 +1,9 @@
-"""The `side-ray` command: `app` is the command line, `job` the entry point of a submitted job."""
+"""The `side-ray` command: `app` has the verbs, `actions` what they do, `given` a config made from paths alone.
 
-from side_ray.cli.app import app, job
+A new verb is a function of `app`; one that runs a study is one line of `actions.STUDIES` beside it.
+"""
+
+from side_ray.cli.actions import job
+from side_ray.cli.app import app
 
 __all__ = ["app", "job"]

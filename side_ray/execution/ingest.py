@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from side_ray.config import ClusterSection
-from side_ray.errors import RunError, UserError
+from side_ray.errors import RunError, UserError, one_line
 from side_ray.execution.progress import Bar
-from side_ray.execution.shard_pool import MOST_BLOCKS, one_line
+from side_ray.execution.shard_pool import MOST_BLOCKS
 from side_ray.images import IMAGE_TYPE, encode_png
 from side_ray.runs.dataset import SCHEMA, to_parquet
 from side_ray.runs.run import Artifact
@@ -115,25 +115,32 @@ class Pass:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit failed, and whether its images are to blame: then only other images help, and not another try."""
+
+    reason: str
+    wrong_input: bool
+
+
 def _make(batch: dict[str, np.ndarray], work: Pass) -> dict[str, np.ndarray]:
-    unit = int(batch["unit"][0])
+    unit, error, wrong_input = int(batch["unit"][0]), "", False
     try:
         work.make(unit)
-        error = ""
     except UserError as wrong:
-        error = str(wrong)
+        error, wrong_input = str(wrong), not isinstance(wrong, RunError)
     except Exception as failure:  # a failure stays with its unit; the driver names it when the others are done
         error = one_line(failure)
-    return {"unit": np.array([unit]), "error": np.array([error])}
+    return {"unit": np.array([unit]), "error": np.array([error]), "wrong_input": np.array([wrong_input])}
 
 
-def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar) -> dict[int, str]:
-    """Have units done in Ray's tasks, at most `cluster.actors[1]` at a time; the errors of those that failed.
+def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar) -> dict[int, Failure]:
+    """Have units done in Ray's tasks, at most `cluster.actors[1]` at a time; what failed, by unit.
 
-    Tasks, not actors: the passes are short and there are several, and the processes of the first serve them all.
+    Tasks, not actors: there are several short passes, and Ray's worker processes serve them all.
 
     Raises:
-        RunError: Ray cannot go on at all.
+        RunError: Ray cannot continue at all.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -148,16 +155,16 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
         compute=ray.data.TaskPoolStrategy(size=cluster.actors[1]),
         num_cpus=cluster.actor_cpus,
     )
-    failures: dict[int, str] = {}
+    failures: dict[int, Failure] = {}
     try:
         for row in dataset.iter_rows():
             if row["error"]:
-                failures[row["unit"]] = row["error"]
+                failures[row["unit"]] = Failure(row["error"], row["wrong_input"])
             else:
                 bar.advance(1)
     except RayError as error:
         raise RunError(
-            f"Ray gave up ({one_line(error)}); finished parts are kept, so run the same command again to go on"
+            f"Ray stopped ({one_line(error)}); finished parts are kept: run the same command again to resume"
         ) from error
     return failures
 

@@ -1,4 +1,4 @@
-"""Who trains an artifact: two drivers on one run directory must not write the same checkpoints, so the second one waits."""
+"""A lease on an artifact: of two drivers on one run directory, the second waits instead of writing the same checkpoints."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from typing import Any
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 
-CLAIM = "_claim.json"
+LEASE = "_lease.json"
 RENEW_EVERY_S = 10.0
 STALE_AFTER_S = 60.0
 
 
-class Claim:
-    """A lease on training one artifact. It lapses when its driver is gone: at once on the same machine, else by its age."""
+class Lease:
+    """The right to train one artifact. It expires when its driver is gone: at once on the same machine, elsewhere by its age."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -27,47 +27,47 @@ class Claim:
         self._renewed = 0.0
 
     def wait_for(self, reporter: Reporter, title: str) -> None:
-        """Take the claim, or wait until its owner is done (the artifact is then complete) or gone."""
-        told = False
+        """Take the lease, or wait until its owner has finished (the artifact is then complete) or is gone."""
+        said = False
         while not self.artifact.done and not self._take():
-            if not told:
-                reporter.say(f"{title}: another driver is at it; waiting for it to finish")
-                told = True
+            if not said:
+                reporter.say(f"{title}: another driver is working on it; waiting until it finishes")
+                said = True
             time.sleep(1.0)
 
     def renew(self) -> None:
-        """Say that the owner lives; cheap enough to be called every second."""
+        """Record that the owner is alive; cheap enough to be called every second."""
         if time.monotonic() - self._renewed >= RENEW_EVERY_S:
             self._renewed = time.monotonic()
-            self.artifact.write_json(CLAIM, self._words())
+            self.artifact.write_json(LEASE, self._content())
 
     def release(self) -> None:
-        """Give the claim up."""
-        self.artifact.store.delete(f"{self.artifact.key}/{CLAIM}")
+        """Give the lease up."""
+        self.artifact.store.delete(f"{self.artifact.key}/{LEASE}")
 
     def _take(self) -> bool:
-        words = json.dumps(self._words()).encode()
-        key = f"{self.artifact.key}/{CLAIM}"
-        if self.artifact.store.write_if_absent(key, words):
+        content = json.dumps(self._content()).encode()
+        key = f"{self.artifact.key}/{LEASE}"
+        if self.artifact.store.write_if_absent(key, content):
             return True
         try:
-            claim = self.artifact.read_json(CLAIM)
+            found = self.artifact.read_json(LEASE)
         except FileNotFoundError:
             return False
-        if _lapsed(claim):
+        if _expired(found):
             self.artifact.store.delete(key)
-            return self.artifact.store.write_if_absent(key, words)
-        return {name: claim[name] for name in self._owner} == self._owner
+            return self.artifact.store.write_if_absent(key, content)
+        return {name: found[name] for name in self._owner} == self._owner
 
-    def _words(self) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
         return {**self._owner, "at": time.time()}
 
 
 @contextmanager
-def held(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
-    """Hold the claim on an artifact while the block runs. Waits as `Claim.wait_for` does: the artifact may then be complete."""
-    claim = Claim(artifact)
-    claim.wait_for(reporter, title)
+def hold_lease(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
+    """Hold the lease on an artifact while the block runs. Waits as `Lease.wait_for` does: the artifact may then be complete."""
+    lease = Lease(artifact)
+    lease.wait_for(reporter, title)
     if artifact.done:
         yield
         return
@@ -75,7 +75,7 @@ def held(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
 
     def keep() -> None:
         while not over.wait(1.0):
-            claim.renew()
+            lease.renew()
 
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
@@ -84,13 +84,13 @@ def held(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
     finally:
         over.set()
         keeper.join()
-        claim.release()
+        lease.release()
 
 
-def _lapsed(claim: dict[str, Any]) -> bool:
-    if claim["machine"] == _machine():
-        return _started(claim["pid"]) != claim["started"]
-    return time.time() - claim["at"] > STALE_AFTER_S
+def _expired(lease: dict[str, Any]) -> bool:
+    if lease["machine"] == _machine():
+        return _started(lease["pid"]) != lease["started"]
+    return time.time() - lease["at"] > STALE_AFTER_S
 
 
 def _machine() -> str:

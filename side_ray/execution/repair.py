@@ -1,21 +1,22 @@
-"""Makes damaged shards again."""
+"""Repair of damaged shards: what made them makes them again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
-from side_ray.config import Config
 from side_ray.errors import RunError
-from side_ray.execution.progress import Reporter
-from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.shards import DamagedShard
-
-Stage = Callable[[Config, Artifacts, Reporter], None]
-
+from side_ray.storage import Store
 
 MOST_REPAIRS = 5
 
+Result = TypeVar("Result")
 
-def run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Run the last of `stages`; where it finds a damaged shard, have the earlier ones make that again first.
+
+def repairing(store: Store, work: Callable[[], Result], remake: Callable[[DamagedShard], object]) -> Result:
+    """Do `work`; where it meets a damaged shard, delete that shard, call `remake`, and do the work again.
+
+    Args:
+        remake: makes again what the deleted shard was made by; it is told which shard was damaged.
 
     Raises:
         RunError: shards are damaged again and again, as by a store that does not keep what it is given.
@@ -23,13 +24,9 @@ def run_repairing(stages: Sequence[Stage], config: Config, artifacts: Artifacts,
     damaged = ""
     for _ in range(MOST_REPAIRS):
         try:
-            stages[-1](config, artifacts, reporter)
+            return work()
         except DamagedShard as damage:
             damaged = str(damage)
-            reporter.warn(f"{damaged}: making it again")
-            artifacts.run.store.delete(damage.key)
-            for earlier in stages[:-1]:
-                earlier(config, artifacts, reporter)
-        else:
-            return
-    raise RunError(f"{damaged}, after {MOST_REPAIRS - 1} repairs: check the store that the run lies in")
+            store.delete(damage.key)
+            remake(damage)
+    raise RunError(f"{damaged}, after {MOST_REPAIRS} repairs: check the store that the run is in")

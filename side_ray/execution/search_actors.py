@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,19 +14,17 @@ from side_ray.execution.node_memory import shared_array
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import Split
 from side_ray.search.index import Index
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors
 from side_ray.similarity.base import Similarity
 from side_ray.similarity.registry import similarity_of
+from side_ray.sources.select import Split
 
-# Features of one index; a larger training set is split.
 PART_BYTES = 2 * 2**30
-
-
-# Images whose features are made at a time.
+"""Features of one index; those of a larger training set are split."""
 PIECE = 4096
+"""Images that are embedded at a time."""
 
 
 class SearchPart:
@@ -89,27 +89,70 @@ def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
     return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
 
 
-def start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
-    """Actors that hold the training features in parts; none where every scorer holds them all."""
-    height, width, channels = artifacts.prepare.info()["shape"]
-    dimension = 512 if config.score.similarity == "sscd" else height * width * channels
-    parts = min(parts_of(config.score, sizes["member"], dimension), sizes["member"])
-    if parts == 1:
-        return []
-    import ray
+class SearchActors:
+    """The training features of an audit: held in parts by actors, or, where they are small, by every scorer itself.
 
-    # Half of the processors for the search, half for those who ask: neither may keep the other from starting.
-    processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * config.cluster.actor_cpus
-    share = min(config.cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
-    actor = ray.remote(SearchPart).options(num_cpus=share, max_restarts=-1, max_task_retries=-1)
-    threads = config.cluster.actor_cpus
-    return [actor.remote(artifacts.prepare, config.score, sizes, part, parts, threads) for part in range(parts)]
+    A context manager: the actors start when they are first asked for, and end with the block.
+    """
 
+    def __init__(self, artifacts: Artifacts, score: ScoreSection | None = None) -> None:
+        self.artifacts, self.score = artifacts, score or artifacts.config.score
+        self._handles: list[Any] | None = None
 
-def stop_servers(servers: list[Any]) -> None:
-    """End the actors of `start_servers`."""
-    if servers:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handles:
+            import ray
+
+            for handle in self._handles:
+                ray.kill(handle)
+
+    @property
+    def handles(self) -> list[Any]:
+        """Handles of remote `SearchPart`s; empty where every scorer holds all features."""
+        if self._handles is None:
+            self._handles = self._start()
+        return self._handles
+
+    def _start(self) -> list[Any]:
+        cluster, prepared, sizes = self.artifacts.config.cluster, self.artifacts.prepare, self.artifacts.sizes
+        height, width, channels = prepared.info()["shape"]
+        dimension = 512 if self.score.similarity == "sscd" else height * width * channels
+        parts = min(parts_of(self.score, sizes["member"], dimension), sizes["member"])
+        if parts == 1:
+            return []
         import ray
 
-        for server in servers:
-            ray.kill(server)
+        # Half of the processors are for the search and half for the scorers, so that both can start.
+        processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * cluster.actor_cpus
+        share = min(cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
+        gpus = float(cluster.gpus) if uses_gpu(self.artifacts.config) else 0
+        actor = ray.remote(SearchPart).options(num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
+        arguments = prepared, self.score, sizes
+        return [actor.remote(*arguments, part, parts, cluster.actor_cpus) for part in range(parts)]
+
+
+def uses_gpu(config: Config) -> bool:
+    """Whether whoever holds training features may embed or search on a GPU."""
+    return config.score.similarity == "sscd" or (config.score.engine != "torch" and _faiss_has_gpu_code())
+
+
+def _faiss_has_gpu_code() -> bool:
+    # Asked in the driver, whose machine may have no GPU while the cluster's have.
+    return find_spec("faiss") is not None and hasattr(import_module("faiss"), "StandardGpuResources")
+
+
+def ask(
+    part: SearchPart | None, handles: list[Any], method: str, split: Split, queries: np.ndarray, *arguments: Any
+) -> list[Any]:
+    """The answers of the local part, or of every actor that holds some of the split, to `method` of `SearchPart`."""
+    if part is not None:
+        answers = [getattr(part, method)(split, queries, *arguments)]
+    else:
+        import ray
+
+        shared = ray.put(queries)
+        answers = ray.get([getattr(handle, method).remote(split, shared, *arguments) for handle in handles])
+    return [answer for answer in answers if answer is not None]

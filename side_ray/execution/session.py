@@ -4,14 +4,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from side_ray.config import ClusterSection
+from side_ray.errors import RunError, UserError, one_line
+from side_ray.runs.shards import DamagedShard
 
-OBJECT_STORE_BYTES = (
-    200 * 2**20
-)  # bulk data never passes through it, so a laptop need not reserve a third of its memory
+Result = TypeVar("Result")
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Bulk data never passes through the object store, so a laptop need not reserve a third of its memory for it."""
 
 
 def ensure_ray(cluster: ClusterSection) -> None:
@@ -79,3 +83,30 @@ def _quiet() -> None:
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
+
+
+def run_remotely(
+    function: Callable[..., Result], *arguments: Any, title: str, cpus: float, gpus: float, retries: int
+) -> Result:
+    """Run a function in one Ray task.
+
+    Args:
+        title: names the work in an error.
+        retries: how often the task is started again when its process dies; -1 = without limit.
+
+    Raises:
+        UserError, DamagedShard: those of the function.
+        RunError: the process died too often, or the function raised anything else.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=retries)
+    try:
+        result: Result = ray.get(task.remote(*arguments))
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, (UserError, DamagedShard)):
+            raise cause from None
+        raise RunError(f"{title} failed ({one_line(error)}); run the same command again to retry") from error
+    return result

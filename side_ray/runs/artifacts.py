@@ -13,13 +13,17 @@ from side_ray.runs.run import Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.sources.base import Source
 from side_ray.sources.pools import describe, open_pools, open_samples, transform_of
+from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 1, "report": 1}
-VERSIONS |= {"theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 2, "hits": 1}
+VERSIONS |= {"report": 1, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
+CIFAR_SIDE = 32
+CUT_EVERY = 2
+"""Of samples that are given, every second one also sets the calibrated cut."""
 
 
 class Artifacts:
@@ -28,6 +32,13 @@ class Artifacts:
     def __init__(self, config: Config, run: Run) -> None:
         self.config = config
         self.run = run
+
+    @classmethod
+    def open(cls, config: Config) -> "Artifacts":
+        """The artifacts of a config in its run directory, which is not touched yet. Raises UserError for a wrong run.uri."""
+        with naming("run.uri"):
+            store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+        return cls(config, Run(store))
 
     def sharing(self, config: Config) -> "Artifacts":
         """The artifacts of a config that has the same data and victim as this one: those need not be looked at again."""
@@ -97,6 +108,11 @@ class Artifacts:
         artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
         return self._shards(artifact.child(condition.name))
 
+    def classifier(self, condition: Condition) -> str | None:
+        """Key of the classifier that guides a condition; None for Random."""
+        part = {"td": "student", "ti": "ol_ti"}.get(condition.method)
+        return self.surrogate.child(part).key if part else None
+
     def scores(self, condition: Condition) -> ShardSet:
         """Scores of one condition's samples, shard for shard."""
         # The hits hold those of the calibrated cut, which the synthetic set's size and the rate decide.
@@ -105,6 +121,10 @@ class Artifacts:
         samples = self.samples(condition)
         artifact = self._artifact("scores", *self._scoring, bands, cut, samples.fingerprint)
         return self._shards(artifact.child(condition.name), samples.total)
+
+    def hits(self, condition: Condition) -> ShardSet:
+        """Which training images one condition's samples hit in each band, a file per shard of its scores; see `hits_of`."""
+        return hits_of(self.run, self.scores(condition), condition)
 
     @cached_property
     def cut(self) -> ShardSet:
@@ -147,6 +167,12 @@ class Artifacts:
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
         return self._artifact("control", settings, parts, self.dpm.fingerprint, self.prepare.fingerprint)
 
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Images in each split of the prepared data."""
+        info = self.prepare.info()
+        return {split: info[split] for split in SPLITS}
+
     def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
         return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)
 
@@ -170,6 +196,12 @@ class Artifacts:
     def _scoring(self) -> list[Any]:
         fields = {"similarity", "neighbors", "checkpoint", "preprocessing"}
         return [self.config.score.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+
+
+def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
+    """The files of hits that belong to some scores: every training image in a band (Eq. 15), any number of rows in each."""
+    artifact = run.artifact("hits", VERSIONS["hits"], scores.fingerprint).child(condition.name)
+    return ShardSet(artifact.store, artifact.key, artifact.fingerprint, scores.rows)
 
 
 def check_label_weights(config: Config) -> None:
@@ -202,22 +234,13 @@ def _content_hash(config: Config) -> str:
     return digest.hexdigest()
 
 
-def open_run(config: Config) -> Artifacts:
-    """The run directory of a config, not yet touched."""
-    with naming("run.uri"):
-        store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
-    return Artifacts(config, Run(store))
-
-
-CIFAR_SIDE = 32
-
-
-def image_shape(config: Config, artifacts: Artifacts) -> tuple[int, int, int]:
-    """(C, H, W) of the images: from the config where it says, else from the data set.
+def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:
+    """(C, H, W) of the images: from the config where it gives their size, else from the data set.
 
     Raises:
-        UserError: the config does not say, and the data set cannot be read.
+        UserError: the config does not give it, and the data set cannot be read.
     """
+    config = artifacts.config
     side = config.data.image_size or config.data.crop or (CIFAR_SIDE if config.data.source == "cifar10" else None)
     if side:
         return (1 if config.data.grayscale else 3), side, side

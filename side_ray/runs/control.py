@@ -3,14 +3,14 @@
 from typing import Any
 
 from side_ray.config import Config
-from side_ray.runs.artifacts import VERSIONS, Artifacts
+from side_ray.runs.artifacts import VERSIONS, Artifacts, hits_of
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Run
 from side_ray.runs.shards import ShardSet
 
 
-class _Aside(Run):
-    """A run whose `latest.json` stays the audit's."""
+class _ControlRun(Run):
+    """The run directory as the control sees it: `latest.json` keeps pointing to the audit's own artifacts."""
 
     def point_latest(self, **entries: Any) -> None:
         pass
@@ -26,9 +26,9 @@ def control_config(config: Config) -> Config:
     return config.model_copy(update={"data": data.model_copy(update=others), "control": None})
 
 
-def control_artifacts(config: Config, artifacts: Artifacts) -> Artifacts:
+def control_artifacts(artifacts: Artifacts) -> Artifacts:
     """Where the control DPM and its images lie, in the run directory of the audit."""
-    return Artifacts(control_config(config), _Aside(artifacts.run.store))
+    return Artifacts(control_config(artifacts.config), _ControlRun(artifacts.run.store))
 
 
 def control_conditions(config: Config) -> list[Condition]:
@@ -55,3 +55,8 @@ def control_scores(artifacts: Artifacts, other: Artifacts, condition: Condition)
         "control_scores", VERSIONS["control_scores"], own.fingerprint, samples.fingerprint
     ).child(condition.name)
     return ShardSet(key.store, key.key, key.fingerprint, own.rows)
+
+
+def control_hits(artifacts: Artifacts, other: Artifacts, condition: Condition) -> ShardSet:
+    """Hits that belong to those scores."""
+    return hits_of(artifacts.run, control_scores(artifacts, other, condition), condition)

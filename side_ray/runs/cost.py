@@ -39,9 +39,9 @@ class Estimate:
         return self.unet_evaluations * self.unet_flops + self.classifier_evaluations * self.classifier_flops
 
 
-def estimate(config: Config, artifacts: Artifacts) -> Estimate:
+def estimate(artifacts: Artifacts) -> Estimate:
     """Count what the synthetic set and all conditions take."""
-    shape = image_shape(config, artifacts)
+    config, shape = artifacts.config, image_shape(artifacts)
     per_sample = unet_evaluations(config.extract.sampler, config.extract.steps)
     many = conditions(config)
     guided = sum(condition.scale > 0 for condition in many) * config.extract.samples
@@ -50,7 +50,7 @@ def estimate(config: Config, artifacts: Artifacts) -> Estimate:
         samples=samples,
         unet_evaluations=samples * per_sample,
         classifier_evaluations=guided * _guided_steps(config),
-        unet_flops=_unet_flops(config, artifacts, shape),
+        unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
@@ -64,7 +64,7 @@ def _guided_steps(config: Config) -> int:
     return sum(start <= timestep < end for timestep in visited)
 
 
-def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
+def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
     """The plan for a terminal: what would run, what of it is there, and what sampling takes.
 
     Args:
@@ -74,9 +74,10 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
     Raises:
         UserError: samples are given, so nothing is sampled; or see `image_shape`.
     """
+    config = artifacts.config
     if config.given:
         raise UserError("given.samples: a plan tells what sampling costs, and here the samples are given")
-    cost, many = estimate(config, artifacts), conditions(config)
+    cost, many = estimate(artifacts), conditions(config)
     shards = f"{len(many) * artifacts.sample_shards:,}"
     if not obstacle:
         missing = sum(len(artifacts.samples(each).missing(artifacts.sample_shards)) for each in many)
@@ -114,14 +115,14 @@ def plan_lines(config: Config, artifacts: Artifacts, throughput: float | None = 
     return [f"{name:14}{text.rstrip()}" for name, text in lines.items()]
 
 
-def probe(config: Config, artifacts: Artifacts) -> float:
+def probe(artifacts: Artifacts) -> float:
     """Samples per second of this machine's device with one guided batch at the config's own settings, timed after a first one.
 
     The weights are random where the models are not there yet: speed does not depend on them.
     """
-    shape = image_shape(config, artifacts)
+    config, shape = artifacts.config, image_shape(artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dpm = _victim(config, artifacts, shape).to(device)
+    dpm = _victim(artifacts, shape).to(device)
     classifier = network(config.surrogate, shape[0], config.surrogate.classes, time=True).to(device).eval()
     settings, size = config.extract, config.extract.batch_size
     targets, scale = torch.zeros(size, dtype=torch.int64, device=device), torch.ones(size, device=device)
@@ -145,7 +146,8 @@ def probe(config: Config, artifacts: Artifacts) -> float:
     return size / seconds
 
 
-def _victim(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
+def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
+    config = artifacts.config
     if artifacts.dpm.done:
         return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
     if config.dpm.kind == "import":
@@ -168,14 +170,15 @@ def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = Fals
     return counter.get_total_flops()
 
 
-def _unet_flops(config: Config, artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
+def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
+    config = artifacts.config
     if config.dpm.kind == "optimal":
         # A product with every member for the distances, another for their mean.
         return 4 * config.data.members * int(np.prod(shape))
     if config.dpm.kind == "train":
         unet = new_unet(config.dpm.unet.model_dump(), shape).eval()
     else:
-        dpm = _victim(config, artifacts, shape)
+        dpm = _victim(artifacts, shape)
         assert isinstance(dpm, UnetDpm)
         unet = dpm.unet
     with torch.no_grad():

@@ -17,13 +17,14 @@ from side_ray.storage import open_store
 from side_ray.surrogate.encoders import open_teacher
 
 
-def preflight(config: Config, artifacts: Artifacts) -> None:
+def preflight(artifacts: Artifacts) -> None:
     """Refuse what could only fail later.
 
     Raises:
         UserError: one line naming the key and the remedy.
         RunError: the run directory cannot be read and written.
     """
+    config = artifacts.config
     similarity = similarity_of(config.score)
     Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
     source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
@@ -32,13 +33,14 @@ def preflight(config: Config, artifacts: Artifacts) -> None:
         if len(counts) == len(source.counts):
             check_sizes(config.data, *counts)
     if config.given:
-        check_given(config, artifacts)
+        check_given(artifacts)
     else:
-        _check_dpm(config, artifacts, source)
+        _check_dpm(artifacts, source)
     artifacts.run.store.check()
 
 
-def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None) -> None:
+def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
+    config = artifacts.config
     with naming("extract.steps"):
         schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
         visited_timesteps(schedule, config.extract.sampler, config.extract.steps)
@@ -63,9 +65,9 @@ def _check_dpm(config: Config, artifacts: Artifacts, source: Description | None)
         if config.surrogate.teacher is not None:
             open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
     if config.dpm.kind == "import" and not artifacts.dpm.done:
-        fetch_import(config, image_shape(config, artifacts))
+        fetch_import(config, image_shape(artifacts))
     if config.control:
-        _check_control(config, artifacts)
+        _check_control(artifacts)
 
 
 def _check_batch(config: Config) -> None:
@@ -82,9 +84,9 @@ def _check_batch(config: Config) -> None:
         )
 
 
-def _check_control(config: Config, artifacts: Artifacts) -> None:
+def _check_control(artifacts: Artifacts) -> None:
     """Refuse a control for which the source holds too few other images."""
-    other = control_artifacts(config, artifacts)
+    config, other = artifacts.config, control_artifacts(artifacts)
     if other.prepare.done:
         return
     counts = [count for count in describe(other.config.data, other.pools).counts if count is not None]
@@ -112,20 +114,16 @@ def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
     return directory
 
 
-def _samples_of(config: Config) -> str:
-    assert config.given is not None
-    return config.given.samples
-
-
-def check_given(config: Config, artifacts: Artifacts) -> None:
+def check_given(artifacts: Artifacts) -> None:
     """Refuse a config whose sizes are not those of the samples.
 
     Raises:
         UserError: there are other samples than the config says, or none.
     """
-    count = artifacts.given.count()
+    config, count = artifacts.config, artifacts.given.count()
+    assert config.given is not None
     if count != config.extract.samples:
         raise UserError(
-            f"extract.samples: {config.extract.samples:,} samples are to be scored, but {_samples_of(config)} holds {count:,}; "
+            f"extract.samples: {config.extract.samples:,} samples are to be scored, but {config.given.samples} holds {count:,}; "
             "set it to that"
         )

@@ -1,5 +1,6 @@
 """Shards: the unit of distributed work, written whole under a deterministic key, found again by listing."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,20 @@ from side_ray.storage import Store
 
 # Magic, one byte of footer and its length, magic: no Parquet file is shorter.
 SMALLEST_PARQUET = 13
+FAILED = "_failed.json"
 _FINGERPRINT = b"side_ray.fingerprint"
 _NOTE = b"side_ray.note"
 
 
 class DamagedShard(Exception):
-    """What lies under a shard's key is not that shard: cut short, or of another plan. `key` is to be deleted and made again."""
+    """A shard's file is not that shard: it is cut short, or belongs to another plan. `key` is to be deleted and made again."""
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key} {reason}")
-        self.key = key
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.reason}"
 
 
 def shards_of(samples: int, rows: int) -> int:
@@ -98,9 +103,23 @@ class ShardSet:
         except pa.ArrowInvalid as error:
             raise DamagedShard(key, f"cannot be read: {error}") from error
 
+    def record_failures(self, reasons: dict[int, str]) -> None:
+        """Write beside the shards which of them failed and why, or remove that file where none did."""
+        key = f"{self.directory}/{FAILED}"
+        if reasons:
+            self.store.write(
+                key, json.dumps({str(index): reason for index, reason in reasons.items()}, indent=1).encode()
+            )
+        elif self.store.exists(key):
+            self.store.delete(key)
+
+    def failures(self) -> dict[int, str]:
+        """What `record_failures` wrote last."""
+        key = f"{self.directory}/{FAILED}"
+        if not self.store.exists(key):
+            return {}
+        return {int(index): reason for index, reason in json.loads(self.store.read(key)).items()}
+
     def read_first(self, count: int, columns: list[str] | None = None) -> pa.Table:
         """The first `count` shards as one table, in order."""
         return pa.concat_tables([self.read(index, columns) for index in range(count)])
-
-
-FAILED = "_failed.json"

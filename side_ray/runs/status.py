@@ -13,7 +13,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact, Run, read_progress
-from side_ray.runs.shards import FAILED, ShardSet
+from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
 
 # Shards written within this time tell the present rate.
@@ -71,13 +71,14 @@ def rows(store: Store, where: str) -> list[Row]:
         _shards(
             "score", [artifacts.scores(each) for each in conditions(config)], config.extract.samples // size, "samples"
         ),
-        *(_control_rows(config, artifacts) if config.control else ()),
+        *(_control_rows(artifacts) if config.control else ()),
         Row("report", int(artifacts.report.done), 1, "report"),
     ]
 
 
-def _control_rows(config: Config, artifacts: Artifacts) -> list[Row]:
-    other, wanted = control_artifacts(config, artifacts), control_conditions(config)
+def _control_rows(artifacts: Artifacts) -> list[Row]:
+    config = artifacts.config
+    other, wanted = control_artifacts(artifacts), control_conditions(config)
     samples = [control_samples(artifacts, other, each) for each in wanted]
     scores = [control_scores(artifacts, other, each) for each in wanted]
     return [
@@ -113,9 +114,7 @@ def _shards(stage: str, sets: list[ShardSet], count: int, unit: str) -> Row:
         written = {index: mtime for index, mtime in shards.written().items() if index < count}
         done += len(written)
         recent += [mtime for mtime in written.values() if now - mtime < RECENT_S]
-        beside = Artifact(shards.store, shards.directory)
-        if beside.store.exists(f"{beside.key}/{FAILED}"):
-            failed += [shards.key(int(index)) for index in beside.read_json(FAILED) if int(index) not in written]
+        failed += [shards.key(index) for index in shards.failures() if index not in written]
     rows_each = sets[0].rows
     rate = (
         (len(recent) - 1) * rows_each / (max(recent) - min(recent))

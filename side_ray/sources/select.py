@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,8 @@ from side_ray.config import DataSection
 from side_ray.errors import UserError
 
 DIGEST_BYTES = 16
+Split = Literal["member", "calibration", "holdout"]
+SPLITS: tuple[Split, ...] = ("member", "calibration", "holdout")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Chosen:
     for each name of `Census.names` its class number among the members, -1 = none of them has it. Fewer than two classes
     are none."""
 
-    rows: dict[str, np.ndarray]
+    rows: dict[Split, np.ndarray]
     class_of: np.ndarray
     class_names: list[str]
 
@@ -125,9 +128,6 @@ def copies_across(census: Census, chosen: Chosen) -> int:
     """How many unseen images have exactly the pixels of a member."""
     unseen = np.concatenate([chosen.rows[split] for split in SPLITS[1:]])
     return int(np.isin(census.digest[unseen], census.digest[chosen.rows["member"]]).sum())
-
-
-SPLITS = ("member", "calibration", "holdout")
 
 
 def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None:
@@ -161,7 +161,7 @@ def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None
         )
 
 
-def split_indices(data: DataSection, total: int, seed: int, apart: int | None = None) -> dict[str, np.ndarray]:
+def split_indices(data: DataSection, total: int, seed: int, apart: int | None = None) -> dict[Split, np.ndarray]:
     """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
 
     Args:

@@ -1,4 +1,4 @@
-"""Samples from the DPM, unguided or guided, shard by shard. Makes the synthetic set and every condition of the audit."""
+"""Step: sample every condition from the DPM, unguided (Random) or guided (OL-TI, SIDE), shard by shard."""
 
 import threading
 import time
@@ -13,9 +13,8 @@ from side_ray.config import Config, ExtractSection
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.guidance import ClassifierGuidance
 from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
-from side_ray.execution.progress import Reporter
-from side_ray.execution.session import ensure_ray
-from side_ray.execution.shard_pool import ShardActor, Task, report_failures, run_tasks
+from side_ray.execution.audit import Audit
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column, to_uint8
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
@@ -26,10 +25,9 @@ from side_ray.surrogate.resnet import ResNet
 
 
 @dataclass(frozen=True)
-class Group:
-    """The shards of one condition and what samples them: the classifier's directory (None = unguided) and λ."""
+class SamplingJob(ShardJob):
+    """Samples of one condition: their random stream, λ, and the key of the classifier that guides (None = unguided)."""
 
-    shards: ShardSet
     stream: str
     scale: float
     classifier: str | None
@@ -41,7 +39,7 @@ class GeneratorSpec:
 
     store: Store
     dpm: str
-    groups: list[Group]
+    jobs: list[SamplingJob]
     extract: ExtractSection
     seed: int
     precision: str
@@ -54,6 +52,10 @@ class Generator(ShardActor):
     stage = "extract"
     phases = ("sample", "encode", "write")
 
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return True
+
     def __init__(self, spec: GeneratorSpec) -> None:
         torch.set_num_threads(spec.threads)
         self.spec = spec
@@ -64,33 +66,33 @@ class Generator(ShardActor):
         self._batch = spec.extract.batch_size
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
-        group = self.spec.groups[task.group]
+        job = self.spec.jobs[task.job]
         with self._device_lock:
             began = time.perf_counter()
-            seeds, targets, classes, images, row["note"] = self._sample(group, task.shard)
+            seeds, targets, classes, images, row["note"] = self._sample(job, task.shard)
             row["seconds_sample"] = time.perf_counter() - began
         began = time.perf_counter()
-        first = task.shard * group.shards.rows
+        first = task.shard * job.output.rows
         columns: dict[str, Any] = {
-            "sample_id": pa.array(range(first, first + group.shards.rows), pa.int64()),
+            "sample_id": pa.array(range(first, first + job.output.rows), pa.int64()),
             "seed": pa.array(seeds, pa.int64()),
         }
-        if group.stream == "extract":
+        if job.stream == "extract":
             columns["target"] = pa.array(targets, pa.int64()) if targets else pa.nulls(len(seeds), pa.int64())
         if classes is not None:
             columns["class"] = pa.array(classes, pa.int64())
         table = pa.table({**columns, "image": image_column(images)})
         row["seconds_encode"] = time.perf_counter() - began
         began, retries = time.perf_counter(), self.spec.store.retries
-        group.shards.write(task.shard, table, row["note"])
+        job.output.write(task.shard, table, row["note"])
         row["seconds_write"] = time.perf_counter() - began
-        row |= {"retries": self.spec.store.retries - retries, "rows": group.shards.rows}
+        row |= {"retries": self.spec.store.retries - retries, "rows": job.output.rows}
 
-    def _sample(self, group: Group, shard: int) -> tuple[list[int], list[int], np.ndarray | None, np.ndarray, str]:
+    def _sample(self, job: SamplingJob, shard: int) -> tuple[list[int], list[int], np.ndarray | None, np.ndarray, str]:
         """Seeds, guidance targets, the DPM's own class conditions (None without), images, and what is unusual."""
-        rows = group.shards.rows
-        seeds = [sample_seed(self.spec.seed, group.stream, i) for i in range(shard * rows, (shard + 1) * rows)]
-        classifier = self._classifier(group.classifier) if group.classifier else None
+        rows = job.output.rows
+        seeds = [sample_seed(self.spec.seed, job.stream, i) for i in range(shard * rows, (shard + 1) * rows)]
+        classifier = self._classifier(job.classifier) if job.classifier else None
         targets = [target_of(seed, classifier.config.num_classes) for seed in seeds] if classifier else []
         classes = self.dpm.condition.classes_of(seeds) if self.dpm.condition else None
         parts, start, note = [], 0, ""
@@ -98,7 +100,7 @@ class Generator(ShardActor):
             chosen = slice(start, start + self._batch)
             try:
                 condition = None if classes is None else classes[chosen]
-                parts.append(self._sample_batch(group, seeds[chosen], classifier, targets[chosen], condition))
+                parts.append(self._sample_batch(job, seeds[chosen], classifier, targets[chosen], condition))
             except torch.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -112,7 +114,7 @@ class Generator(ShardActor):
 
     def _sample_batch(
         self,
-        group: Group,
+        job: SamplingJob,
         seeds: list[int],
         classifier: ResNet | None,
         targets: list[int],
@@ -125,7 +127,7 @@ class Generator(ShardActor):
         guidance = None
         if classifier is not None:
             rows = torch.tensor(targets + targets[-1:] * padding, device=self.device)
-            guidance = ClassifierGuidance(classifier, rows, torch.full((self._batch,), group.scale, device=self.device))
+            guidance = ClassifierGuidance(classifier, rows, torch.full((self._batch,), job.scale, device=self.device))
         labels = None if classes is None else torch.from_numpy(np.pad(classes, (0, padding), "edge")).to(self.device)
         noise = Noise(seeds, self.dpm.image_shape)
         settings = self.spec.extract
@@ -151,77 +153,36 @@ class Generator(ShardActor):
         return self._classifiers[directory]
 
 
-def extract_synthetic(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Sample the synthetic set: λ = 0, stream `synthetic`."""
-    group = Group(artifacts.synthetic, "synthetic", 0.0, None)
-    sample_groups(config, artifacts, [group], config.surrogate.synthetic, "synthetic", reporter)
-    artifacts.run.point_latest(synthetic=artifacts.synthetic.directory)
-
-
-def extract(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Sample every condition of the audit.
+def extract(audit: Audit) -> None:
+    """Sample every condition of the audit: x ~ p_θ(x)·p_t(y|x)^λ, Eq. 151 and 152.
 
     Raises:
-        RunError: some shards failed; the others are written, and the message names those.
+        RunError: some shards failed; the others are written, and the message names those that failed.
     """
-    groups = [group_of(each, artifacts) for each in conditions(config)]
-    sample_groups(config, artifacts, groups, config.extract.samples, "extract", reporter)
-    artifacts.run.point_latest(samples=sample_paths(config, artifacts))
+    artifacts, many = audit.artifacts, conditions(audit.config)
+    run_sampling(audit, [sampling_job(each, artifacts, artifacts.samples(each)) for each in many], "extract")
+    audit.run.point_latest(samples={each.name: artifacts.samples(each).directory for each in many})
 
 
-def group_of(condition: Condition, artifacts: Artifacts) -> Group:
-    """What samples a condition."""
-    return Group(artifacts.samples(condition), "extract", condition.scale, classifier_of(condition, artifacts))
+def sampling_job(condition: Condition, artifacts: Artifacts, output: ShardSet) -> SamplingJob:
+    """N_G samples of a condition, written to `output`."""
+    return SamplingJob(output, artifacts.sample_shards, "extract", condition.scale, artifacts.classifier(condition))
 
 
-def classifier_of(condition: Condition, artifacts: Artifacts) -> str | None:
-    """Where the classifier that guides a condition lies; None for Random."""
-    part = {"random": None, "td": "student", "ti": "ol_ti"}[condition.method]
-    return artifacts.surrogate.child(part).key if part else None
+def run_sampling(audit: Audit, jobs: list[SamplingJob], title: str, dpm: Artifact | None = None) -> None:
+    """Have the missing samples of all jobs made, by the audited DPM or another one; raises what `run_shards` does."""
+    run_shards(audit, Generator, jobs, lambda: generator_spec(audit.artifacts, jobs, dpm), title)
 
 
-def sample_paths(config: Config, artifacts: Artifacts) -> dict[str, str]:
-    """Where each condition's samples lie, by the condition's name."""
-    return {each.name: artifacts.samples(each).directory for each in conditions(config)}
-
-
-def sample_groups(
-    config: Config,
-    artifacts: Artifacts,
-    groups: list[Group],
-    samples: int,
-    title: str,
-    reporter: Reporter,
-    dpm: Artifact | None = None,
-) -> None:
-    """Have the missing ones of the first `samples` samples of each group made, from the audited DPM or another one.
-
-    Raises:
-        RunError: some shards failed; the others are written, and the message names those.
-    """
-    size = config.extract.shard_size
-    count = samples // size
-    missing = [group.shards.missing(count) for group in groups]
-    # Shard by shard over all conditions: an interrupted run then holds the same samples of every λ.
-    tasks = sorted(
-        (Task(g, s) for g, left in enumerate(missing) for s in left), key=lambda task: (task.shard, task.group)
-    )
-    total = samples * len(groups)
-    if not tasks:
-        reporter.say(f"{title}: {total:,} samples are there")
-        return
-    spec = GeneratorSpec(
+def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact | None = None) -> GeneratorSpec:
+    """What a generator needs for these jobs."""
+    config = artifacts.config
+    return GeneratorSpec(
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
-        groups,
+        jobs,
         config.extract,
         config.run.seed,
         config.cluster.precision,
         config.cluster.actor_cpus,
     )
-    ensure_ray(config.cluster)
-    with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
-        outcome = run_tasks(Generator, spec, tasks, config.cluster, bar)
-    for note in sorted(outcome.notes):
-        reporter.warn(note)
-    report_failures(title, [group.shards for group in groups], outcome)

@@ -1,6 +1,6 @@
-"""Samples that are there already: an auditor who has only a folder of generated images scores these, without a DPM.
+"""Step, in place of training and sampling: import samples that are given, so that they are scored without a DPM.
 
-Every sample is scored; every second one also sets the calibrated cut, where images are given that the model never saw.
+Every sample is scored; every second one also sets the calibrated cut, where unseen images are given.
 """
 
 import time
@@ -13,41 +13,49 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.errors import UserError
-from side_ray.execution.progress import Reporter
-from side_ray.execution.session import ensure_ray
-from side_ray.execution.shard_pool import ShardActor, Task, report_failures, run_tasks
+from side_ray.execution.audit import Audit
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import IMAGE_TYPE, encode_png
-from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.given import CUT_EVERY
+from side_ray.runs.artifacts import CUT_EVERY
 from side_ray.runs.plan import conditions
-from side_ray.runs.shards import ShardSet
 from side_ray.sources.base import Source
 from side_ray.sources.pools import transform_of
 from side_ray.sources.reading.pixels import Transform, Unusable
 
 
 @dataclass(frozen=True)
-class TakerSpec:
-    """Everything that a taker needs, by path. `strides`: of every set, how many samples apart its rows are."""
+class ImportJob(ShardJob):
+    """Given samples to import: every `stride`-th one."""
+
+    stride: int
+
+
+@dataclass(frozen=True)
+class ImporterSpec:
+    """Everything that an importer needs, by path. `shape` is (H, W, C) of the training images."""
 
     source: Source
     transform: Transform
     shape: tuple[int, int, int]
-    sets: list[ShardSet]
-    strides: list[int]
+    jobs: list[ImportJob]
 
 
-class Taker(ShardActor):
-    """Brings given samples into the run, shard by shard."""
+class SampleImporter(ShardActor):
+    """Writes given samples into the run, shard by shard."""
 
     stage = "samples"
     phases = ("read", "write")
 
-    def __init__(self, spec: TakerSpec) -> None:
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return False
+
+    def __init__(self, spec: ImporterSpec) -> None:
         self.spec = spec
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
-        shards, stride = self.spec.sets[task.group], self.spec.strides[task.group]
+        job = self.spec.jobs[task.job]
+        shards, stride = job.output, job.stride
         first, size = task.shard * shards.rows, shards.size(task.shard)
         began = time.perf_counter()
         images = list(self._images(range(first * stride, (first + size) * stride, stride)))
@@ -92,30 +100,24 @@ class Taker(ShardActor):
         return encode_png(pixels)
 
 
-def take_given(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Bring the given samples into the run: all of them, and every second one as the set that sets the cut.
+def import_samples(audit: Audit) -> None:
+    """Import the given samples: all of them, and every second one as the set that sets the cut.
 
     Raises:
-        UserError: an image cannot be used, or has another size than the training images.
-        RunError: some shards could not be written; the others are, and the message names those.
+        RunError: an image cannot be used, has another size than the training images, or cannot be written; the shards that
+            are written are kept.
     """
-    (condition,) = conditions(config)
-    sets, strides = [artifacts.samples(condition)], [1]
-    counts = [artifacts.sample_shards]
+    artifacts = audit.artifacts
+    (condition,) = conditions(audit.config)
+    jobs = [ImportJob(artifacts.samples(condition), artifacts.sample_shards, 1)]
     if artifacts.cut_shards:
-        sets, strides, counts = [*sets, artifacts.synthetic], [1, CUT_EVERY], [*counts, artifacts.cut_shards]
-    tasks = [Task(g, i) for g, shards in enumerate(sets) for i in shards.missing(counts[g])]
-    total = sum(shards.total or 0 for shards in sets)
-    if not tasks:
-        reporter.say(f"samples: {config.extract.samples:,} samples are there")
-    else:
-        left = sum(sets[task.group].size(task.shard) for task in tasks)
+        jobs.append(ImportJob(artifacts.synthetic, artifacts.cut_shards, CUT_EVERY))
+
+    def spec() -> ImporterSpec:
         height, width, channels = artifacts.prepare.info()["shape"]
-        spec = TakerSpec(artifacts.given, transform_of(config.data), (height, width, channels), sets, strides)
-        ensure_ray(config.cluster)
-        with reporter.bar("samples", total, "samples", done=total - left) as bar:
-            outcome = run_tasks(Taker, spec, tasks, config.cluster, bar)
-        report_failures("samples", sets, outcome)
-    artifacts.run.point_latest(samples={condition.name: sets[0].directory})
+        return ImporterSpec(artifacts.given, transform_of(audit.config.data), (height, width, channels), jobs)
+
+    run_shards(audit, SampleImporter, jobs, spec, "samples")
+    audit.run.point_latest(samples={condition.name: jobs[0].output.directory})
     if artifacts.cut_shards:
-        artifacts.run.point_latest(synthetic=artifacts.synthetic.directory)
+        audit.run.point_latest(synthetic=artifacts.synthetic.directory)

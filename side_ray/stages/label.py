@@ -1,4 +1,4 @@
-"""Labels the synthetic set: what the student is taught to tell apart."""
+"""Step: label the synthetic set (Eq. 154): what the student learns to tell apart."""
 
 import io
 from typing import Any
@@ -9,50 +9,60 @@ import pyarrow.parquet as pq
 import torch
 
 from side_ray.config import Config
-from side_ray.errors import RunError, UserError
-from side_ray.execution.progress import Reporter
-from side_ray.execution.session import ensure_ray
-from side_ray.execution.shard_pool import one_line
+from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
+from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import to_parquet
 from side_ray.surrogate import labels as implicit
 from side_ray.surrogate.encoders import Encoder, Teacher, open_encoder, open_teacher
 from side_ray.surrogate.resnet import ResNet
+from side_ray.training.classifier import train_classifier
 
 LABELS = "labels.parquet"
 FOUND = "labels.json"
 
 
-def labels_there(artifacts: Artifacts) -> bool:
-    """Whether the synthetic set is labelled."""
-    return artifacts.surrogate.store.exists(f"{artifacts.surrogate.key}/{LABELS}")
+def label(audit: Audit) -> None:
+    """Label the synthetic set for method `td`; does nothing where it is labelled, or where `td` is not asked for.
 
-
-def make_labels(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-    """Have a worker write `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities), and
-    `labels.json`, what is worth knowing of them.
+    A worker writes `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities), and
+    `labels.json`, what is worth knowing of them. A teacher is trained first where the labels need one.
 
     Raises:
-        UserError: the weights that the config names do not fit, or no clusters are left.
+        UserError: the members have no labels to train a teacher on, the weights that the config names do not fit, or no
+            clusters are left.
         RunError: the worker died too often, or failed otherwise.
     """
+    config, artifacts = audit.config, audit.artifacts
+    surrogate = artifacts.surrogate
+    if "td" not in config.extract.methods or surrogate.store.exists(f"{surrogate.key}/{LABELS}"):
+        return
+    if config.surrogate.wants_labels:
+        require_labels(audit, "surrogate.teacher")
+        train_classifier(audit, "teacher")
     ensure_ray(config.cluster)
-    import ray
-    from ray.exceptions import RayError
-
     cluster = config.cluster
-    options = {"num_cpus": cluster.train_cpus, "num_gpus": cluster.gpus, "max_retries": cluster.train_failures}
-    try:
-        found = ray.get(ray.remote(_write_labels).options(**options).remote(config, artifacts))
-    except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise RunError(
-            f"train_surrogate: labelling failed ({one_line(error)}); run the same command again to retry"
-        ) from error
-    reporter.say(f"train_surrogate: {described(config, found)} for {found['labelled']:,} synthetic images")
+    # Random labels and clusters of pixels use no network.
+    uses_gpu = config.surrogate.labels == "classifier" or config.surrogate.features != "pixels"
+    found = run_remotely(
+        _write_labels,
+        artifacts,
+        title="label: labelling",
+        cpus=cluster.train_cpus,
+        gpus=cluster.gpus if uses_gpu else 0,
+        retries=cluster.train_failures,
+    )
+    audit.reporter.say(f"label: {described(config, found)} for {found['labelled']:,} synthetic images")
+
+
+def require_labels(audit: Audit, what: str) -> None:
+    """Refuse `what`, which is trained on the members' labels, where these have none. Raises UserError."""
+    if not audit.artifacts.prepare.info()["classes"]:
+        raise UserError(
+            f"{what} needs labels, and {audit.config.data.source} has none; drop it or use surrogate.labels: cluster"
+        )
 
 
 def described(config: Config, found: dict[str, Any]) -> str:
@@ -72,13 +82,13 @@ def read_labels(artifacts: Artifacts) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
 
 
-def _write_labels(config: Config, artifacts: Artifacts) -> dict[str, Any]:
-    torch.set_num_threads(config.cluster.train_cpus)
-    label, teacher, found = _label(config, artifacts)
-    found["labelled"] = int((label >= 0).sum())
+def _write_labels(artifacts: Artifacts) -> dict[str, Any]:
+    torch.set_num_threads(artifacts.config.cluster.train_cpus)
+    assigned, teacher, found = _label(artifacts)
+    found["labelled"] = int((assigned >= 0).sum())
     columns = {
-        "sample_id": pa.array(range(len(label)), pa.int64()),
-        "label": pa.array(label, pa.int64()),
+        "sample_id": pa.array(range(len(assigned)), pa.int64()),
+        "label": pa.array(assigned, pa.int64()),
         "teacher": pa.FixedSizeListArray.from_arrays(pa.array(teacher.ravel(), pa.float32()), teacher.shape[1]),
     }
     target = artifacts.surrogate
@@ -87,14 +97,14 @@ def _write_labels(config: Config, artifacts: Artifacts) -> dict[str, Any]:
     return found
 
 
-def _label(config: Config, artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _label(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Labels int64 [N], teacher probabilities float32 [N, K], and what is worth knowing of them."""
-    section = config.surrogate
+    config, section = artifacts.config, artifacts.config.surrogate
     if section.labels == "random":
-        label = implicit.random_labels(section.synthetic, section.classes, config.run.seed)
-        return label, implicit.hard_targets(label, section.classes), {"classes": section.classes}
+        drawn = implicit.random_labels(section.synthetic, section.classes, config.run.seed)
+        return drawn, implicit.hard_targets(drawn, section.classes), {"classes": section.classes}
     if section.labels == "cluster":
-        features = _over_shards(config, artifacts, _encoder(config, artifacts))
+        features = _over_shards(artifacts, _encoder(artifacts))
         clusters = implicit.cluster_labels(features, section.classes, section.cohesion, config.run.seed)
         found = {
             "classes": len(clusters.kept),
@@ -104,31 +114,32 @@ def _label(config: Config, artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray
             "kept": clusters.kept.tolist(),
         }
         return clusters.assignment, clusters.targets, found
-    probabilities = _over_shards(config, artifacts, _teacher(config, artifacts).probabilities)
+    probabilities = _over_shards(artifacts, _teacher(artifacts).probabilities)
     return probabilities.argmax(1), probabilities, {"classes": probabilities.shape[1]}
 
 
-def _over_shards(config: Config, artifacts: Artifacts, function: Encoder) -> np.ndarray:
+def _over_shards(artifacts: Artifacts, function: Encoder) -> np.ndarray:
     """float32 [N, d] of the whole synthetic set, of which one shard of images is in memory at a time."""
-    shards = artifacts.synthetic
+    config, shards = artifacts.config, artifacts.synthetic
     count = config.surrogate.synthetic // config.extract.shard_size
     return np.concatenate([function(decode_column(shards.read(i, ["image"]).column("image"))) for i in range(count)])
 
 
-def _encoder(config: Config, artifacts: Artifacts) -> Encoder:
+def _encoder(artifacts: Artifacts) -> Encoder:
     """What gives the features to cluster."""
+    config = artifacts.config
     kind = config.surrogate.features
     if kind == "pixels":
         return implicit.pixel_features
     if kind == "teacher":
-        return _teacher(config, artifacts).features
+        return _teacher(artifacts).features
     ((key, path),) = config.label_weights.items()
     return open_encoder(kind, key, path, config.score.preprocessing, _device())
 
 
-def _teacher(config: Config, artifacts: Artifacts) -> Teacher:
+def _teacher(artifacts: Artifacts) -> Teacher:
     """The classifier that the config gives, or the one that was trained on the members' labels."""
-    section = config.surrogate
+    section = artifacts.config.surrogate
     if section.teacher is not None:
         return open_teacher(section.teacher, section.teacher_size, section.teacher_input, _device())
     own = artifacts.surrogate.child("teacher")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from side_ray.config import Config
 from side_ray.errors import RunError, UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.ingest import (
     DISTINCT,
     PART_IMAGES,
@@ -29,9 +30,7 @@ from side_ray.execution.ingest import (
     run_pass,
     scan_key,
 )
-from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import split_table, to_parquet
 from side_ray.runs.run import Artifact
 from side_ray.sources.digits import load_digits
@@ -43,26 +42,26 @@ READERS = 16
 """Small tables that the driver reads at a time: object storage takes its time for each."""
 
 
-def prepare(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def prepare(audit: Audit) -> None:
     """Write `part-*.parquet`; does nothing if they are there.
 
     Raises:
         UserError: the source holds fewer images than the splits need, some that cannot be used, or several sizes.
         RunError: a part of the source could not be read.
     """
-    artifact = artifacts.prepare
+    artifact = audit.artifacts.prepare
     if artifact.done:
-        reporter.say("prepare: images are there")
+        audit.reporter.say("prepare: images are there")
     else:
-        if config.data.source == "digits":
-            _write_digits(config, artifact)
+        if audit.config.data.source == "digits":
+            _write_digits(audit.config, artifact)
         else:
-            _Preparation(config, artifacts, reporter).run()
+            _Preparation(audit).run()
         info = artifact.info()
-        reporter.say(
+        audit.reporter.say(
             f"prepare: {info['member']:,} members, {info['calibration']:,} + {info['holdout']:,} unseen images"
         )
-    artifacts.run.point_latest(prepare=artifact.key)
+    audit.run.point_latest(prepare=artifact.key)
 
 
 def _write_digits(config: Config, artifact: Artifact) -> None:
@@ -79,9 +78,9 @@ def _write_digits(config: Config, artifact: Artifact) -> None:
 class _Preparation:
     """One data source on its way into the run. The driver sees a few tens of bytes per image, never an image."""
 
-    def __init__(self, config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-        self.config, self.data, self.reporter = config, config.data, reporter
-        self.artifact, self.pools = artifacts.prepare, artifacts.pools
+    def __init__(self, audit: Audit) -> None:
+        self.config, self.data, self.reporter = audit.config, audit.config.data, audit.reporter
+        self.artifact, self.pools = audit.artifacts.prepare, audit.artifacts.pools
         self.unit_pools: list[int] = []
 
     def run(self) -> None:
@@ -156,9 +155,10 @@ class _Preparation:
         with self.reporter.bar(f"prepare: {verb}", len(outputs), "parts", done=len(outputs) - len(missing)) as bar:
             failures = run_pass(work(self._spec()), missing, self.config.cluster, bar)
         if failures:
-            reason = failures[min(failures)]
-            if reason.startswith("data."):
-                raise UserError(reason)
+            wrong = [failure.reason for _, failure in sorted(failures.items()) if failure.wrong_input]
+            if wrong:
+                raise UserError(wrong[0])
+            reason = failures[min(failures)].reason
             raise RunError(
                 f"prepare: {len(failures)} of {len(outputs)} parts of {self.data.path} could not be done ({reason}); "
                 "the others are kept: run the same command again, with the data where every machine can read it"

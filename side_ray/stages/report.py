@@ -1,4 +1,4 @@
-"""Turns the stored scores into metrics.json, metrics.csv and index.html."""
+"""Step: turn the stored scores into metrics.json, metrics.csv and index.html."""
 
 import hashlib
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from side_ray.config import Config
-from side_ray.execution.progress import Reporter
+from side_ray.execution.audit import Audit
 from side_ray.images import encode_png
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
@@ -15,8 +15,8 @@ from side_ray.report.sections.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_split
-from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.scores import find_cut, read_scores
+from side_ray.runs.plan import Condition
+from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
 from side_ray.similarity.registry import similarity_of
 from side_ray.stages.label import FOUND
@@ -28,18 +28,16 @@ from side_ray.training.loop import CURVE
 SCHEMA = 1
 
 
-def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def report(audit: Audit) -> None:
     """Write the report; does nothing if it is there."""
-    target = artifacts.report
+    artifacts, target = audit.artifacts, audit.artifacts.report
     if not target.done:
-        cut = find_cut(config, artifacts)
+        cut = find_cut(artifacts)
         if cut is not None and not cut.known:
-            reporter.warn(_too_few(config, cut))
-        scores = {
-            each: read_scores(config, artifacts.scores(each), artifacts.sample_shards) for each in conditions(config)
-        }
-        metrics = build_metrics(config, artifacts, scores, cut)
-        if config.control:
+            audit.reporter.warn(_too_few(audit.config, cut))
+        scores = read_conditions(artifacts)
+        metrics = build_metrics(artifacts, scores, cut)
+        if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
@@ -50,12 +48,12 @@ def report(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
         figures = build_figures(metrics, curves=_curves(artifacts), values=values)
         for figure in figures:
             target.store.write(f"{target.key}/figures/{figure.name}.svg", figure.svg.encode())
-        gallery = _gallery(config, artifacts, scores)
-        page = render(metrics, config.model_dump(mode="json"), figures=figures, gallery=gallery)
+        gallery = _gallery(artifacts, scores)
+        page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
         target.store.write(f"{target.key}/index.html", page.encode())
         target.finish(conditions=len(scores))
-        reporter.say(f"report: {len(scores)} conditions")
-    artifacts.run.point_latest(report=target.key)
+        audit.reporter.say(f"report: {len(scores)} conditions")
+    audit.run.point_latest(report=target.key)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
@@ -67,12 +65,10 @@ def _too_few(config: Config, cut: Cut) -> str:
     )
 
 
-def build_metrics(
-    config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut | None
-) -> dict[str, Any]:
+def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut | None) -> dict[str, Any]:
     """The contents of metrics.json."""
+    config, sizes = artifacts.config, artifacts.sizes
     bands, similarity = bands_of(config), similarity_of(config.score)
-    sizes = artifacts.prepare.info()
     random = scores.get(Condition("random", 0.0))
     sample_ids = np.arange(config.extract.samples)
     rows = []
@@ -95,8 +91,8 @@ def build_metrics(
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
-        "surrogate": _surrogate(config, artifacts),
-        "provenance": _provenance(config, artifacts),
+        "surrogate": _surrogate(artifacts),
+        "provenance": _provenance(artifacts),
         "conditions": rows,
     }
 
@@ -115,7 +111,8 @@ def _cut_metrics(config: Config, cut: Cut | None) -> dict[str, Any]:
     return found | ({"cut_source": "every second of the given samples"} if config.given else {})
 
 
-def _provenance(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+def _provenance(artifacts: Artifacts) -> dict[str, Any]:
+    config = artifacts.config
     libraries = ("side-ray", "ray", "torch", "diffusers", "faiss-cpu", "pyarrow")
     return {
         "run": artifacts.run.store.uri,
@@ -127,12 +124,12 @@ def _provenance(config: Config, artifacts: Artifacts) -> dict[str, Any]:
     }
 
 
-def _surrogate(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+def _surrogate(artifacts: Artifacts) -> dict[str, Any]:
     """What the student was taught, and its accuracy by timestep on images that it was not trained on; empty without one."""
     student = artifacts.surrogate.child("student")
     if not student.done:
         return {}
-    section, found = config.surrogate, artifacts.surrogate.read_json(FOUND)
+    section, found = artifacts.config.surrogate, artifacts.surrogate.read_json(FOUND)
     made_of = {"features": section.features} if section.labels == "cluster" else {}
     return {"labels": section.labels, **made_of, **found, "accuracy": student.info()["accuracy"]}
 
@@ -176,8 +173,9 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
     return curves
 
 
-def _gallery(config: Config, artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
+def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
     """The best matches of each method with distinct training images, with both images as PNG."""
+    config = artifacts.config
     closest_first = -1 if config.score.similarity == "sscd" else 1
     limit = config.report.options(GalleryOptions).gallery
     found: dict[str, list[tuple[float, Condition, int, int]]] = {}

@@ -1,7 +1,7 @@
-"""Scores every sample against the members and the held-out images, exactly, and sets the calibrated cut.
+"""Step: score every sample against the members and the held-out images, exactly, and set the calibrated cut.
 
-The training features are one index in every scorer where they are small, or split over search actors: each query batch goes
-to all of them, and their results merge exactly.
+AMS and UMS (Eq. 14, 15) are counted from what this step writes. The training features are one index in every scorer where
+they are small, or split over search actors: each batch of queries goes to all of them, and their results merge exactly.
 """
 
 import time
@@ -12,43 +12,46 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config, ScoreSection
-from side_ray.execution.progress import Reporter
-from side_ray.execution.search_actors import SearchPart, start_servers, stop_servers
-from side_ray.execution.session import ensure_ray
-from side_ray.execution.shard_pool import Outcome, ShardActor, Task, report_failures, run_tasks
+from side_ray.execution.audit import Audit
+from side_ray.execution.search_actors import SearchActors, SearchPart, ask, uses_gpu
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import to_parquet
-from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import Split, find_cut, hits_key, sizes_of
-from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.runs.scores import HITS_SCHEMA, find_cut
+from side_ray.runs.shards import ShardSet
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors, merge
 from side_ray.similarity.registry import similarity_of
+from side_ray.sources.select import Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 
 
 @dataclass(frozen=True)
-class Group:
-    """Shards to score, where their scores go, and what they are compared with. `levels` is None for the cut's own scores."""
+class ScoringJob(ShardJob):
+    """Scores of some samples: what these are compared with, and where their hits go.
+
+    The scores that set the cut have neither `levels` nor `hits`.
+    """
 
     samples: ShardSet
-    scores: ShardSet
     splits: tuple[Split, ...]
-    levels: Levels | None
+    levels: Levels | None = None
+    hits: ShardSet | None = None
 
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """Everything that a scorer needs, by path. `servers` are handles of remote `SearchPart`s; empty = hold all features."""
+    """Everything that a scorer needs, by path. `search` are handles of remote `SearchPart`s; empty = hold all features."""
 
     prepared: Artifact
-    groups: list[Group]
+    jobs: list[ScoringJob]
     score: ScoreSection
     sizes: dict[Split, int]
-    servers: list[Any]
+    search: list[Any]
     threads: int
 
 
@@ -58,43 +61,50 @@ class Scorer(ShardActor):
     stage = "score"
     phases = ("read", "search", "write")
 
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return uses_gpu(config)
+
     def __init__(self, spec: ScorerSpec) -> None:
         self.spec = spec
         self.similarity = similarity_of(spec.score)
-        local = not spec.servers
-        self.part = SearchPart(spec.prepared, spec.score, spec.sizes, 0, 1, spec.threads) if local else None
+        local = not spec.search
+        compared = {split for job in spec.jobs for split in job.splits}
+        sizes = {split: size for split, size in spec.sizes.items() if split in compared}
+        self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads) if local else None
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
-        group, shard = self.spec.groups[task.group], task.shard
+        job, shard = self.spec.jobs[task.job], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
-        table = group.samples.read(shard, ["sample_id", "image"])
+        table = job.samples.read(shard, ["sample_id", "image"])
         sample_ids = table.column("sample_id")
         queries = self.similarity.embed(decode_column(table.column("image")))
         row["seconds_read"] = time.perf_counter() - began
 
         began = time.perf_counter()
-        nearest, values, counts = self._search(group.splits[0], queries, group.levels)
+        nearest, values, counts = self._search(job.splits[0], queries, job.levels)
         columns: dict[str, Any] = {
             "sample_id": sample_ids,
             "best_id": pa.array(nearest.ids[:, 0], pa.int64()),
             "best": pa.array(values[:, 0], pa.float32()),
         }
-        if group.levels is not None:
+        if job.levels is not None:
             columns["neighbor_ids"] = _lists(nearest.ids, pa.int64())
             columns["neighbor_values"] = _lists(values, pa.float32())
-            for split in group.splits[1:]:
+            for split in job.splits[1:]:
                 columns[f"{split}_best"] = pa.array(self._search(split, queries, None)[1][:, 0], pa.float32())
         row["seconds_search"] = time.perf_counter() - began
 
         began = time.perf_counter()
-        if group.levels is not None:
+        if job.levels is not None:
             assert counts is not None
-            hits = hits_to_columns(band_hits(counts, group.levels, sample_ids.to_numpy()))
-            self.spec.prepared.store.write(hits_key(group.scores, shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
+            assert job.hits is not None
+            hits = hits_to_columns(band_hits(counts, job.levels, sample_ids.to_numpy()))
+            job.hits.store.write(job.hits.key(shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
         # Last, since its presence says that the shard is scored.
-        group.scores.write(shard, pa.table(columns))
+        job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
-        row |= {"retries": self.spec.prepared.store.retries - retries, "rows": group.scores.size(shard)}
+        row |= {"retries": self.spec.prepared.store.retries - retries, "rows": job.output.size(shard)}
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -116,22 +126,7 @@ class Scorer(ShardActor):
         return nearest, values, Counts.merge(counts)
 
     def _ask(self, method: str, split: Split, queries: np.ndarray, *arguments: Any) -> list[Any]:
-        """The answers of every part that holds some of the split."""
-        if self.part is not None:
-            answers = [getattr(self.part, method)(split, queries, *arguments)]
-        else:
-            import ray
-
-            shared = ray.put(queries)
-            answers = ray.get(
-                [getattr(server, method).remote(split, shared, *arguments) for server in self.spec.servers]
-            )
-        return [answer for answer in answers if answer is not None]
-
-
-HITS_SCHEMA = pa.schema(
-    [("band", pa.string()), ("train_id", pa.int64()), ("count", pa.int64()), ("sample_id", pa.int64())]
-)
+        return ask(self.part, self.spec.search, method, split, queries, *arguments)
 
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -140,78 +135,61 @@ def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), kind))
 
 
-def score(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def score(audit: Audit) -> None:
     """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
 
     Raises:
-        DamagedShard: some samples' files were no shards of this plan; they are deleted, to be sampled again.
-        RunError: some shards could not be scored; the others are written, and the message names those.
+        DamagedShard: some samples cannot be read; they are deleted, to be sampled again.
+        RunError: some shards could not be scored; the others are written, and the message names those that failed.
     """
-    _score(config, artifacts, reporter, conditions(config))
+    artifacts, many = audit.artifacts, conditions(audit.config)
+    with SearchActors(artifacts) as search:
+        _score_synthetic(audit, search)
+        levels = levels_of(artifacts)
+        jobs = [
+            scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
+            for each in many
+        ]
+        run_scoring(audit, jobs, search, "score")
+    audit.run.point_latest(
+        scores={each.name: artifacts.scores(each).directory for each in many},
+        hits={each.name: artifacts.hits(each).directory for each in many},
+    )
 
 
-def score_synthetic(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def score_synthetic(audit: Audit) -> None:
     """Score the synthetic set alone, which sets the cut; raises what `score` does."""
-    _score(config, artifacts, reporter, [])
+    with SearchActors(audit.artifacts) as search:
+        _score_synthetic(audit, search)
 
 
-def _score(config: Config, artifacts: Artifacts, reporter: Reporter, wanted: list[Condition]) -> None:
-    sizes = sizes_of(artifacts)
-    synthetic = Group(artifacts.synthetic, artifacts.cut, ("calibration",), None)
-    many = [(each, artifacts.samples(each), artifacts.scores(each)) for each in wanted]
-    to_cut = artifacts.cut.missing(artifacts.cut_shards)
-    to_score = [scores.missing(artifacts.sample_shards) for _, _, scores in many]
-    total = config.extract.samples * len(many) + (config.surrogate.synthetic if artifacts.cut_shards else 0)
-    if not to_cut and not any(to_score):
-        reporter.say(f"score: {total:,} samples are scored")
-    else:
-        left = sum(artifacts.cut.size(shard) for shard in to_cut)
-        left += sum(scores.size(i) for (_, _, scores), missing in zip(many, to_score, strict=True) for i in missing)
-        ensure_ray(config.cluster)
-        servers = start_servers(config, artifacts, sizes)
-        with reporter.bar("score", total, "samples", done=total - left) as bar:
-            spec = ScorerSpec(artifacts.prepare, [synthetic], config.score, sizes, servers, config.cluster.actor_cpus)
-            tasks = [Task(0, shard) for shard in to_cut]
-            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-            cut = find_cut(config, artifacts)
-            levels = bands_of(config).levels(cut.value if cut else None)
-            splits: tuple[Split, ...] = ("member", "holdout") if sizes["holdout"] else ("member",)
-            groups = [Group(samples, scores, splits, levels) for _, samples, scores in many]
-            spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
-            tasks = [Task(g, shard) for g, missing in enumerate(to_score) for shard in missing]
-            _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-        stop_servers(servers)
-    if many:
-        artifacts.run.point_latest(scores={each.name: scores.directory for each, _, scores in many})
+def _score_synthetic(audit: Audit, search: SearchActors) -> None:
+    artifacts = audit.artifacts
+    if artifacts.cut_shards:
+        job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration",))
+        run_scoring(audit, [job], search, "score: synthetic")
 
 
-def score_groups(config: Config, artifacts: Artifacts, groups: list[Group], title: str, reporter: Reporter) -> None:
-    """Score the missing shards of N_G samples of each group.
-
-    Raises:
-        DamagedShard, RunError: as for `score`.
-    """
-    sizes: dict[Split, int] = {split: artifacts.prepare.info()[split] for split in ("member", "holdout")}
-    size, count = config.extract.shard_size, artifacts.sample_shards
-    tasks = [Task(g, shard) for g, group in enumerate(groups) for shard in group.scores.missing(count)]
-    total = config.extract.samples * len(groups)
-    if not tasks:
-        reporter.say(f"{title}: {total:,} samples are scored")
-        return
-    ensure_ray(config.cluster)
-    servers = start_servers(config, artifacts, sizes)
-    with reporter.bar(title, total, "samples", done=total - size * len(tasks)) as bar:
-        spec = ScorerSpec(artifacts.prepare, groups, config.score, sizes, servers, config.cluster.actor_cpus)
-        _require_all(spec, run_tasks(Scorer, spec, tasks, config.cluster, bar))
-    stop_servers(servers)
+def run_scoring(audit: Audit, jobs: list[ScoringJob], search: SearchActors, title: str) -> None:
+    """Have the missing scores of all jobs made; raises what `run_shards` does."""
+    run_shards(audit, Scorer, jobs, lambda: scorer_spec(audit.artifacts, jobs, search), title)
 
 
-def _require_all(spec: ScorerSpec, outcome: Outcome) -> None:
-    damaged = [task for task, reason in outcome.failures.items() if reason.startswith(DamagedShard.__name__)]
-    for task in damaged:
-        samples = spec.groups[task.group].samples
-        samples.store.delete(samples.key(task.shard))
-    if damaged:
-        first = spec.groups[damaged[0].group].samples.key(damaged[0].shard)
-        raise DamagedShard(first, f"and {len(damaged) - 1} others are no shards of this plan")
-    report_failures("score", [group.scores for group in spec.groups], outcome)
+def levels_of(artifacts: Artifacts) -> Levels:
+    """What the samples of every condition are counted at: the bands and the calibrated cut."""
+    cut = find_cut(artifacts)
+    return bands_of(artifacts.config).levels(cut.value if cut else None)
+
+
+def scoring_job(
+    artifacts: Artifacts, samples: ShardSet, scores: ShardSet, hits: ShardSet, levels: Levels
+) -> ScoringJob:
+    """Scores of N_G samples against the members and, where there are any, the held-out images."""
+    splits: tuple[Split, ...] = ("member", "holdout") if artifacts.sizes["holdout"] else ("member",)
+    return ScoringJob(scores, artifacts.sample_shards, samples, splits, levels, hits)
+
+
+def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActors) -> ScorerSpec:
+    """What a scorer needs for these jobs."""
+    config = artifacts.config
+    return ScorerSpec(artifacts.prepare, jobs, config.score, artifacts.sizes, search.handles, config.cluster.actor_cpus)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from side_ray.config import Config, DpmSection
+from side_ray.config import DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
 from side_ray.diffusion.dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.diffusion.noise_process import new_schedule, noisy
 from side_ray.diffusion.optimal import OptimalDpm
-from side_ray.execution.progress import Reporter
+from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
@@ -110,8 +110,9 @@ def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, 2, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def train_dpm(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
+def train_dpm(audit: Audit) -> None:
     """Make the victim that `dpm.kind` asks for; does nothing if it is there."""
+    config, artifacts = audit.config, audit.artifacts
     artifact, dpm = artifacts.dpm, config.dpm
     if dpm.kind == "train":
         schedule = Schedule(
@@ -133,20 +134,20 @@ def train_dpm(config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, watched)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
-        train(spec, config.cluster, reporter)
+        train(audit, spec)
     elif artifact.done:
-        reporter.say("dpm: the model is there")
+        audit.reporter.say("dpm: the model is there")
     elif dpm.kind == "import":
-        _import(config, artifacts)
-        reporter.say(f"dpm: imported {dpm.path}")
+        _import(artifacts)
+        audit.reporter.say(f"dpm: imported {dpm.path}")
     else:
-        _write_optimal(config, artifacts)
-        reporter.say("dpm: wrote the closed-form optimum of the members")
-    artifacts.run.point_latest(dpm=artifact.key)
+        _write_optimal(artifacts)
+        audit.reporter.say("dpm: wrote the closed-form optimum of the members")
+    audit.run.point_latest(dpm=artifact.key)
 
 
-def _write_optimal(config: Config, artifacts: Artifacts) -> None:
-    artifact = artifacts.dpm
+def _write_optimal(artifacts: Artifacts) -> None:
+    config, artifact = artifacts.config, artifacts.dpm
     images = to_float(read_split(artifact.store, artifacts.prepare.key, "member").images)
     with tempfile.TemporaryDirectory() as directory:
         OptimalDpm(images, new_schedule(config.dpm.schedule, config.dpm.timesteps)).save(Path(directory))
@@ -154,8 +155,8 @@ def _write_optimal(config: Config, artifacts: Artifacts) -> None:
     artifact.finish(kind="optimal", images=len(images))
 
 
-def _import(config: Config, artifacts: Artifacts) -> None:
-    artifact = artifacts.dpm
+def _import(artifacts: Artifacts) -> None:
+    config, artifact = artifacts.config, artifacts.dpm
     height, width, channels = artifacts.prepare.info()["shape"]
     artifact.store.put_dir(fetch_import(config, (channels, height, width)), artifact.key)
     artifact.finish(kind="import", path=config.dpm.path)

@@ -8,21 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from side_ray.algorithm import run_until
+from side_ray.algorithm import run_steps, run_until
 from side_ray.config import Config
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import run_repairing
 from side_ray.report import findings, wording
 from side_ray.report.paper.classes import classes_table
 from side_ray.report.paper.printed import DATASETS, Recomputed
 from side_ray.report.paper.scales import figure4, table1, table3, table4
 from side_ray.report.paper.unique import figure5
 from side_ray.report.table import rows_csv
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import to_parquet
 from side_ray.runs.run import LATEST
-from side_ray.runs.scores import read_cut, read_scores, sizes_of
+from side_ray.runs.scores import read_cut, read_scores
 from side_ray.runs.shards import ShardSet
 from side_ray.search.levels import closeness_of
 from side_ray.stages.extract import extract
@@ -55,7 +55,7 @@ def reproduce(table: str, config: Config, reporter: Reporter) -> tuple[Store, Re
         UserError: see the stages.
     """
     if table in BY_CLASSES:
-        plan = SweepPlan(config, open_run(config))
+        plan = SweepPlan(Artifacts.open(config))
         found = by_classes(table, plan, reporter)
         store = plan.base.run.store
     else:
@@ -109,15 +109,14 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
     found = {}
     for each in guided:
         artifacts = plan.artifacts[each]
-        for stages in ((*SHARED, extract), (*SHARED, extract, score)):
-            run_repairing(stages, artifacts.config, artifacts, reporter)
-        found[each] = read_scores(artifacts.config, artifacts.scores(each.condition), artifacts.sample_shards)
+        run_steps(Audit(artifacts, reporter), [*SHARED, extract, score])
+        found[each] = read_scores(artifacts, artifacts.scores(each.condition), artifacts.hits(each.condition))
     equal = min(scores.best.size for scores in found.values())
     rows = []
     for each, scores in found.items():
         artifacts = plan.artifacts[each]
-        cut = read_cut(artifacts.config, artifacts)
-        entry = condition_metrics(scores, bands, cut, train_size=sizes_of(plan.base)["member"])["bands"][band]
+        cut = read_cut(artifacts)
+        entry = condition_metrics(scores, bands, cut, train_size=plan.base.sizes["member"])["bands"][band]
         n = int(scores.best.size)
         rows.append(
             {

@@ -1,41 +1,43 @@
 """The sweep: the paper's table over λ and C as a Ray Tune experiment whose trials share every stage that they can."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from side_ray.algorithm import run_steps
 from side_ray.config import Config
 from side_ray.errors import RunError
-from side_ray.execution.lease import held
+from side_ray.execution.audit import Audit
+from side_ray.execution.lease import hold_lease
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import run_repairing
-from side_ray.execution.search_actors import start_servers, stop_servers
+from side_ray.execution.search_actors import SearchActors
 from side_ray.execution.session import ensure_ray
 from side_ray.execution.shard_pool import one_line
 from side_ray.report.sweep import FAILED, FINISHED, STOPPED, Outcome, best, sweep_rows, value_of
 from side_ray.report.table import rows_csv
-from side_ray.runs.artifacts import Artifacts, open_run
 from side_ray.runs.dataset import to_parquet
 from side_ray.runs.preflight import preflight
 from side_ray.runs.run import fingerprint
-from side_ray.runs.scores import read_cut, sizes_of
+from side_ray.runs.scores import read_cut
 from side_ray.similarity.registry import similarity_of
-from side_ray.stages.extract import extract_synthetic
+from side_ray.stages.label import label
 from side_ray.stages.prepare import prepare
 from side_ray.stages.score import score_synthetic
+from side_ray.stages.synthesize import synthesize
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 from side_ray.statistics.bands import CALIBRATED, bands_of
-from side_ray.statistics.cut import Cut
 from side_ray.studies.sweep_plan import Setting, SweepPlan, audit_of, survivors
 from side_ray.studies.sweep_trial import SCORES, TrialSpec, read_result, run_trial, trial_spec
 
 TABLE, BEST = "sweep", "best.yaml"
 PROGRESS_EVERY_S = 30
-SHARED = (prepare, train_dpm, extract_synthetic, score_synthetic, train_surrogate)
+UNGUIDED: list[Callable[[Audit], None]] = [prepare, train_dpm, synthesize, score_synthetic]
+SHARED = [*UNGUIDED, label, train_surrogate]
+"""What trials share: Random needs the first four, a guided trial all."""
 
 
 def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]:
@@ -43,14 +45,15 @@ def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]
 
     Raises:
         UserError: a setting is none that an audit can have; before anything starts.
-        RunError: some trials failed; the others are in the table, and the message names those.
+        RunError: some trials failed; the others are in the table, and the message names those that failed.
     """
-    plan = SweepPlan(config, open_run(config))
+    audit = Audit.open(config, reporter)
+    plan = SweepPlan(audit.artifacts)
     _check(plan)
-    plan.base.run.store.write("config.yaml", config.to_yaml().encode())
+    audit.run.store.write("config.yaml", config.to_yaml().encode())
     reporter.say(_describe(plan))
     share_stages(plan, reporter)
-    with held(plan.results, reporter, "sweep"):
+    with hold_lease(plan.results, reporter, "sweep"):
         outcomes = _read(plan) if plan.results.done else _make(plan, reporter)
     failed = [f"{each.name} ({each.error})" for each in outcomes if each.status == FAILED]
     if failed:
@@ -58,25 +61,17 @@ def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]
             f"sweep: {len(failed)} of {len(outcomes)} trials failed: {'; '.join(failed)}. The others are in "
             f"{plan.results.store.uri}/{plan.results.key}/{TABLE}.csv; run the same command again to retry"
         )
-    plan.base.run.point_latest(sweep=plan.results.key)
+    audit.run.point_latest(sweep=plan.results.key)
     return plan, outcomes
 
 
 def _make(plan: SweepPlan, reporter: Reporter) -> list[Outcome]:
-    cluster = plan.config.cluster
-    ensure_ray(cluster)
-    sizes = sizes_of(plan.base)
-    # The parts of the features that `score.shards` asks for are for audits: a trial holds them all, if they are not large.
-    whole = plan.config.model_copy(update={"score": plan.config.score.model_copy(update={"shards": None})})
-    servers = start_servers(whole, plan.base, sizes)
-    try:
-        trials = {
-            each: trial_spec(each, found, plan.results, cut_of(found), sizes, servers)
-            for each, found in plan.artifacts.items()
-        }
+    ensure_ray(plan.config.cluster)
+    # `score.shards` is for audits: a trial holds all features itself unless they are large.
+    whole = plan.config.score.model_copy(update={"shards": None})
+    with SearchActors(plan.base, whole) as search:
+        trials = {each: trial_spec(each, found, plan.results, search) for each, found in plan.artifacts.items()}
         goals, errors = _run(plan, trials, reporter)
-    finally:
-        stop_servers(servers)
     notes = {note for each, goal in goals.items() for note in (trials[each].result(goal) or {}).get("notes", [])}
     for note in sorted(notes):
         reporter.warn(note)
@@ -92,26 +87,17 @@ def _read(plan: SweepPlan) -> list[Outcome]:
     return [_outcome(plan, each, goals[each.name], {}) for each in plan.settings]
 
 
-def cut_of(artifacts: Artifacts) -> Cut:
-    """The calibrated cut of a setting's victim and sampler."""
-    cut = read_cut(artifacts.config, artifacts)
-    assert cut is not None  # a config without unseen images is for given samples alone
-    return cut
-
-
 def share_stages(plan: SweepPlan, reporter: Reporter) -> None:
     """Make what several trials need, each once: one victim, a synthetic set per number of steps, a student per classifier.
 
-    One after the other in this process: a trial that waited for a training would hold the processors that it needs.
+    They are made one after the other in this process: a trial that waited for a training would hold its processors.
     """
     made = set()
     for setting, artifacts in plan.artifacts.items():
-        stages = SHARED if setting.scale else SHARED[:-1]
         what = artifacts.surrogate.key if setting.scale else artifacts.cut.directory
         if what in made:
             continue
-        for number in range(len(stages)):
-            run_repairing(stages[: number + 1], artifacts.config, artifacts, reporter)
+        run_steps(Audit(artifacts, reporter), SHARED if setting.scale else UNGUIDED)
         made |= {what, artifacts.cut.directory}
 
 
@@ -119,7 +105,7 @@ def _check(plan: SweepPlan) -> None:
     seen = set()
     for setting, artifacts in plan.artifacts.items():
         if (setting.steps, setting.labels) not in seen:
-            preflight(artifacts.config, artifacts)
+            preflight(artifacts)
             seen.add((setting.steps, setting.labels))
 
 
@@ -151,7 +137,7 @@ def _run(
         running = list(values)
         if early and share < 1 and values:
             running = survivors(values, early.keep)
-            reporter.say(f"sweep: {len(running)} of {len(values)} trials go on after {share:g} of their samples")
+            reporter.say(f"sweep: {len(running)} of {len(values)} trials continue after {share:g} of their samples")
     return goals, errors
 
 
@@ -181,7 +167,7 @@ def _run_rung(
         {"CPU": cluster.actor_cpus, "GPU": float(cluster.gpus)},
     )
     if tune.Tuner.can_restore(f"{directory}/{name}", storage_filesystem=filesystem):
-        reporter.say("sweep: goes on where it stopped")
+        reporter.say("sweep: resumes")
         tuner = tune.Tuner.restore(
             f"{directory}/{name}", trainable=trainable, storage_filesystem=filesystem, restart_errored=True
         )
@@ -224,7 +210,7 @@ def _outcome(plan: SweepPlan, setting: Setting, goal: int, errors: Mapping[str, 
     metrics: dict[str, Any] | None = None
     found = read_result(plan.results, setting.name, goal)
     if found is not None:
-        metrics = {**found["metrics"], "cut": cut_of(artifacts).value}
+        metrics = {**found["metrics"], "cut": read_cut(artifacts).value}
     status = FAILED if setting.name in errors or metrics is None else FINISHED if goal == planned else STOPPED
     method, scale = setting.condition.method, setting.scale
     error = errors.get(setting.name, "it did not run to its end") if status == FAILED else ""
@@ -236,7 +222,7 @@ def _write(plan: SweepPlan, outcomes: list[Outcome]) -> None:
     bands = bands_of(plan.config).resolve()
     frame = {
         "similarity": {"name": similarity.name, **similarity.params(), "bands": bands},
-        "train_size": sizes_of(plan.base)["member"],
+        "train_size": plan.base.sizes["member"],
     }
     rows = sweep_rows(outcomes, frame)
     store, key = plan.results.store, plan.results.key

@@ -141,10 +141,13 @@ def audit_of(config: Config, setting: Setting) -> Config:
 class SweepPlan:
     """The settings of a sweep with their configs and artifacts. `base` is the config's own artifacts."""
 
-    config: Config
     base: Artifacts
     settings: list[Setting] = field(init=False)
     artifacts: dict[Setting, Artifacts] = field(init=False)
+
+    @property
+    def config(self) -> Config:
+        return self.base.config
 
     def __post_init__(self) -> None:
         self.settings = settings(self.config)

@@ -3,24 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from side_ray.config import Config
-from side_ray.errors import RunError
-from side_ray.execution.shard_pool import ShardActor
+from side_ray.errors import RunError, UserError, one_line
+from side_ray.execution.metrics import gauges
+from side_ray.execution.repair import repairing
+from side_ray.execution.search_actors import SearchActors
+from side_ray.execution.shard_pool import ShardActor, Task
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import Split, read_shard
+from side_ray.runs.scores import read_cut, read_shard
 from side_ray.runs.shards import DamagedShard
-from side_ray.stages.extract import Generator, GeneratorSpec, Group, group_of
-from side_ray.stages.score import Group as ScoreGroup
-from side_ray.stages.score import Scorer, ScorerSpec
+from side_ray.stages.extract import Generator, GeneratorSpec, generator_spec, sampling_job
+from side_ray.stages.score import Scorer, ScorerSpec, levels_of, scorer_spec, scoring_job
 from side_ray.statistics.bands import CALIBRATED, Bands, bands_of
 from side_ray.statistics.cut import Cut
 from side_ray.statistics.scores import ConditionScores, condition_metrics, cut_metrics, join
 from side_ray.studies.sweep_plan import Setting
 
-MOST_REPAIRS = 5
 SCORES = ("ams", "ums", "ums_best")
 
 
@@ -54,33 +52,18 @@ def result_key(name: str, goal: int) -> str:
     return f"trials/{name}/{goal}.json"
 
 
-def trial_spec(
-    setting: Setting, artifacts: Artifacts, results: Artifact, cut: Cut, sizes: dict[Split, int], servers: list[Any]
-) -> TrialSpec:
+def trial_spec(setting: Setting, artifacts: Artifacts, results: Artifact, search: SearchActors) -> TrialSpec:
     """The trial of a setting; `artifacts` are those of its own config."""
-    config: Config = artifacts.config
-    condition, threads = setting.condition, config.cluster.actor_cpus
-    group: Group = group_of(condition, artifacts)
-    bands = bands_of(config)
-    scored = ScoreGroup(
-        artifacts.samples(condition), artifacts.scores(condition), ("member", "holdout"), bands.levels(cut.value)
-    )
+    condition, levels = setting.condition, levels_of(artifacts)
+    samples, scores, hits = artifacts.samples(condition), artifacts.scores(condition), artifacts.hits(condition)
     return TrialSpec(
         setting.name,
         results,
-        GeneratorSpec(
-            artifacts.run.store,
-            artifacts.dpm.key,
-            [group],
-            config.extract,
-            config.run.seed,
-            config.cluster.precision,
-            threads,
-        ),
-        ScorerSpec(artifacts.prepare, [scored], config.score, sizes, servers, threads),
-        bands,
-        cut,
-        sizes["member"],
+        generator_spec(artifacts, [sampling_job(condition, artifacts, samples)]),
+        scorer_spec(artifacts, [scoring_job(artifacts, samples, scores, hits, levels)], search),
+        bands_of(artifacts.config),
+        read_cut(artifacts),
+        artifacts.sizes["member"],
     )
 
 
@@ -89,7 +72,7 @@ class Trial:
 
     def __init__(self, spec: TrialSpec) -> None:
         self.spec = spec
-        self.samples, self.scores = spec.scorer.groups[0].samples, spec.scorer.groups[0].scores
+        (self.job,) = spec.scorer.jobs
         self.notes: set[str] = set()
         self._actors: dict[type[ShardActor], ShardActor] = {}
         self._look()
@@ -100,32 +83,32 @@ class Trial:
         Raises:
             RunError: it cannot be sampled or scored.
         """
-        for _ in range(MOST_REPAIRS):
-            try:
-                if index not in self._scored:
-                    if index not in self._sampled:
-                        self._make(Generator, self.spec.generator, index)
-                    self._make(Scorer, self.spec.scorer, index)
-                return read_shard(self.spec.scorer.score, self.scores, index)
-            except DamagedShard as damage:
-                self.scores.store.delete(damage.key)
-                self._look()
-        raise RunError(f"shard {index} is damaged again and again: check the store that the run lies in")
+        return repairing(self.job.output.store, lambda: self._shard(index), lambda damage: self._look())
+
+    def _shard(self, index: int) -> ConditionScores:
+        if index not in self._scored:
+            if index not in self._sampled:
+                self._make(Generator, self.spec.generator, index)
+            self._make(Scorer, self.spec.scorer, index)
+        assert self.job.hits is not None
+        return read_shard(self.spec.scorer.score, self.job.output, self.job.hits, index)
 
     def _look(self) -> None:
-        self._sampled, self._scored = self.samples.present(), self.scores.present()
+        self._sampled, self._scored = self.job.samples.present(), self.job.output.present()
 
     def _make(self, kind: type[Any], spec: Any, index: int) -> None:
         if kind not in self._actors:
             self._actors[kind] = kind(spec)
-        row = self._actors[kind]({"group": np.array([0]), "shard": np.array([index])})
-        error, note = str(row["error"][0]), str(row["note"][0])
-        if error.startswith(DamagedShard.__name__):
-            raise DamagedShard(self.samples.key(index), error)
-        if error:
-            raise RunError(error)
-        if note:
-            self.notes.add(note)
+        actor, task = self._actors[kind], Task(0, index)
+        row = actor.new_row(task)
+        try:
+            actor.make(task, row)
+        except (DamagedShard, UserError):
+            raise
+        except Exception as error:
+            raise RunError(one_line(error)) from error
+        if row["note"]:
+            self.notes.add(row["note"])
 
 
 def run_trial(parameters: dict[str, Any], trials: dict[str, TrialSpec]) -> None:
@@ -144,12 +127,12 @@ def run_trial(parameters: dict[str, Any], trials: dict[str, TrialSpec]) -> None:
         tune.report(progress(found["metrics"], goal))
         return
     trial, scores = Trial(spec), None
-    for index in range(goal // trial.scores.rows):
+    for index in range(goal // trial.job.output.rows):
         shard = trial.shard(index)
         scores = shard if scores is None else join([scores, shard])
         so_far = progress(cut_metrics(scores, spec.bands, spec.cut, train_size=spec.train_size), scores.best.size)
         _show(spec.name, so_far)
-        if index + 1 == goal // trial.scores.rows:
+        if index + 1 == goal // trial.job.output.rows:
             # Before the last report, after which Tune may count the trial as finished.
             metrics = condition_metrics(scores, spec.bands, spec.cut, train_size=spec.train_size)
             spec.results.write_json(result_key(spec.name, goal), {"metrics": metrics, "notes": sorted(trial.notes)})
@@ -168,16 +151,12 @@ _GAUGES: dict[str, Any] = {}
 
 
 def _show(name: str, so_far: dict[str, Any]) -> None:
-    """Set the gauges that Ray's metrics endpoint serves to Prometheus."""
+    """Set the trial's gauges on Ray's metrics endpoint."""
     if not _GAUGES:
-        from ray.util.metrics import Gauge
-
-        _GAUGES["samples"] = Gauge("side_ray_trial_samples", "Scored samples of a trial", tag_keys=("trial",))
-        for score in SCORES:
-            _GAUGES[score] = Gauge(
-                f"side_ray_trial_{score}_percent", f"{score} of a trial's samples so far", tag_keys=("trial", "band")
-            )
+        _GAUGES.update(gauges("trial", {"samples": "Scored samples of a trial"}, ("trial",)))
+        about = {f"{score}_percent": f"{score} of a trial's samples so far" for score in SCORES}
+        _GAUGES.update(gauges("trial", about, ("trial", "band")))
     _GAUGES["samples"].set(so_far["samples"], {"trial": name})
     for score in SCORES:
         for band, share in so_far[score].items():
-            _GAUGES[score].set(share, {"trial": name, "band": band})
+            _GAUGES[f"{score}_percent"].set(share, {"trial": name, "band": band})

@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from side_ray.algorithm import run_until
 from side_ray.config import Config
 from side_ray.diffusion.condition import condition_labels
 from side_ray.diffusion.dpm import UnetDpm, load_dpm
 from side_ray.diffusion.sampler import Noise
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.execution.session import ensure_ray
-from side_ray.execution.shard_pool import Task, report_failures, run_tasks
+from side_ray.execution.shard_pool import run_shards
 from side_ray.images import ImageSet, to_float
-from side_ray.report.theory import theory_figures, theory_text
-from side_ray.runs.artifacts import Artifacts
+from side_ray.report.theory import theory_figures, theory_text, verdicts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.shards import ShardSet
 from side_ray.stages.train_dpm import classes_of_members
-from side_ray.studies.theory_worker import Group, TheorySpec, TheoryWorker, noise_seeds, noised
+from side_ray.studies.theory_worker import Kind, TheoryJob, TheorySpec, TheoryWorker, noise_seeds, noised
 from side_ray.surrogate.labels import cluster_labels, pixel_features
 from side_ray.theory.latents import analyse
 from side_ray.theory.measures import (
@@ -32,16 +32,23 @@ from side_ray.theory.measures import (
 SCHEMA = 1
 
 
-def theory(config: Config, artifacts: Artifacts, reporter: Reporter) -> dict[str, Any]:
+def run_theory(config: Config, reporter: Reporter) -> list[str]:
+    """Make the DPM if it is not there, and compute the theory on it; returns lines for the terminal."""
+    audit = run_until("train_dpm", config, reporter)
+    found = theory(audit)
+    return [*verdicts(found), f"theory: {audit.run.store.uri}/{audit.artifacts.theory.key}/theory.md"]
+
+
+def theory(audit: Audit) -> dict[str, Any]:
     """Compute what is not there yet; returns the content of theory.json.
 
     Raises:
-        UserError: a t or a number of classes does not fit, or nobody knows which class an imported model saw an image with.
+        UserError: a t or a number of classes does not fit, or it is not known which class an imported model saw an image with.
         RunError: a shard failed; the others are kept.
     """
-    target = artifacts.theory
+    target = audit.artifacts.theory
     if not target.done:
-        study = _Study(config, artifacts, reporter)
+        study = _Study(audit)
         study.compute()
         found = study.results()
         target.write_json("theory.json", found)
@@ -49,15 +56,16 @@ def theory(config: Config, artifacts: Artifacts, reporter: Reporter) -> dict[str
             target.store.write(f"{target.key}/{figure.name}.svg", figure.svg.encode())
         target.store.write(f"{target.key}/theory.md", theory_text(found).encode())
         target.finish(images=found["images"])
-    artifacts.run.point_latest(theory=target.key)
+    audit.run.point_latest(theory=target.key)
     return target.read_json("theory.json")
 
 
 class _Study:
     """One DPM with the members that stand for its training set."""
 
-    def __init__(self, config: Config, artifacts: Artifacts, reporter: Reporter) -> None:
-        self.config, self.artifacts, self.reporter = config, artifacts, reporter
+    def __init__(self, audit: Audit) -> None:
+        self.audit, self.config, self.artifacts = audit, audit.config, audit.artifacts
+        config, artifacts = self.config, self.artifacts
         self.settings = config.theory
         store, prepared = artifacts.run.store, artifacts.prepare
         self.dpm = load_dpm(store.fetch_dir(artifacts.dpm.key))
@@ -71,7 +79,7 @@ class _Study:
         self.ids = np.sort(order[: self.settings.images])
         self.images: ImageSet = read_split(store, prepared.key, "member", ids=self.ids.tolist())
         self.classes = self._classes()
-        self.groups = self._groups()
+        self.jobs = self._jobs()
 
     def _classes(self) -> np.ndarray | None:
         """The class condition of each image, int64 [N]; None for an unconditional model."""
@@ -89,18 +97,20 @@ class _Study:
         assert labels is not None
         return labels[self.ids]
 
-    def _groups(self) -> list[Group]:
-        artifact, rows = self.artifacts.theory, min(self.settings.batch_size, self.settings.points)
+    def _jobs(self) -> list[TheoryJob]:
+        artifact, points = self.artifacts.theory, self.settings.points
 
-        def shards(name: str, rows: int) -> ShardSet:
-            return ShardSet(artifact.store, f"{artifact.key}/{name}", artifact.fingerprint, rows)
+        def job(kind: Kind, name: str, wanted: int, epsilon: float = 0.0) -> TheoryJob:
+            rows = min(self.settings.batch_size, wanted)
+            output = ShardSet(artifact.store, f"{artifact.key}/{name}", artifact.fingerprint, rows)
+            return TheoryJob(output, math.ceil(wanted / rows), kind, wanted, epsilon)
 
-        groups = [Group("data", shards(f"data/epsilon={each!r}", rows), each) for each in self.epsilons]
+        jobs = [job("data", f"data/epsilon={each!r}", points, each) for each in self.epsilons]
         if self.classes is None:
-            groups.append(Group("model", shards("model", rows)))
+            jobs.append(job("model", "model", points))
         if isinstance(self.dpm, UnetDpm):
-            groups.append(Group("latents", shards("latents", min(self.settings.batch_size, len(self.ids)))))
-        return groups
+            jobs.append(job("latents", "latents", len(self.ids)))
+        return jobs
 
     @property
     def own_variance(self) -> float:
@@ -112,40 +122,28 @@ class _Study:
     def epsilons(self) -> list[float]:
         return sorted({*self.settings.epsilons, self.own_variance})
 
-    def count(self, group: Group) -> int:
-        """Shards of a group."""
-        wanted = len(self.ids) if group.kind == "latents" else self.settings.points
-        return math.ceil(wanted / group.shards.rows)
-
     def compute(self) -> None:
         """Have every shard made that is not there."""
-        tasks = [Task(g, s) for g, group in enumerate(self.groups) for s in group.shards.missing(self.count(group))]
-        total = sum(self.count(group) * group.shards.rows for group in self.groups)
-        if not tasks:
-            return
-        config = self.config
-        spec = TheorySpec(
-            self.artifacts.run.store,
+        run_shards(self.audit, TheoryWorker, self.jobs, self._spec, "theory", "points")
+
+    def _spec(self) -> TheorySpec:
+        return TheorySpec(
+            self.audit.run.store,
             self.artifacts.prepare.key,
             self.artifacts.dpm,
-            self.groups,
+            self.jobs,
             self.settings,
             self.ids.tolist(),
             None if self.classes is None else self.classes.tolist(),
-            config.run.seed,
-            config.cluster.actor_cpus,
+            self.config.run.seed,
+            self.config.cluster.actor_cpus,
         )
-        ensure_ray(config.cluster)
-        left = sum(self.groups[task.group].shards.rows for task in tasks)
-        with self.reporter.bar("theory", total, "points", done=total - left) as bar:
-            outcome = run_tasks(TheoryWorker, spec, tasks, config.cluster, bar)
-        report_failures("theory", [group.shards for group in self.groups], outcome)
 
     def results(self) -> dict[str, Any]:
         """The content of theory.json."""
         d = math.prod(self.dpm.image_shape)
         points = to_float(self.images.images).flatten(1).double().numpy()
-        model = next((group for group in self.groups if group.kind == "model"), None)
+        model = next((job for job in self.jobs if job.kind == "model"), None)
         return {
             "schema": SCHEMA,
             "dpm": self.artifacts.dpm.key,
@@ -158,32 +156,31 @@ class _Study:
             "ode_steps": self.settings.ode_steps,
             "probes": self.settings.probes,
             "own_variance": self.own_variance,
-            "divergence": [self._divergence(group, d) for group in self.groups if group.kind == "data"],
+            "divergence": [self._divergence(job, d) for job in self.jobs if job.kind == "data"],
             "point_memorization": None if model is None else self._point_memorization(model, points),
             "latents": list(self._latents()),
         }
 
-    def _table(self, group: Group, column: str) -> np.ndarray:
-        wanted = len(self.ids) if group.kind == "latents" else self.settings.points
-        found = group.shards.read_first(self.count(group), [column]).column(column)
-        rows = found.slice(0, wanted).combine_chunks()
+    def _table(self, job: TheoryJob, column: str) -> np.ndarray:
+        found = job.output.read_first(job.shards, [column]).column(column)
+        rows = found.slice(0, job.wanted).combine_chunks()
         if hasattr(rows.type, "list_size"):
-            return rows.flatten().to_numpy().reshape(wanted, rows.type.list_size)
+            return rows.flatten().to_numpy().reshape(job.wanted, rows.type.list_size)
         return rows.to_numpy()
 
-    def _divergence(self, group: Group, d: int) -> dict[str, Any]:
+    def _divergence(self, job: TheoryJob, d: int) -> dict[str, Any]:
         """KL(q_ε ‖ p_θ) at one ε."""
-        log_q = self._table(group, "log_q")
-        found = mixture_divergence(log_q, self._table(group, "log_p"))
-        entry: dict[str, Any] = {"epsilon": group.epsilon, **_said(found), "per_dimension": found.value / d}
+        log_q = self._table(job, "log_q")
+        found = mixture_divergence(log_q, self._table(job, "log_p"))
+        entry: dict[str, Any] = {"epsilon": job.epsilon, **_said(found), "per_dimension": found.value / d}
         if self.config.dpm.kind == "optimal":
-            exact = mixture_divergence(log_q, self._table(group, "log_p_exact"))
+            exact = mixture_divergence(log_q, self._table(job, "log_p_exact"))
             entry["exact"] = _said(exact)
         return entry
 
-    def _point_memorization(self, group: Group, points: np.ndarray) -> dict[str, Any]:
+    def _point_memorization(self, job: TheoryJob, points: np.ndarray) -> dict[str, Any]:
         """M_point per training image through the model's own samples and density."""
-        samples, log_p = self._table(group, "x"), self._table(group, "log_p")
+        samples, log_p = self._table(job, "x"), self._table(job, "log_p")
         entries = []
         for epsilon in self.epsilons:
             found = point_memorization_of_samples(samples, log_p, points, epsilon)
@@ -200,9 +197,9 @@ class _Study:
             alpha_bar = float(self.dpm.alphas_cumprod[t])
             x_t = [noised(x0, noise.normal(), alpha_bar).flatten(1).numpy() for _ in range(self.settings.draws)]
             yield {"latent": "x_t", "t": t, **self._analysis(np.concatenate(x_t), labellings)}
-        for group in self.groups:
-            for t in self.settings.timesteps if group.kind == "latents" else ():
-                drawn = np.split(self._table(group, f"t={t}"), self.settings.draws, axis=1)
+        for job in self.jobs:
+            for t in self.settings.timesteps if job.kind == "latents" else ():
+                drawn = np.split(self._table(job, f"t={t}"), self.settings.draws, axis=1)
                 entry = {"latent": "middle block", "t": t, **self._analysis(np.concatenate(drawn), labellings)}
                 yield entry | self._semantic(t, np.concatenate(drawn))
 
@@ -212,7 +209,7 @@ class _Study:
 
     def _semantic(self, t: int, latents: np.ndarray) -> dict[str, Any]:
         """M_semantic (Eq. 3) per latent, with p_θ(z) the middle block of the model's own samples."""
-        model = next((group for group in self.groups if group.kind == "model"), None)
+        model = next((job for job in self.jobs if job.kind == "model"), None)
         if model is None:
             return {}
         drawn = np.concatenate(np.split(self._table(model, f"t={t}"), self.settings.draws, axis=1))

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from side_ray.config import Config
 from side_ray.config.studies import TheorySection
 from side_ray.diffusion.dpm import Dpm, UnetDpm, load_dpm
 from side_ray.diffusion.latents import middle_block
 from side_ray.diffusion.likelihood import Hutchinson, draw, log_likelihood
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.sampler import Noise, sample_seed
-from side_ray.execution.shard_pool import ShardActor, Task
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
-from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
 from side_ray.theory.measures import mixture_log_density
 
@@ -35,13 +35,19 @@ class TrainingSet:
     classes: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class Group:
-    """Shards of one table. `data`: points of the training set smoothed with variance `epsilon`, `log_q` and `log_p` of each.
-    `model`: samples of p_θ and their `log_p`. `latents`: the middle block of each training image, `draws` noises at each t."""
+Kind = Literal["data", "model", "latents"]
 
-    kind: Literal["data", "model", "latents"]
-    shards: ShardSet
+
+@dataclass(frozen=True)
+class TheoryJob(ShardJob):
+    """One table of `wanted` rows.
+
+    `data`: points of the training set smoothed with variance `epsilon`, with their `log_q` and `log_p`. `model`: samples of
+    p_θ and their `log_p`. `latents`: the middle block for each training image, with `draws` noises at each t.
+    """
+
+    kind: Kind
+    wanted: int
     epsilon: float = 0.0
 
 
@@ -52,7 +58,7 @@ class TheorySpec:
     store: Store
     prepared: str
     dpm: Artifact
-    groups: list[Group]
+    jobs: list[TheoryJob]
     theory: TheorySection
     ids: list[int]
     classes: list[int] | None
@@ -76,6 +82,10 @@ class TheoryWorker(ShardActor):
     stage = "theory"
     phases = ("compute", "write")
 
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return True
+
     def __init__(self, spec: TheorySpec) -> None:
         torch.set_num_threads(spec.threads)
         self.spec = spec
@@ -90,43 +100,43 @@ class TheoryWorker(ShardActor):
         return TrainingSet(found.ids, to_float(found.images), classes)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
-        group = self.spec.groups[task.group]
-        rows = range(task.shard * group.shards.rows, (task.shard + 1) * group.shards.rows)
-        compute = {"data": self._data, "model": self._model, "latents": self._latents}[group.kind]
+        job = self.spec.jobs[task.job]
+        rows = range(task.shard * job.output.rows, (task.shard + 1) * job.output.rows)
+        compute = {"data": self._data, "model": self._model, "latents": self._latents}[job.kind]
         # A hook sees every call of the network, another thread's too.
         with self._lock:
             began = time.perf_counter()
-            columns = compute(group, rows)
+            columns = compute(job, rows)
             row["seconds_compute"] = time.perf_counter() - began
         began = time.perf_counter()
-        group.shards.write(task.shard, pa.table({"row": pa.array(rows, pa.int64()), **columns}))
+        job.output.write(task.shard, pa.table({"row": pa.array(rows, pa.int64()), **columns}))
         row["seconds_write"] = time.perf_counter() - began
         row["rows"] = len(rows)
 
-    def _data(self, group: Group, rows: range) -> dict[str, Any]:
+    def _data(self, job: TheoryJob, rows: range) -> dict[str, Any]:
         training, shape = self.training, self.dpm.image_shape
-        seeds = noise_seeds(self.spec.seed, f"data/{group.epsilon!r}", rows)
+        seeds = noise_seeds(self.spec.seed, f"data/{job.epsilon!r}", rows)
         chosen = np.array([seed % len(training.ids) for seed in seeds])
-        x = training.images[chosen].double() + group.epsilon**0.5 * Noise(seeds, shape).normal().double()
+        x = training.images[chosen].double() + job.epsilon**0.5 * Noise(seeds, shape).normal().double()
         labels = None if training.classes is None else training.classes[chosen]
         allowed = None if labels is None else labels[:, None] == training.classes
         centres = training.images.flatten(1).double().numpy()
-        log_q = mixture_log_density(x.flatten(1).numpy(), centres, group.epsilon, allowed)
+        log_q = mixture_log_density(x.flatten(1).numpy(), centres, job.epsilon, allowed)
         log_p = log_likelihood(
             self.dpm,
             x.to(self.device),
             steps=self.spec.theory.ode_steps,
             divergence=self._hutchinson(seeds),
-            variance=group.epsilon,
+            variance=job.epsilon,
             class_labels=self._on_device(labels),
         )
         return {
             "image": pa.array(chosen, pa.int64()),
             "log_q": pa.array(log_q),
-            **self._densities(x, log_p, group.epsilon),
+            **self._densities(x, log_p, job.epsilon),
         }
 
-    def _model(self, group: Group, rows: range) -> dict[str, Any]:
+    def _model(self, job: TheoryJob, rows: range) -> dict[str, Any]:
         seeds = noise_seeds(self.spec.seed, "model", rows)
         noise = Noise(seeds, self.dpm.image_shape)
         steps = self.spec.theory.ode_steps
@@ -136,7 +146,7 @@ class TheoryWorker(ShardActor):
             columns |= self._middle(x.cpu().float(), rows, "model", None)
         return columns
 
-    def _latents(self, group: Group, rows: range) -> dict[str, Any]:
+    def _latents(self, job: TheoryJob, rows: range) -> dict[str, Any]:
         # The last shard is filled up with the first images.
         chosen = np.array(rows) % len(self.training.ids)
         labels = None if self.training.classes is None else self.training.classes[chosen]

@@ -12,9 +12,9 @@ from side_ray.execution.progress import Reporter
 from side_ray.report.table import metrics_csv
 from side_ray.report.twins import twins_figure, twins_text
 from side_ray.runs.artifacts import VERSIONS, Artifacts
-from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.plan import Condition
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import read_cut, read_scores
+from side_ray.runs.scores import read_conditions, read_cut
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
 from side_ray.statistics.intervals import clopper_pearson, distinct_interval, mcnemar
@@ -22,6 +22,12 @@ from side_ray.statistics.scores import ConditionScores, reaches
 
 SCHEMA = 1
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def run_twins(config: Config, reporter: Reporter) -> list[str]:
+    """Audit the class-conditional twins of the DPM and compare them; returns lines for the terminal."""
+    artifact, text = twins(config, reporter)
+    return [text, f"twins: {artifact.store.uri}/{artifact.key}/twins.md"]
 
 
 def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
@@ -40,8 +46,8 @@ def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
     parts = [audits[kind].report.fingerprint for kind in KINDS if kind in audits]
     target = plain.run.artifact("twins", VERSIONS["twins"], parts)
     if not target.done:
-        cut = read_cut(plain.config, plain)
-        scores = {kind: _scores(artifacts) for kind, artifacts in audits.items()}
+        cut = read_cut(plain)
+        scores = {kind: read_conditions(artifacts) for kind, artifacts in audits.items()}
         found = {
             "schema": SCHEMA,
             "cut": cut.value,
@@ -69,13 +75,8 @@ def _audits(config: Config, reporter: Reporter) -> dict[Kind, Artifacts]:
             continue
         twin = config.model_copy(update={"dpm": config.dpm.model_copy(update={"condition": kind})})
         reporter.say(f"twins: condition {kind}")
-        audits[kind] = run_until("report", twin, reporter)
+        audits[kind] = run_until("report", twin, reporter).artifacts
     return audits
-
-
-def _scores(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
-    count = artifacts.sample_shards
-    return {each: read_scores(artifacts.config, artifacts.scores(each), count) for each in conditions(artifacts.config)}
 
 
 def _twin(

@@ -80,7 +80,7 @@ class Checkpoints:
         return None
 
 
-def leftovers(artifact: Artifact) -> None:
+def remove_checkpoints(artifact: Artifact) -> None:
     """Remove the checkpoints of a training that is complete; cheap where there are none."""
     directory = f"{artifact.key}/{DIRECTORY}"
     if next(artifact.store.list(directory), None) is not None:

@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from side_ray.execution.metrics import gauges
 from side_ray.runs.run import PROGRESS, Artifact
 
 TENSORBOARD = "tensorboard"
+GAUGES = {
+    "step": "Steps that a training has done",
+    "loss": "Mean training loss of the last steps",
+    "lr": "Learning rate",
+    "images_per_second": "Images trained on per second, over all workers",
+}
 PROGRESS_EVERY_S = 2.0
 PUBLISH_EVERY_S = 30.0
 
 
-class Board:
+class TrainingLogger:
     """What one worker, the first, tells of the training. Storage is written in a thread of its own: a slow one must not hold
     up the steps.
 
@@ -32,8 +39,8 @@ class Board:
         self.artifact, self.stage = artifact, stage
         self._events = tempfile.TemporaryDirectory(prefix="side-ray-events-")
         self._writer = SummaryWriter(self._events.name, purge_step=first)
-        self._gauges = _gauges()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="board")
+        self._gauges = gauges("train", GAUGES, ("stage",))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-logger")
         self._under_way: Future[None] | None = None
         self._progress_at = self._published_at = time.monotonic()
 
@@ -90,20 +97,3 @@ class Board:
 
     def _publish(self) -> None:
         self.artifact.store.put_dir(Path(self._events.name), f"{self.artifact.key}/{TENSORBOARD}")
-
-
-def _gauges() -> dict[str, Any]:
-    """Gauges that Ray's metrics endpoint serves; none outside of Ray."""
-    import ray
-
-    if not ray.is_initialized():
-        return {}
-    from ray.util.metrics import Gauge
-
-    about = {
-        "step": "Steps that a training has done",
-        "loss": "Mean training loss of the last steps",
-        "lr": "Learning rate",
-        "images_per_second": "Images trained on per second, over all workers",
-    }
-    return {name: Gauge(f"side_ray_train_{name}", text, tag_keys=("stage",)) for name, text in about.items()}

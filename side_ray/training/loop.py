@@ -19,7 +19,7 @@ from torch import nn
 
 from side_ray.runs.run import Artifact
 from side_ray.training.checkpoints import Checkpoints
-from side_ray.training.logger import Board
+from side_ray.training.logger import TrainingLogger
 
 CURVE = "curve.json"
 CURVE_POINTS = 200
@@ -123,7 +123,7 @@ class TrainingLoop:
         self._losses: list[torch.Tensor] = []
         self.checkpoints = Checkpoints(spec.artifact)
         self._restore()
-        self.board = Board(spec.artifact, spec.title, self.step) if self.accelerator.is_main_process else None
+        self.logger = TrainingLogger(spec.artifact, spec.title, self.step) if self.accelerator.is_main_process else None
 
     def run(self, until: int | None = None) -> None:
         """Train to step `until`, by default the last one."""
@@ -149,7 +149,7 @@ class TrainingLoop:
     def finish(self) -> None:
         """Export the network, with its averaged weights where there are any, and mark the artifact as complete."""
         self.checkpoints.wait()
-        if self.board is None:
+        if self.logger is None:
             return
         if self.ema:
             self.ema.copy_to(self.raw.parameters())
@@ -159,7 +159,7 @@ class TrainingLoop:
             info = self.recipe.export(Path(directory))
             artifact.store.put_dir(Path(directory), artifact.key)
         artifact.write_json(CURVE, self.curve)
-        self.board.close()
+        self.logger.close()
         told = {"steps": self.step, "final_loss": self.curve["loss"][-1], "resumed_at": self.resumed}
         artifact.finish(**told, workers=self.accelerator.num_processes, **info)
 
@@ -197,18 +197,18 @@ class TrainingLoop:
             for name, value in point.items():
                 self.curve[name].append(value)
             self._since_curve = [0.0, 0]
-        if self.board:
+        if self.logger:
             schedule = self.spec.schedule
-            self.board.tell(self.step, schedule.steps, {"loss": mean, "lr": lr}, rate, schedule.batch_size)
+            self.logger.tell(self.step, schedule.steps, {"loss": mean, "lr": lr}, rate, schedule.batch_size)
 
     def _watch(self) -> None:
-        if self.board is None:
+        if self.logger is None:
             return
         if self.ema:
             self.ema.store(self.raw.parameters())
             self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
-        self.board.show(self.step, *self.recipe.watch())
+        self.logger.show(self.step, *self.recipe.watch())
         self.raw.train()
         if self.ema:
             self.ema.restore(self.raw.parameters())

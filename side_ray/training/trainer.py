@@ -1,4 +1,4 @@
-"""Trains one network by Ray Train, with checkpoints in the run's storage, from the newest whole one of which it resumes."""
+"""Trains one network by Ray Train, and resumes from the newest checkpoint in the run's storage that can be read."""
 
 import tempfile
 import threading
@@ -7,53 +7,57 @@ from typing import Any
 import torch
 
 from side_ray.config import ClusterSection
+from side_ray.config.cluster import Workers
 from side_ray.errors import RunError
-from side_ray.execution.lease import Claim
-from side_ray.execution.progress import Bar, Reporter
+from side_ray.execution.audit import Audit
+from side_ray.execution.lease import Lease
+from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray
 from side_ray.runs.run import PROGRESS, read_progress
-from side_ray.training.checkpoints import leftovers
+from side_ray.training.checkpoints import remove_checkpoints
 from side_ray.training.loop import TrainingLoop, TrainSpec
 
 
-def train(spec: TrainSpec, cluster: ClusterSection, reporter: Reporter) -> None:
+def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None:
     """Train until `spec.artifact` is complete; does nothing if it is.
 
+    Args:
+        workers: that share each batch; by default `cluster.train_workers`.
+
     Raises:
-        RunError: training failed; the newest checkpoint is kept and the next run goes on from it.
+        RunError: training failed; the newest checkpoint is kept, and re-running resumes from it.
     """
-    title = spec.title
+    title, cluster = spec.title, audit.config.cluster
     if spec.artifact.done:
-        leftovers(spec.artifact)
-        reporter.say(f"{title}: trained already")
+        remove_checkpoints(spec.artifact)
+        audit.reporter.say(f"{title}: trained already")
         return
     ensure_ray(cluster)
-    claim = Claim(spec.artifact)
-    claim.wait_for(reporter, title)
+    lease = Lease(spec.artifact)
+    lease.wait_for(audit.reporter, title)
     if spec.artifact.done:
         return
     done = threading.Event()
-    with reporter.bar(title, spec.schedule.steps, "steps") as bar:
-        watcher = threading.Thread(target=_watch, args=(claim, bar, done), daemon=True)
-        watcher.start()
+    with audit.reporter.bar(title, spec.schedule.steps, "steps") as bar:
+        follower = threading.Thread(target=_follow, args=(lease, bar, done), daemon=True)
+        follower.start()
         try:
-            _fit(spec, cluster)
+            _fit(spec, cluster, workers or cluster.train_workers)
         finally:
             done.set()
-            watcher.join()
+            follower.join()
         bar.reach(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
-    leftovers(spec.artifact)
+    remove_checkpoints(spec.artifact)
     spec.artifact.store.delete(f"{spec.artifact.key}/{PROGRESS}")
-    claim.release()
+    lease.release()
 
 
-def _fit(spec: TrainSpec, cluster: ClusterSection) -> None:
+def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    workers = cluster.train_workers
     # What Ray Train itself stores is a few bytes that nobody reads again: checkpoints are the loop's own.
     with tempfile.TemporaryDirectory(prefix="side-ray-train-", ignore_cleanup_errors=True) as scratch:
         trainer = TorchTrainer(
@@ -76,21 +80,21 @@ def _fit(spec: TrainSpec, cluster: ClusterSection) -> None:
         except (TrainingFailedError, RayError) as error:
             cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise RunError(
-                f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept, so run the same command again to "
-                "go on"
+                f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "
+                "resume"
             ) from error
 
 
-def _watch(claim: Claim, bar: Bar, done: threading.Event) -> None:
+def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
     while not done.wait(1.0):
-        claim.renew()
-        progress = read_progress(claim.artifact)
+        lease.renew()
+        progress = read_progress(lease.artifact)
         if progress:
             bar.reach(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What every worker runs; Ray Train calls it again after a failure, and it goes on from the newest whole checkpoint."""
+    """What every worker runs; Ray Train calls it again after a failure, and it resumes from the newest good checkpoint."""
     spec: TrainSpec = config["spec"]
     torch.set_num_threads(spec.threads)
     loop = TrainingLoop(spec)

@@ -111,7 +111,7 @@ def test_a_second_run_makes_nothing_and_clears_away_what_killed_writers_left(cop
 def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied, ray_session):
     before = stamps(copied, "dpm", "synthetic", "surrogate", "samples", "scores")
     changed = tiny_config(copied, extract__lambdas=[0, 2, 4], extract__samples=250)
-    artifacts = run_until("report", changed, Reporter())
+    artifacts = run_until("report", changed, Reporter()).artifacts
     after = stamps(copied, "dpm", "synthetic", "surrogate", "samples", "scores")
     assert {name: after[name] for name in before} == before
     new = {name for name in after if name not in before and name.startswith("samples")}
@@ -123,7 +123,7 @@ def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied, ray_session
 def test_a_changed_band_scores_again_and_samples_nothing(copied, ray_session):
     before = stamps(copied, "dpm", "synthetic", "surrogate", "samples")
     changed = tiny_config(copied, score__bands={"wide": [0.8, 3.0], "tight": [None, 0.8]})
-    artifacts = run_until("report", changed, Reporter())
+    artifacts = run_until("report", changed, Reporter()).artifacts
     assert stamps(copied, "dpm", "synthetic", "surrogate", "samples") == before
     entry = artifacts.report.read_json("metrics.json")["conditions"][0]
     assert set(entry["bands"]) == {"wide", "tight"}
@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_found_and_made_again(copied, tiny_audit, ray_session
 def test_replicated_scorers_find_what_split_ones_find(copied, tiny_audit, ray_session):
     shutil.rmtree(copied / "scores")
     shutil.rmtree(copied / "report")
-    artifacts = run_until("report", tiny_config(copied, score__shards=1), Reporter())
+    artifacts = run_until("report", tiny_config(copied, score__shards=1), Reporter()).artifacts
     before, after = (each.report.read_json("metrics.json")["conditions"] for each in (tiny_audit, artifacts))
     assert after == before
 
@@ -163,7 +163,7 @@ def test_the_optimal_victim_is_all_copies(tmp_path, ray_session):
         extract__methods=["random", "td"],
         surrogate__ti_steps=80,
     )
-    metrics = run_until("report", config, Reporter()).report.read_json("metrics.json")
+    metrics = run_until("report", config, Reporter()).artifacts.report.read_json("metrics.json")
     random = metrics["conditions"][0]
     assert random["cumulative"]["high"]["ams"] == 1.0
     assert random["top_mean"]["10"] < 0.05
@@ -173,7 +173,7 @@ def test_the_optimal_victim_is_all_copies(tmp_path, ray_session):
 def test_an_imported_pipeline_is_audited_like_a_trained_one(tmp_path, tiny_audit, ray_session):
     path = str(directory(tiny_audit) / tiny_audit.dpm.key)
     config = tiny_config(tmp_path / "run", dpm__path=path, dpm__kind="import", extract__methods=["random"])
-    artifacts = run_until("extract", config, Reporter())
+    artifacts = run_until("extract", config, Reporter()).artifacts
     ours, theirs = (
         each.samples(Condition("random", 0.0)).read_first(4).column("image").combine_chunks()
         for each in (artifacts, tiny_audit)

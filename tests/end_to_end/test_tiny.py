@@ -45,7 +45,7 @@ def celeba_hq_fi(directory: Path) -> list[str]:
 def test_a_tiny_variant_goes_from_the_published_files_to_the_report(files, tmp_path, ray_session):
     overrides = [*files(tmp_path), f"run.uri={tmp_path / 'run'}"]
     config = load_config(CONFIGS / f"{files.__name__}_tiny.yaml", overrides)
-    artifacts = run_until("report", config, Reporter())
+    artifacts = run_until("report", config, Reporter()).artifacts
     metrics = artifacts.report.read_json("metrics.json")
     assert [(row["method"], row["lambda"]) for row in metrics["conditions"]] == [("random", 0), ("ti", 5), ("td", 5)]
     assert metrics["train_size"] == config.data.members

@@ -8,8 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from side_ray.execution import lease as claims
-from side_ray.execution.lease import CLAIM, Claim
+from side_ray.execution import lease as leases
+from side_ray.execution.lease import LEASE, Lease
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 from side_ray.storage import open_store
@@ -26,47 +26,47 @@ def reporter():
 
 
 def another_process(artifact: Artifact, reporter: Reporter, **changes) -> dict:
-    """Leave the claim of a process that lives until stdin is closed."""
-    Claim(artifact).wait_for(reporter, "train")
-    words = artifact.read_json(CLAIM) | changes
-    artifact.store.write(f"{artifact.key}/{CLAIM}", json.dumps(words).encode())
+    """Leave the lease of a process that lives until stdin is closed."""
+    Lease(artifact).wait_for(reporter, "train")
+    words = artifact.read_json(LEASE) | changes
+    artifact.store.write(f"{artifact.key}/{LEASE}", json.dumps(words).encode())
     return words
 
 
 def test_the_first_one_gets_it_and_keeps_it(artifact, reporter):
-    Claim(artifact).wait_for(reporter, "train")
-    Claim(artifact).wait_for(reporter, "train")  # the same process
-    assert artifact.read_json(CLAIM)["pid"] == os.getpid()
+    Lease(artifact).wait_for(reporter, "train")
+    Lease(artifact).wait_for(reporter, "train")  # the same process
+    assert artifact.read_json(LEASE)["pid"] == os.getpid()
 
 
 def test_a_driver_that_is_gone_from_this_machine_is_succeeded_at_once(artifact, reporter):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     another_process(artifact, reporter, pid=gone.pid, started="1")
-    Claim(artifact).wait_for(reporter, "train")
-    assert artifact.read_json(CLAIM)["pid"] == os.getpid()
+    Lease(artifact).wait_for(reporter, "train")
+    assert artifact.read_json(LEASE)["pid"] == os.getpid()
 
 
 def test_a_live_driver_is_waited_for_until_its_artifact_is_complete(artifact, reporter):
     with subprocess.Popen(["sleep", "60"]) as other:
-        another_process(artifact, reporter, pid=other.pid, started=claims._started(other.pid))
-        waiting = threading.Thread(target=Claim(artifact).wait_for, args=(reporter, "train"))
+        another_process(artifact, reporter, pid=other.pid, started=leases._started(other.pid))
+        waiting = threading.Thread(target=Lease(artifact).wait_for, args=(reporter, "train"))
         waiting.start()
         time.sleep(0.5)
         assert waiting.is_alive()
         artifact.finish()
         waiting.join(5)
         assert not waiting.is_alive()
-        assert "another driver is at it" in reporter.console.export_text()
+        assert "another driver is working on it" in reporter.console.export_text()
         other.kill()
 
 
 def test_a_driver_of_another_machine_is_succeeded_when_it_was_silent(artifact, reporter):
-    another_process(artifact, reporter, machine="elsewhere", at=time.time() - claims.STALE_AFTER_S - 1)
-    Claim(artifact).wait_for(reporter, "train")
-    assert artifact.read_json(CLAIM)["machine"] != "elsewhere"
+    another_process(artifact, reporter, machine="elsewhere", at=time.time() - leases.STALE_AFTER_S - 1)
+    Lease(artifact).wait_for(reporter, "train")
+    assert artifact.read_json(LEASE)["machine"] != "elsewhere"
 
 
 def test_a_living_driver_of_another_machine_keeps_it(artifact, reporter):
     another_process(artifact, reporter, machine="elsewhere", at=time.time())
-    assert not Claim(artifact)._take()
+    assert not Lease(artifact)._take()

@@ -4,21 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from side_ray.config import ClusterSection
+from side_ray.config import Config
 from side_ray.errors import RunError
-from side_ray.execution.progress import Bar
-from side_ray.execution.shard_pool import Task, report_failures, run_tasks
-from side_ray.runs.shards import FAILED, ShardSet
-from side_ray.storage import open_store
+from side_ray.execution.audit import Audit
+from side_ray.execution.progress import Bar, Reporter
+from side_ray.execution.shard_pool import ShardJob, Task, run_shards, run_tasks
+from side_ray.runs.shards import FAILED, DamagedShard, ShardSet
+from tests.audits import tiny_config
 from tests.toucher import Toucher
 
-CLUSTER = ClusterSection(actors=(2, 2))
+
+def config_of(tmp_path: Path) -> Config:
+    return tiny_config(tmp_path, cluster={"actors": [2, 2]})
 
 
 def run(tmp_path: Path, count: int = 12, **spec):
     bar = Bar("touch", count, "shards", 0)
-    outcome = run_tasks(Toucher, {"directory": str(tmp_path), **spec}, [Task(0, i) for i in range(count)], CLUSTER, bar)
-    return outcome, bar
+    tasks = [Task(0, i) for i in range(count)]
+    return run_tasks(Toucher, {"directory": str(tmp_path), **spec}, tasks, config_of(tmp_path), bar), bar
 
 
 def made(tmp_path: Path) -> list[int]:
@@ -31,16 +34,31 @@ def test_a_poisoned_shard_is_named_while_the_others_finish(tmp_path, ray_session
     assert made(tmp_path) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert (bar.done, bar.retries, outcome.seconds) == (11, 22, {"touch": 5.5})
 
-    shards = ShardSet(open_store(str(tmp_path)), "set", "f", 1)
+
+def test_failed_shards_are_recorded_until_they_are_made(tmp_path, ray_session):
+    audit = Audit.open(config_of(tmp_path), Reporter())
+    jobs = [ShardJob(ShardSet(audit.run.store, "set", "f", 1), 3)]
+
+    def touch(**spec):
+        run_shards(audit, Toucher, jobs, lambda: {"directory": str(tmp_path), **spec}, "touch")
+
     with pytest.raises(
-        RunError, match=r"touch: 1 shards failed: set/part-000005\.parquet \(ValueError: poison\)"
+        RunError, match=r"touch: 1 shards failed: set/part-000001\.parquet \(ValueError: poison\)"
     ) as caught:
-        report_failures("touch", [shards], outcome)
+        touch(poisoned=1)
     assert caught.value.exit_code == 1
-    assert (tmp_path / "set" / FAILED).exists()
-    outcome.failures.clear()
-    report_failures("touch", [shards], outcome)
+    assert list(jobs[0].output.failures()) == [1]
+    touch()
     assert not (tmp_path / "set" / FAILED).exists()
+
+
+def test_a_damaged_input_is_told_by_its_key(tmp_path, ray_session):
+    audit = Audit.open(config_of(tmp_path), Reporter())
+    jobs = [ShardJob(ShardSet(audit.run.store, "set", "f", 1), 3)]
+    with pytest.raises(DamagedShard) as caught:
+        run_shards(audit, Toucher, jobs, lambda: {"directory": str(tmp_path), "damaged": 2}, "touch")
+    assert caught.value.key == "samples/part-000007.parquet"
+    assert made(tmp_path) == [0, 1]
 
 
 def test_what_every_shard_would_meet_ends_the_stage(tmp_path, ray_session):
@@ -57,7 +75,7 @@ def test_a_dead_actor_is_replaced_and_its_shard_made(tmp_path, ray_session):
 
 
 def test_no_task_starts_no_pool(tmp_path):
-    outcome = run_tasks(Toucher, {}, [], CLUSTER, Bar("touch", 0, "shards", 0))
+    outcome = run_tasks(Toucher, {}, [], tiny_config("/tmp/unused"), Bar("touch", 0, "shards", 0))
     assert outcome.finished == 0
 
 

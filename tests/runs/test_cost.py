@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import new_unet
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost import estimate
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -56,4 +56,4 @@ def test_flops_are_those_of_the_network(tmp_path):
             layer.register_forward_hook(count)
     with torch.no_grad():
         unet(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
-    assert estimate(config, open_run(config)).unet_flops == pytest.approx(counted, rel=0.02)
+    assert estimate(Artifacts.open(config)).unet_flops == pytest.approx(counted, rel=0.02)

@@ -11,7 +11,7 @@ from side_ray.algorithm import run_until
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
 from side_ray.runs.dataset import read_split
 from side_ray.runs.plan import Condition
@@ -21,10 +21,10 @@ from tests.bruteforce import check, nl2, split_of
 
 @pytest.fixture(scope="module")
 def controlled(tiny_audit, tmp_path_factory):
-    """The tiny audit, gone on with a control."""
+    """The tiny audit, continued with a control."""
     root = tmp_path_factory.mktemp("control") / "run"
     shutil.copytree(tiny_audit.run.store.uri, root)
-    return run_until("report", tiny_config(root, control={"members": 70}), Reporter())
+    return run_until("report", tiny_config(root, control={"members": 70}), Reporter()).artifacts
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_the_audits_own_numbers_and_artifacts_stay_what_they_were(controlled, ti
 
 @pytest.mark.slow
 def test_control_was_trained_on_images_of_none_of_the_three_sets(controlled):
-    other = control_artifacts(controlled.config, controlled)
+    other = control_artifacts(controlled)
     theirs = read_split(other.run.store, other.prepare.key, "member").images.reshape(70, -1)
     assert other.dpm.key != controlled.dpm.key
     digits = np.concatenate(
@@ -57,7 +57,7 @@ def test_control_was_trained_on_images_of_none_of_the_three_sets(controlled):
 @pytest.mark.slow
 def test_counts_are_those_of_brute_force(controlled):
     root, metrics = Path(controlled.run.store.uri), controlled.report.read_json("metrics.json")
-    other = control_artifacts(controlled.config, controlled)
+    other = control_artifacts(controlled)
     splits = [split_of(root / controlled.prepare.key, name) for name in ("member", "holdout")]
     rows = metrics["control"]["conditions"]
     assert [(row["method"], row["lambda"]) for row in rows] == [("random", 0.0), ("ti", 1.0), ("td", 2.0)]
@@ -74,7 +74,7 @@ def test_counts_are_those_of_brute_force(controlled):
 
 @pytest.mark.slow
 def test_control_samples_share_seeds_and_targets_with_the_audit(controlled):
-    other = control_artifacts(controlled.config, controlled)
+    other = control_artifacts(controlled)
     condition = Condition("td", 2.0)
     ours, theirs = (
         shards.read_first(4, ["seed", "target", "image"])
@@ -101,7 +101,7 @@ def test_a_second_run_makes_nothing(controlled, ray_session):
 
 @pytest.mark.slow
 def test_a_damaged_shard_of_the_control_is_made_again(controlled, ray_session):
-    other = control_artifacts(controlled.config, controlled)
+    other = control_artifacts(controlled)
     root, condition = Path(controlled.run.store.uri), Condition("td", 2.0)
     samples, scores = control_samples(controlled, other, condition), control_scores(controlled, other, condition)
     whole = (root / samples.key(1)).read_bytes()
@@ -150,10 +150,11 @@ def test_only_the_asked_guidance_scales_are_repeated(tmp_path):
 
 def test_no_control_changes_no_name_of_an_artifact(tmp_path):
     plain, asked = (
-        open_run(tiny_config(tmp_path / "run", **changes)) for changes in ({}, {"control": {}, "theory": {"points": 9}})
+        Artifacts.open(tiny_config(tmp_path / "run", **changes))
+        for changes in ({}, {"control": {}, "theory": {"points": 9}})
     )
     for name in ("prepare", "dpm", "surrogate", "theory"):
         same = getattr(plain, name).key == getattr(asked, name).key
         assert same == (name != "theory")
     assert plain.report.key != asked.report.key
-    assert open_run(tiny_config(tmp_path / "run", theory={"points": 9})).report.key == plain.report.key
+    assert Artifacts.open(tiny_config(tmp_path / "run", theory={"points": 9})).report.key == plain.report.key

@@ -13,7 +13,7 @@ from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.images import decode_column
 from side_ray.runs.shards import ShardSet
 from side_ray.stages import extract
-from side_ray.stages.extract import Generator, GeneratorSpec, Group
+from side_ray.stages.extract import Generator, GeneratorSpec, SamplingJob
 from side_ray.storage import open_store
 from side_ray.surrogate.resnet import ResNet
 
@@ -26,29 +26,29 @@ def spec(tmp_path):
     torch.manual_seed(1)
     ResNet.preset("small", 5, width=8, in_channels=1, time=True).save(tmp_path / "student")
     store = open_store(str(tmp_path))
-    groups = [
-        Group(ShardSet(store, "random", "f", 10), "extract", 0.0, None),
-        Group(ShardSet(store, "td", "f", 10), "extract", 3.0, "student"),
-        Group(ShardSet(store, "synthetic", "f", 10), "synthetic", 0.0, None),
+    jobs = [
+        SamplingJob(ShardSet(store, "random", "f", 10), 2, "extract", 0.0, None),
+        SamplingJob(ShardSet(store, "td", "f", 10), 2, "extract", 3.0, "student"),
+        SamplingJob(ShardSet(store, "synthetic", "f", 10), 2, "synthetic", 0.0, None),
     ]
     settings = ExtractSection(lambdas=[0, 3], samples=20, shard_size=10, batch_size=4, sampler="ddim", steps=6)
-    return GeneratorSpec(store, "dpm", groups, settings, seed=5, precision="fp32", threads=1)
+    return GeneratorSpec(store, "dpm", jobs, settings, seed=5, precision="fp32", threads=1)
 
 
-def call(generator: Generator, group: int, shard: int) -> dict:
-    row = generator({"group": np.array([group]), "shard": np.array([shard])})
+def call(generator: Generator, job: int, shard: int) -> dict:
+    row = generator({"job": np.array([job]), "shard": np.array([shard])})
     return {name: value[0] for name, value in row.items()}
 
 
-def images(spec: GeneratorSpec, group: int, shard: int) -> np.ndarray:
-    return decode_column(spec.groups[group].shards.read(shard).column("image"))
+def images(spec: GeneratorSpec, job: int, shard: int) -> np.ndarray:
+    return decode_column(spec.jobs[job].output.read(shard).column("image"))
 
 
 def test_a_shard_holds_its_own_sample_ids_seeds_and_targets(spec):
     generator = Generator(spec)
     assert call(generator, 0, 1)["error"] == ""
     assert call(generator, 1, 1)["error"] == ""
-    plain, guided = (spec.groups[g].shards.read(1) for g in (0, 1))
+    plain, guided = (spec.jobs[g].output.read(1) for g in (0, 1))
     assert plain.column("sample_id").to_pylist() == list(range(10, 20))
     assert plain.column("seed").equals(guided.column("seed"))
     assert plain.column("target").null_count == 10
@@ -60,18 +60,18 @@ def test_streams_share_no_seed(spec):
     generator = Generator(spec)
     for group in (0, 2):
         call(generator, group, 0)
-    first, second = (set(spec.groups[g].shards.read(0).column("seed").to_pylist()) for g in (0, 2))
+    first, second = (set(spec.jobs[g].output.read(0).column("seed").to_pylist()) for g in (0, 2))
     assert not first & second
-    assert spec.groups[2].shards.read(0).column_names == ["sample_id", "seed", "image"]
+    assert spec.jobs[2].output.read(0).column_names == ["sample_id", "seed", "image"]
 
 
 def test_any_actor_and_order_give_the_same_bytes(spec):
     call(Generator(spec), 1, 0)
-    first = spec.store.read(spec.groups[1].shards.key(0))
+    first = spec.store.read(spec.jobs[1].output.key(0))
     other = Generator(spec)
     for group, shard in ((0, 1), (1, 1), (1, 0)):
         call(other, group, shard)
-    assert spec.store.read(spec.groups[1].shards.key(0)) == first
+    assert spec.store.read(spec.jobs[1].output.key(0)) == first
 
 
 def test_two_calls_at_once_in_one_actor(spec):
@@ -99,7 +99,7 @@ def test_out_of_memory_halves_the_batch_and_marks_the_shard(spec, monkeypatch):
     row = call(Generator(spec), 0, 0)
     assert row["error"] == ""
     assert "sampled 2 at a time instead of 4" in row["note"]
-    assert b"sampled 2 at a time" in spec.groups[0].shards.read(0).schema.metadata[b"side_ray.note"]
+    assert b"sampled 2 at a time" in spec.jobs[0].output.read(0).schema.metadata[b"side_ray.note"]
     halved = images(spec, 0, 0)
     monkeypatch.undo()
     call(Generator(spec), 0, 0)
@@ -113,7 +113,7 @@ def test_an_exception_stays_with_its_shard(spec, monkeypatch):
     assert call(generator, 0, 1)["error"].startswith("ZeroDivisionError")
     assert not call(generator, 0, 1)["final"]
     assert call(generator, 0, 0)["error"] == ""
-    assert spec.groups[0].shards.present() == {0}
+    assert spec.jobs[0].output.present() == {0}
 
 
 def test_a_store_that_refuses_is_final(spec):
@@ -127,6 +127,6 @@ def test_a_store_that_refuses_is_final(spec):
 
 def test_table_is_plain_parquet_with_huggingface_images(spec):
     call(Generator(spec), 1, 0)
-    schema = spec.groups[1].shards.read(0).schema
+    schema = spec.jobs[1].output.read(0).schema
     assert schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert schema.field("sample_id").type == pa.int64()

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from side_ray.algorithm import run_until
 from side_ray.cli.app import app
+from side_ray.cli.given import given_config
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
-from side_ray.runs.given import given_config
 from side_ray.sources.digits import load_digits
 from tests.bruteforce import check
 
@@ -40,12 +40,13 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return train, unseen, np.concatenate([copies, blends]).astype(np.uint8)
 
 
-def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path, monkeypatch):
-    monkeypatch.setattr("side_ray.stages.import_samples.SHARD", 100)  # several shards, the last of them short
+def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path):
     train, unseen, samples = drawn()
     paths = [folder(tmp_path / name, images) for name, images in (("s", samples), ("t", train), ("u", unseen))]
-    config = given_config(*paths, run=str(tmp_path / "run"), overrides=["score.false_match_rate=0.01"])
-    artifacts = run_until("report", config, Reporter())
+    # Several shards, the last of them short.
+    overrides = ["score.false_match_rate=0.01", "extract.shard_size=100"]
+    config = given_config(*paths, run=str(tmp_path / "run"), overrides=overrides)
+    artifacts = run_until("report", config, Reporter()).artifacts
     assert check(tmp_path / "run") == []
 
     metrics = artifacts.report.read_json("metrics.json")
@@ -70,7 +71,7 @@ def test_parquet_is_scored_without_any_unseen_image(ray_session, tmp_path):
     config = given_config(
         str(tmp_path / "s.parquet"), str(tmp_path / "t.parquet"), None, str(tmp_path / "run"), ["data.grayscale=true"]
     )
-    metrics = run_until("report", config, Reporter()).report.read_json("metrics.json")
+    metrics = run_until("report", config, Reporter()).artifacts.report.read_json("metrics.json")
     assert check(tmp_path / "run") == []
     assert metrics["cut"] is None
     (condition,) = metrics["conditions"]

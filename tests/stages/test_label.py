@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.images import decode_column
 from side_ray.report.figures import build_figures
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Run
-from side_ray.stages.label import labels_there, make_labels, read_labels
+from side_ray.stages.label import LABELS, label, read_labels
 from side_ray.storage import open_store
 from side_ray.surrogate.encoders import open_teacher
 from side_ray.surrogate.resnet import ResNet
@@ -39,9 +40,11 @@ def teacher(tmp_path) -> str:
 
 def labelled(run: str, **changes) -> tuple[Artifacts, str]:
     config = tiny_config(run, **{f"surrogate__{name}": value for name, value in changes.items()})
-    artifacts, listener = Artifacts(config, Run(open_store(run))), Listener()
-    assert not labels_there(artifacts)
-    make_labels(config, artifacts, listener)
+    listener = Listener()
+    audit = Audit.open(config, listener)
+    artifacts = audit.artifacts
+    assert not artifacts.run.store.exists(f"{artifacts.surrogate.key}/{LABELS}")
+    label(audit)
     return artifacts, listener.lines[-1]
 
 
@@ -54,7 +57,7 @@ def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
     table = read_labels(artifacts)
     assert table.column("label").to_pylist() == expected.argmax(1).tolist()
     np.testing.assert_array_equal(np.stack(table.column("teacher").to_numpy(zero_copy_only=False)), expected)
-    assert line == "train_surrogate: 6 classifier labels for 400 synthetic images"
+    assert line == "label: 6 classifier labels for 400 synthetic images"
 
 
 def test_clusters_of_a_classifiers_features_and_of_an_encoders(run, teacher, tmp_path):

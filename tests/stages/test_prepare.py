@@ -13,9 +13,10 @@ from PIL import Image
 from side_ray.algorithm import run_until
 from side_ray.config.file import load_config
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column
-from side_ray.runs.artifacts import Artifacts, open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.sources.folder import FolderSource
 from side_ray.sources.reading.pixels import Transform
@@ -44,8 +45,10 @@ def prepared(uri: object, **options: object) -> tuple[Artifacts, list[str]]:
     config = tiny_config(
         str(uri), **{name if "__" in name else f"data__{name}": value for name, value in settings.items()}
     )
-    artifacts, listener = open_run(config), Listener()
-    prepare(config, artifacts, listener)
+    listener = Listener()
+    audit = Audit.open(config, listener)
+    prepare(audit)
+    artifacts = audit.artifacts
     return artifacts, listener.lines
 
 
@@ -203,11 +206,11 @@ def test_source_and_run_in_object_storage(s3, tmp_path):
     command = [sys.executable, "-m", "side_ray.cli", "prepare", str(tmp_path / "audit.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    members = read_split(open_store(run), open_run(load_config(tmp_path / "audit.yaml")).prepare.key, "member")
+    members = read_split(open_store(run), Artifacts.open(load_config(tmp_path / "audit.yaml")).prepare.key, "member")
     assert len(members) == 20
     assert all((images == image).all((1, 2, 3)).any() for image in members.images)
     with pytest.raises(UserError, match=f"data.path: nothing lies at s3://{s3.bucket}/elsewhere; check the path"):
-        _ = open_run(load_config(tmp_path / "audit.yaml", [f"data.path=s3://{s3.bucket}/elsewhere"])).prepare
+        _ = Artifacts.open(load_config(tmp_path / "audit.yaml", [f"data.path=s3://{s3.bucket}/elsewhere"])).prepare
 
 
 def test_what_can_be_refused_is_refused_before_anything_starts(tmp_path):
@@ -235,5 +238,5 @@ def test_an_audit_of_a_folder_goes_through(tmp_path, ray_session):
         extract__methods=["random"],
         extract__steps=8,
     )
-    metrics = run_until("report", config, Reporter()).report.read_json("metrics.json")
+    metrics = run_until("report", config, Reporter()).artifacts.report.read_json("metrics.json")
     assert metrics["conditions"][0]["cumulative"]["high"]["ams"] == 1.0

@@ -21,14 +21,15 @@ from tests.bruteforce import check
 def tables(root: Path) -> dict[str, object]:
     """Every score and hits file under its name without the fingerprint."""
     found = {}
-    for path in sorted((root / "scores").rglob("*.parquet")):
-        name = "/".join(path.relative_to(root / "scores").parts[1:])
+    for path in sorted([*(root / "scores").rglob("*.parquet"), *(root / "hits").rglob("*.parquet")]):
+        kind, _, *rest = path.relative_to(root).parts
+        name = "/".join([kind, *rest])
         found[name] = pq.read_table(path, partitioning=None).replace_schema_metadata(None)
     return found
 
 
 def copy_without_scores(source: str, target: Path) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("scores", "report"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("scores", "hits", "report"))
 
 
 def test_killing_scoring_actors_changes_nothing(tiny_audit, tmp_path, ray_session):
@@ -51,7 +52,7 @@ def test_killing_scoring_actors_changes_nothing(tiny_audit, tmp_path, ray_sessio
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        artifacts = run_until("report", tiny_config(run), Reporter())
+        artifacts = run_until("report", tiny_config(run), Reporter()).artifacts
     finally:
         stop.set()
         thread.join()
@@ -76,7 +77,7 @@ def _ours(process: psutil.Process) -> bool:
 def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_audit, tmp_path, ray_session):
     run = tmp_path / "run"
     copy_without_scores(tiny_audit.run.store.uri, run)
-    artifacts = run_until("report", tiny_config(run, score__bands="paper"), Reporter())
+    artifacts = run_until("report", tiny_config(run, score__bands="paper"), Reporter()).artifacts
     assert check(run) == []
     low = artifacts.report.read_json("metrics.json")["conditions"][0]["bands"]["low"]
     assert low["ums_count"] > 50  # of 60 members, more than the neighbours that are stored

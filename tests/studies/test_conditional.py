@@ -9,12 +9,13 @@ from side_ray.algorithm import run_until
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.runs.artifacts import open_run
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition as Sampled
 from side_ray.stages.train_dpm import DpmRecipe
-from side_ray.studies.lines import run_twins
 from side_ray.studies.theory import theory
+from side_ray.studies.twins import run_twins
 from side_ray.training.data import open_members
 from tests.audits import tiny_config
 from tests.bruteforce import check
@@ -23,7 +24,7 @@ FEW = {"dpm__steps": 30, "extract__methods": ["random"], "surrogate__synthetic":
 
 
 def audited(uri, **changes):
-    return run_until("extract", tiny_config(uri, **(FEW | changes)), Reporter())
+    return run_until("extract", tiny_config(uri, **(FEW | changes)), Reporter()).artifacts
 
 
 def columns(artifacts, *names: str) -> list[list]:
@@ -80,7 +81,7 @@ def test_recipes_differ_in_the_embedding_alone_and_learn_from_the_label(tiny_aud
 
 def test_condition_is_in_the_models_fingerprint_and_its_absence_is_not(tmp_path):
     def key(**changes) -> str:
-        return open_run(tiny_config(tmp_path / "run", **changes)).dpm.key
+        return Artifacts.open(tiny_config(tmp_path / "run", **changes)).dpm.key
 
     assert key() == key(dpm__condition_classes=7)
     assert len({key(), *(key(dpm__condition=kind) for kind in ("labels", "random", "unique"))}) == 4
@@ -110,7 +111,7 @@ def test_a_model_that_is_not_trained_here_has_no_twins(tmp_path):
 def test_twins_are_audited_side_by_side_and_side_runs_on_them(ray_session, tmp_path):
     config = tiny_config(tmp_path / "run", extract__methods=["random", "td"], dpm__condition_classes=5)
     lines = run_twins(config, Reporter())
-    artifacts = open_run(config)
+    artifacts = Artifacts.open(config)
     latest = artifacts.run.latest()
     assert latest["report"] == artifacts.report.key
     found = json.loads(artifacts.run.store.read(f"{latest['twins']}/twins.json"))
@@ -130,7 +131,7 @@ def test_twins_are_audited_side_by_side_and_side_runs_on_them(ray_session, tmp_p
     unique = tiny_config(
         tmp_path / "run", dpm__condition="unique", theory={"points": 20, "ode_steps": 8, "epsilons": [0.01]}
     )
-    divergence = theory(unique, open_run(unique), Reporter())
+    divergence = theory(Audit.open(unique, Reporter()))
     assert divergence["point_memorization"] is None
     assert all(entry["value"] > 0 for entry in divergence["divergence"])
     assert {row["n"] for twin in found["twins"] for row in twin["conditions"]} == {200}

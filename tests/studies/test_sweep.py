@@ -87,7 +87,7 @@ def test_the_table_equals_the_audits(swept, tiny_audit):
     )
     for change in changes:
         config = tiny_config(root, extract__methods=["random", "td"], **change)
-        audits.append(run_until("report", config, Reporter()))
+        audits.append(run_until("report", config, Reporter()).artifacts)
     rows = table(root, plan)
     for artifacts in audits:
         directory = Path(artifacts.run.store.uri)
@@ -117,7 +117,7 @@ def test_the_best_setting_is_a_config_that_audit_takes_and_samples_nothing(swept
     config = load_config(root / plan.results.key / "best.yaml")
     assert config.extract.lambdas == [0.0, best.scale]
     before = stamps(root)
-    artifacts = run_until("report", config, Reporter())
+    artifacts = run_until("report", config, Reporter()).artifacts
     assert {name: value for name, value in stamps(root).items() if name in before} == before
     conditions = artifacts.report.read_json("metrics.json")["conditions"]
     assert conditions[-1]["calibrated"]["ams"] == best.metrics["calibrated"]["ams"]
@@ -251,4 +251,4 @@ def test_a_sweep_in_object_storage(s3, tmp_path):
     for name in ("sweep.csv", "sweep.parquet", "best.yaml", "_done.json"):
         assert sum(key.endswith(f"/{name}") for key in keys) == 1
     assert sum("events.out.tfevents" in key for key in keys) == 2
-    assert not [key for key in keys if key.endswith("_claim.json")]
+    assert not [key for key in keys if key.endswith("_lease.json")]

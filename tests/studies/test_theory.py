@@ -9,10 +9,10 @@ import pytest
 
 from side_ray.algorithm import run_until
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.runs.artifacts import open_run
-from side_ray.studies.lines import run_theory
-from side_ray.studies.theory import theory
+from side_ray.runs.artifacts import Artifacts
+from side_ray.studies.theory import run_theory, theory
 from tests.audits import tiny_config
 
 SMALL = {"points": 30, "batch_size": 15, "timesteps": [100, 400], "draws": 3, "ode_steps": 12, "epsilons": [0.01]}
@@ -25,7 +25,7 @@ def trained(tiny_audit, tmp_path_factory):
     shutil.copytree(tiny_audit.run.store.uri, root)
     config = tiny_config(root, theory=SMALL)
     lines = run_theory(config, Reporter())
-    artifacts = open_run(config)
+    artifacts = Artifacts.open(config)
     return artifacts, lines, artifacts.theory.read_json("theory.json")
 
 
@@ -89,7 +89,7 @@ def test_a_second_run_makes_nothing(trained, ray_session):
     artifacts, _, found = trained
     root = Path(artifacts.run.store.uri) / artifacts.theory.key
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
-    assert theory(artifacts.config, open_run(artifacts.config), Reporter()) == found
+    assert theory(Audit.open(artifacts.config, Reporter())) == found
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -98,14 +98,14 @@ def test_a_lost_shard_is_made_again_to_the_same_numbers(trained, ray_session):
     root = Path(artifacts.run.store.uri) / artifacts.theory.key
     (root / "_done.json").unlink()
     next(root.glob("data/epsilon=*/part-000001.parquet")).unlink()
-    again = theory(artifacts.config, open_run(artifacts.config), Reporter())
+    again = theory(Audit.open(artifacts.config, Reporter()))
     assert json.dumps(again) == json.dumps(found)
 
 
 def test_the_closed_form_is_at_no_distance_from_its_smoothed_training_set(tmp_path, ray_session):
     settings = SMALL | {"points": 40, "batch_size": 20, "ode_steps": 40}
     config = tiny_config(tmp_path / "run", dpm__kind="optimal", theory=settings)
-    found = theory(config, run_until("train_dpm", config, Reporter()), Reporter())
+    found = theory(run_until("train_dpm", config, Reporter()))
     assert [each["latent"] for each in found["latents"]] == ["x_t", "x_t"]
     for entry in found["divergence"]:
         assert abs(entry["exact"]["value"]) < 1e-6
@@ -121,5 +121,5 @@ def test_the_closed_form_is_at_no_distance_from_its_smoothed_training_set(tmp_pa
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, ray_session, settings, words):
     config = tiny_config(tmp_path / "run", dpm__kind="optimal", theory=SMALL | {"points": 2} | settings)
     with pytest.raises(UserError, match=words) as caught:
-        theory(config, run_until("train_dpm", config, Reporter()), Reporter())
+        theory(run_until("train_dpm", config, Reporter()))
     assert "\n" not in str(caught.value)

@@ -12,9 +12,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from side_ray.config import Config
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.run import Artifact, Run
+from side_ray.runs.run import Artifact
 from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import DpmRecipeMaker
 from side_ray.storage import open_store
@@ -29,9 +30,9 @@ STEPS = 24
 def artifacts(tmp_path_factory) -> Artifacts:
     """Prepared digits."""
     config = tiny_config(tmp_path_factory.mktemp("loop") / "run")
-    made = Artifacts(config, Run(open_store(config.run.uri)))
-    prepare(config, made, Reporter())
-    return made
+    audit = Audit.open(config, Reporter())
+    prepare(audit)
+    return audit.artifacts
 
 
 def spec_of(artifacts: Artifacts, name: str, config: Config | None = None, **schedule: Any) -> TrainSpec:

@@ -82,6 +82,6 @@ def test_streamed_images_are_the_cached_ones(prepared, ray_session):
 @pytest.mark.slow
 def test_a_dpm_and_the_classifiers_train_on_streamed_members(tmp_path, ray_session):
     changes = {"cluster__train_cache_gb": 1e-6, "extract__methods": ["random", "ti"], "dpm__steps": 40}
-    artifacts = run_until("train_surrogate", tiny_config(tmp_path / "run", **changes), Reporter())
+    artifacts = run_until("train_surrogate", tiny_config(tmp_path / "run", **changes), Reporter()).artifacts
     assert artifacts.dpm.info()["steps"] == 40
     assert artifacts.surrogate.child("ol_ti").info()["classes"] == 10

@@ -94,7 +94,7 @@ def check_recovery(artifacts: Artifacts, kills: list[int], undisturbed: float) -
 def undisturbed(ray_session, tmp_path_factory) -> float:
     """Final loss of the same training by one worker, whom nobody disturbs."""
     config = tiny_config(tmp_path_factory.mktemp("train") / "run", **{**TWO, "cluster__train_workers": 1})
-    return run_until("train_dpm", config, Reporter()).dpm.info()["final_loss"]
+    return run_until("train_dpm", config, Reporter()).artifacts.dpm.info()["final_loss"]
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_two_workers_one_of_which_is_killed_learn_what_one_undisturbed_learns(tm
 @pytest.mark.slow
 def test_an_elastic_training_takes_the_workers_that_there_are(tmp_path, ray_session, tiny_audit):
     config = tiny_config(tmp_path / "run", cluster__train_workers=[1, 3])
-    info = run_until("train_dpm", config, Reporter()).dpm.info()
+    info = run_until("train_dpm", config, Reporter()).artifacts.dpm.info()
     assert info["workers"] == 3
     assert info["final_loss"] == pytest.approx(tiny_audit.dpm.info()["final_loss"], rel=0.01)
 

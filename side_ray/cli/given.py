@@ -6,15 +6,10 @@ from typing import Any
 from side_ray.config import Config, StorageSection
 from side_ray.config.file import override, parse_config
 from side_ray.errors import UserError
-from side_ray.runs.preflight import _samples_of
+from side_ray.runs.artifacts import CUT_EVERY
 from side_ray.sources.pools import kind_of, open_pools, open_samples
 
-SHARD = 1000
-
-
-CUT_EVERY = 2
-
-
+SHARD_SIZE = 1000
 WHERE = "side-ray score"
 
 
@@ -40,7 +35,7 @@ def given_config(samples: str, train: str, unseen: str | None, run: str, overrid
         "run": {"uri": run},
         "data": {"source": kind_of(train, "data.path", storage), **data},
         "given": {"samples": samples},
-        "extract": {"methods": ["random"], "lambdas": [0], "samples": 1, "shard_size": SHARD},
+        "extract": {"methods": ["random"], "lambdas": [0], "samples": 1, "shard_size": SHARD_SIZE},
         "report": {"title": "Audit of given samples"},
     }
     override(values, overrides)
@@ -54,7 +49,8 @@ def given_config(samples: str, train: str, unseen: str | None, run: str, overrid
 
 def _counts(config: Config) -> dict[str, dict[str, int]]:
     """How many images there are, as settings."""
-    samples = open_samples(_samples_of(config), config.storage).count() or 0
+    assert config.given is not None
+    samples = open_samples(config.given.samples, config.storage).count() or 0
     pools = [pool.count() for pool in open_pools(config.data, config.storage)]
     if None in pools:
         if config.data.members == 1:
@@ -73,12 +69,3 @@ def _counts(config: Config) -> dict[str, dict[str, int]]:
         "extract": {"samples": samples},
         "surrogate": {"synthetic": -(-samples // CUT_EVERY)},
     }
-
-
-def describe_given(config: Config) -> str:
-    """What an audit of given samples will do, for the terminal."""
-    unseen = f" and twice {config.data.holdout:,} unseen ones" if config.data.holdout else ""
-    return (
-        f"audit: score {config.extract.samples:,} images of {_samples_of(config)} against {config.data.members:,} training "
-        f"images{unseen} by {config.score.similarity}; report"
-    )

@@ -1,0 +1,172 @@
+"""What the verbs do: run, then print. Libraries are imported late, so that a wrong config is reported at once."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from side_ray.config import Config
+from side_ray.config.file import load_config
+from side_ray.errors import NotThere, RunError, UserError
+
+if TYPE_CHECKING:
+    from side_ray.execution.progress import Reporter
+
+STUDIES = {"theory": "side_ray.studies.theory:run_theory", "twins": "side_ray.studies.twins:run_twins"}
+"""Verbs that go beyond an audit: by name, a function of a config and a reporter that returns lines for the terminal."""
+
+
+@contextmanager
+def _reporter() -> Iterator["Reporter"]:
+    """A reporter, and Ray shut down at the end."""
+    from side_ray.execution.progress import Reporter
+    from side_ray.execution.session import shut_down
+
+    try:
+        yield Reporter()
+    finally:
+        shut_down()
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def audit(last: str, config: Config) -> None:
+    """Run an audit up to a step, and print the table where that is the report."""
+    with _reporter() as reporter:
+        from side_ray.algorithm import run_until
+        from side_ray.report.table import terminal_table
+
+        done = run_until(last, config, reporter)
+        if last == "report":
+            report = done.artifacts.report
+            _print(terminal_table(report.read_json("metrics.json")))
+            print(f"report: {done.run.store.uri}/{report.key}/index.html")
+
+
+def study(name: str, config: Config) -> None:
+    """Run a study of `STUDIES` and print what it found."""
+    with _reporter() as reporter:
+        module, _, function = STUDIES[name].partition(":")
+        print("\n".join(getattr(import_module(module), function)(config, reporter)))
+
+
+def score(given: list[str], samples: str | None, train: str | None, unseen: str | None, run: str) -> None:
+    """Score the samples of an audit, or samples that are given by paths.
+
+    Args:
+        given: the config file and overrides, or overrides alone where `samples` and `train` are given.
+    """
+    if samples is None and train is None:
+        if not given:
+            raise UserError("score: give CONFIG, or --samples and --train; see side-ray score --help")
+        audit("score", load_config(given[0], given[1:]))
+        return
+    if samples is None or train is None:
+        raise UserError(
+            "score: --samples and --train go together: generated images, and the training set they may copy"
+        )
+    from side_ray.cli.given import given_config
+
+    audit("report", given_config(samples, train, unseen, run, given))
+
+
+def sweep(config: Config) -> None:
+    """Run a sweep, and print its table and where its files are."""
+    with _reporter() as reporter:
+        from side_ray.report.sweep import samples_made, terminal_table
+        from side_ray.studies.sweep import BEST, TABLE
+        from side_ray.studies.sweep import sweep as run_sweep
+
+        plan, outcomes = run_sweep(config, reporter)
+        _print(terminal_table(outcomes, config.sweep.score, config.sweep.band))
+        made, planned = samples_made(outcomes)
+        where = f"{plan.results.store.uri}/{plan.results.key}"
+        print(f"samples: {made:,} of {planned:,}\ntable: {where}/{TABLE}.csv\nbest setting: {where}/{BEST}")
+
+
+def reproduce(table: str, overrides: list[str], preset: str, run: str | None, endpoint: str | None) -> None:
+    """Recompute a table of the paper, from a preset or a finished run, and print it."""
+    from side_ray.studies.presets import check_table, preset_config
+
+    check_table(table)
+    config = preset_config(table, preset, overrides) if run is None else None
+    with _reporter() as reporter:
+        from side_ray.studies import reproduce as study
+
+        if config is not None:
+            store, found = study.reproduce(table, config, reporter)
+        else:
+            store, found = study.reproduce_from(table, str(run), endpoint)
+        print(f"{found.title}\n\n{found.text}\nfiles: {store.uri}/reproduce/{found.name}/")
+
+
+def status(run: str, endpoint: str | None) -> None:
+    """Print how far a run is."""
+    from side_ray.runs.status import rows, table
+    from side_ray.storage import open_store
+
+    _print(table(rows(open_store(run, endpoint=endpoint), run)))
+
+
+def plan(config: Config, timed: bool, throughput: float | None) -> None:
+    """Print what an audit would do and cost; `timed` measures the throughput on this machine."""
+    from side_ray.runs.artifacts import Artifacts
+    from side_ray.runs.cost import plan_lines, probe
+    from side_ray.runs.preflight import preflight
+
+    artifacts, obstacle = Artifacts.open(config), ""
+    try:
+        preflight(artifacts)
+    except (NotThere, RunError) as error:
+        # What an audit costs is known before its data, weights and storage are there.
+        obstacle = str(error)
+    print("\n".join(plan_lines(artifacts, probe(artifacts) if timed else throughput, obstacle)))
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Call `action` and return the exit code; a user's error is printed on stderr in one line, without a traceback."""
+    try:
+        action()
+    except UserError as error:
+        print(f"side-ray: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("side-ray: stopped; what is finished is kept: run the same command again to resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_verb(name: str, path: str, overrides: list[str]) -> int:
+    """Run a step of the algorithm and all before it, a study, or `sweep`, on a config file; returns the exit code."""
+
+    def action() -> None:
+        config = load_config(path, overrides)
+        if name in STUDIES:
+            study(name, config)
+        elif name == "sweep":
+            sweep(config)
+        else:
+            audit(name, config)
+
+    return guarded(action)
+
+
+def job(name: str) -> None:
+    """Entry point of a submitted job: `python jobs/audit.py --config FILE [section.key=value …]`.
+
+    Args:
+        name: see `run_verb`.
+    """
+    parser = argparse.ArgumentParser(description=f"Run {name} and all that it needs.")
+    parser.add_argument("--config", required=True, help="YAML file of the audit")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
+    )
+    arguments = parser.parse_args()
+    sys.exit(run_verb(name, arguments.config, arguments.overrides))

@@ -1,0 +1,105 @@
+"""Trains the classifiers of clean images: the teacher of labels, and the OL-TI baseline."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from side_ray.config import SurrogateSection
+from side_ray.execution.audit import Audit
+from side_ray.images import to_float
+from side_ray.runs.run import Artifact
+from side_ray.surrogate.resnet import ResNet, network
+from side_ray.training.data import open_members
+from side_ray.training.loop import Recipe, Schedule, TrainSpec
+from side_ray.training.members import Members
+from side_ray.training.trainer import train
+
+EVALUATED = 512
+"""Images that are classified at a time."""
+
+
+def schedule_of(section: SurrogateSection, steps: int) -> Schedule:
+    """The classifiers' common training schedule."""
+    return Schedule(
+        steps=steps,
+        batch_size=section.batch_size,
+        lr=section.lr,
+        weight_decay=section.weight_decay,
+        checkpoint_every=section.checkpoint_every,
+        lr_schedule=section.lr_schedule,
+    )
+
+
+@dataclass(frozen=True)
+class CleanRecipeMaker:
+    """Builds the recipe of a classifier of clean images: the teacher, or OL-TI."""
+
+    prepared: Artifact
+    section: SurrogateSection
+    seed: int
+    cache_bytes: float
+
+    def __call__(self, device: torch.device) -> "CleanRecipe":
+        count, batch = self.prepared.info()["member"], self.section.batch_size
+
+        def order(step: int) -> np.ndarray:
+            return np.random.Generator(np.random.Philox(key=[self.seed, step])).integers(count, size=batch)
+
+        members = open_members(self.prepared, self.cache_bytes, batch, order, self.seed, device)
+        return CleanRecipe(members, self.section, self.seed, device)
+
+
+class CleanRecipe(Recipe):
+    """Cross-entropy on the members and their original labels, without time module."""
+
+    def __init__(self, members: Members, section: SurrogateSection, seed: int, device: torch.device) -> None:
+        assert members.labels is not None
+        self.members, self.labels, self.device = members, members.labels, device
+        torch.manual_seed(seed)
+        self.module: nn.Module = network(section, members.shape[0], int(self.labels.max()) + 1, time=False)
+
+    def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
+        """Images float32 [n, C, H, W] and their labels int64 [n]."""
+        images, ids = self.members.draw(step, rows)
+        return images, self.labels[ids]
+
+    def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
+        images, labels = parts
+        return functional.cross_entropy(module(images), labels)
+
+    @torch.no_grad()
+    def export(self, directory: Path) -> dict[str, Any]:
+        assert isinstance(self.module, ResNet)
+        self.members.close()
+        self.module.save(directory)
+        right = 0
+        for piece in self.members.pieces():
+            ids = torch.from_numpy(piece.ids).to(self.device)
+            for some, images in zip(ids.split(EVALUATED), to_float(piece.images).split(EVALUATED), strict=True):
+                right += int((self.module(images.to(self.device)).argmax(1) == self.labels[some]).sum())
+        return {"classes": self.module.config.num_classes, "accuracy_on_members": right / self.members.count}
+
+
+def train_classifier(audit: Audit, name: Literal["teacher", "ol_ti"]) -> None:
+    """Train a classifier of clean images on the members and their labels, as the surrogate's artifact `name`."""
+    config, artifacts = audit.config, audit.artifacts
+    cache_bytes = config.cluster.train_cache_gb * 2**30
+    maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes)
+    train_part(audit, name, maker, config.surrogate.ti_steps)
+
+
+def train_part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe], steps: int) -> None:
+    """Train one network of the surrogate, as its artifact `name`.
+
+    BatchNorm's statistics are those of one worker's rows, so one worker trains it: several would give another network.
+    """
+    config, target = audit.config, audit.artifacts.surrogate.child(name)
+    cluster, title = config.cluster, f"train_surrogate: {name}"
+    spec = TrainSpec(target, recipe, schedule_of(config.surrogate, steps), cluster.precision, cluster.train_cpus, title)
+    train(audit, spec, workers=1)
