@@ -1,5 +1,7 @@
 """A section of the page that comes from outside the package."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -58,9 +60,6 @@ def test_section_without_values_is_left_out(motto, metrics, outline):
 
 
 def test_modules_of_sections_are_cheap_to_import():
-    import subprocess
-    import sys
-
     code = (
         "import sys\nfrom side_ray.report.sections import SECTIONS\nSECTIONS.options()\n"
         "print([name for name in ('torch', 'ray', 'pyarrow', 'jinja2', 'matplotlib') if name in sys.modules])"
