@@ -1,4 +1,7 @@
-"""`ray job submit --working-dir . -- python jobs/extract.py --config FILE [section.key=value …]`"""
+"""Run the stages up to `extract` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/extract.py --config FILE [section.key=value …]
+"""
 
 from side_ray.cli import job
 

@@ -1,4 +1,7 @@
-"""`ray job submit --working-dir . -- python jobs/prepare.py --config FILE [section.key=value …]`"""
+"""Run the stage `prepare` as a Ray job.
+
+ray job submit --working-dir . -- python jobs/prepare.py --config FILE [section.key=value …]
+"""
 
 from side_ray.cli import job
 

@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from side_ray.config.base import Section, later
 from side_ray.config.cluster import ClusterSection, ReportSection, RunSection, StorageSection
@@ -47,7 +47,7 @@ class Config(Section):
     surrogate: SurrogateSection = SurrogateSection()
     extract: ExtractSection
     score: ScoreSection = ScoreSection()
-    report: ReportSection = ReportSection()
+    report: ReportSection = Field(default_factory=ReportSection)
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()

@@ -1,10 +1,10 @@
 """Sections `run`, `storage`, `cluster` and `report`: where an audit runs and what it writes."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from side_ray.config.base import Count, Positive, Real, Section, Whole
+from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole
 
 Workers = Annotated[
     Annotated[Count, Tag("a number")] | Annotated[tuple[Count, Count], Tag("least and most")],
@@ -18,10 +18,12 @@ class RunSection(Section):
     seed: Whole = 0
 
 
-class ReportSection(Section):
+class ReportSection(OpenSection):
+    """Further keys come from the sections of the page, `side_ray.report.sections`."""
+
+    registries: ClassVar[tuple[str, ...]] = ("report.sections",)
+
     title: str = "Memorization audit"
-    gallery: Annotated[int, Field(strict=True, ge=0, le=200)] = 12
-    """Best distinct matches shown per method."""
 
 
 class StorageSection(Section):

@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG: λ curves, best matches against held-out images, rarefaction."""
+"""The figures of a report as SVG: scores over λ, distributions of best matches, rarefaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def build_figures(
     curves: Sequence[Mapping[str, Any]] = (),
     values: Sequence[Mapping[str, Any]] = (),
 ) -> list[Figure]:
-    """Every figure that the data at hand allows.
+    """Every figure for which the data are there.
 
     Args:
         metrics: the content of metrics.json.
@@ -42,23 +42,23 @@ def build_figures(
 
 
 def _lambda_figures(metrics: Mapping[str, Any]) -> Iterator[Figure | None]:
-    for cut in findings.cuts(metrics):
+    for criterion in findings.criteria(metrics):
         for score in wording.SCORES:
-            yield lambda_curve(metrics, cut, score)
+            yield lambda_curve(metrics, criterion, score)
 
 
-def lambda_curve(metrics: Mapping[str, Any], cut: findings.Cut, score: str) -> Figure | None:
+def lambda_curve(metrics: Mapping[str, Any], criterion: findings.Criterion, score: str) -> Figure | None:
     """One score over the guidance scale, a line per method, Random (λ = 0) as the reference.
 
-    Distinct images are drawn for the most common N_G alone, since UMS of different N_G cannot be compared.
+    UMS is drawn for the most common N_G only, since UMS at different N_G cannot be compared.
 
     Args:
         score: ams, ums or ums_best.
 
     Returns:
-        None where no guided condition has this score.
+        The figure, or None if no guided condition has this score.
     """
-    scored = [each for each in metrics["conditions"] if (cut.of(each) or {}).get(score) is not None]
+    scored = [each for each in metrics["conditions"] if (criterion.of(each) or {}).get(score) is not None]
     left_out = 0
     if score != "ams" and scored:
         sizes = [each["n"] for each in scored]
@@ -76,26 +76,26 @@ def lambda_curve(metrics: Mapping[str, Any], cut: findings.Cut, score: str) -> F
     if not series:
         return None
     baseline = next((each for each in scored if each["method"] == "random"), None)
-    name, title = f"lambda-{cut.kind}-{slug(cut.name)}-{score}", wording.SCORES[score]
-    alt = f"{title}, {cut.title[0].lower()}{cut.title[1:]}, by guidance scale. " + _points_text(
-        series, baseline, cut, score
+    name, title = f"lambda-{criterion.kind}-{slug(criterion.name)}-{score}", wording.SCORES[score]
+    alt = f"{title}, {criterion.title[0].lower()}{criterion.title[1:]}, by guidance scale. " + _points_text(
+        series, baseline, criterion, score
     )
-    if cut.kind != "calibrated":
-        title += f", {cut.name} ({wording.edges_text(cut.edges)})"
+    if criterion.kind != "calibrated":
+        title += f", {criterion.name} ({wording.edges_text(criterion.edges)})"
     caption = f"Conditions of another N_G left out: {left_out}." if left_out else ""
     with svg.panel() as axes:
         if baseline is not None:
-            _reference(axes, cut.of(baseline) or {}, score)
-        if score == "ams" and any((cut.of(each) or {}).get("holdout_ams") is not None for each in scored):
+            _reference(axes, criterion.of(baseline) or {}, score)
+        if score == "ams" and any((criterion.of(each) or {}).get("holdout_ams") is not None for each in scored):
             axes.plot([], [], color=svg.MUTED, linestyle=":", linewidth=1.4, label="held-out images")
         for method, points in series.items():
-            _lambda_line(axes, method, points, baseline, cut, score, findings.methods(metrics))
+            _lambda_line(axes, method, points, baseline, criterion, score, findings.methods(metrics))
         axes.set_xlabel("guidance scale λ (0 = plain sampling)")
         axes.set_ylabel(_SHARES[score])
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         svg.legend_above(axes)
-        group = f"lambda-{cut.kind}"
+        group = f"lambda-{criterion.kind}"
         return Figure(name, group, title, caption, alt, svg.to_svg(axes, name, alt))
 
 
@@ -107,12 +107,18 @@ def _reference(axes: Axes, band: Mapping[str, Any], score: str) -> None:
 
 
 def _lambda_line(
-    axes: Axes, method: str, points: list[Any], baseline: Any, cut: findings.Cut, score: str, methods: list[str]
+    axes: Axes,
+    method: str,
+    points: list[Any],
+    baseline: Any,
+    criterion: findings.Criterion,
+    score: str,
+    methods: list[str],
 ) -> None:
     # λ = 0 is the same sampler for every method, so each curve starts at Random's point.
     whole = ([baseline] if baseline is not None else []) + points
     scales = [each.get("lambda") or 0 for each in whole]
-    bands = [cut.of(each) or {} for each in whole]
+    bands = [criterion.of(each) or {} for each in whole]
     colour = svg.colour_of(method, methods)
     shares = np.array([100 * band[score] for band in bands])
     axes.plot(
@@ -137,18 +143,20 @@ def _lambda_line(
             )
 
 
-def _points_text(series: Mapping[str, list[Any]], baseline: Any, cut: findings.Cut, score: str) -> str:
-    parts = [f"Random {wording.percent((cut.of(baseline) or {})[score])}."] if baseline is not None else []
+def _points_text(series: Mapping[str, list[Any]], baseline: Any, criterion: findings.Criterion, score: str) -> str:
+    parts = [f"Random {wording.percent((criterion.of(baseline) or {})[score])}."] if baseline is not None else []
     for method, points in series.items():
-        listed = ", ".join(f"λ {each['lambda']:g}: {wording.percent((cut.of(each) or {})[score])}" for each in points)
+        listed = ", ".join(
+            f"λ {each['lambda']:g}: {wording.percent((criterion.of(each) or {})[score])}" for each in points
+        )
         parts.append(f"{wording.method_name(method)} {listed}.")
     return " ".join(parts)
 
 
 def _distributions(metrics: Mapping[str, Any], values: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    cut = findings.main_cut(metrics)
+    criterion = findings.main_criterion(metrics)
     shown = []
-    for condition in _representatives(metrics, cut):
+    for condition in _representatives(metrics, criterion):
         for each in values:
             if each["method"] == condition["method"] and (each.get("lambda") or 0) == (condition.get("lambda") or 0):
                 shown.append((condition, _finite(each["best"]), _finite(each.get("holdout_best"))))
@@ -176,8 +184,8 @@ def distribution(
 
     Args:
         best, held: float [N_G]; `held` may be empty.
-        edges: float [bins + 1], shared by the figures that are to be compared, as is
-        top: the highest bin, in per cent.
+        edges: float [bins + 1], the same in all figures that are compared.
+        top: height of the highest bin of these figures, in per cent.
     """
     label, similarity = wording.condition_name(condition), wording.similarity_name(metrics["similarity"])
     name = f"best-{slug(condition['method'])}-{slug(wording.scale_text(condition.get('lambda')))}"
@@ -214,11 +222,11 @@ def distribution(
         return Figure(name, "best", label, "", alt, svg.to_svg(axes, name, alt))
 
 
-def _representatives(metrics: Mapping[str, Any], cut: findings.Cut | None) -> list[Mapping[str, Any]]:
-    """Random and the best condition of every other method."""
-    if cut is None:
+def _representatives(metrics: Mapping[str, Any], criterion: findings.Criterion | None) -> list[Mapping[str, Any]]:
+    """The best condition of every method."""
+    if criterion is None:
         return []
-    best = [findings.best_of(metrics, method, cut) for method in findings.methods(metrics)]
+    best = [findings.best_condition(metrics, method, criterion) for method in findings.methods(metrics)]
     return [condition for condition in best if condition is not None]
 
 
@@ -229,7 +237,7 @@ def _finite(values: Any) -> np.ndarray:
 
 
 def _rarefaction(metrics: Mapping[str, Any]) -> Iterator[Figure]:
-    chosen = [each for each in _representatives(metrics, findings.main_cut(metrics)) if each.get("richness")]
+    chosen = [each for each in _representatives(metrics, findings.main_criterion(metrics)) if each.get("richness")]
     if not chosen:
         return
     name, title = "rarefaction", "Distinct training images by number of samples"
@@ -246,7 +254,7 @@ def _rarefaction(metrics: Mapping[str, Any]) -> Iterator[Figure]:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         svg.legend_above(axes)
-        caption = f"Every training image within {findings.richness_band(metrics)} counts. Dotted: extrapolated."
+        caption = f"Every training image within {findings.richness_band(metrics)} counts. Dotted: extrapolation."
         yield Figure(name, "richness", title, caption, alt, svg.to_svg(axes, name, alt))
 
 
@@ -257,7 +265,7 @@ def _rarefaction_line(axes: Axes, condition: Mapping[str, Any], methods: list[st
     drawn = m <= condition["n"]
     colour = svg.colour_of(method, methods)
     axes.plot(m[drawn], distinct[drawn], color=colour, label=wording.condition_name(condition))
-    # From the last point drawn on, so that the two parts join.
+    # Start at the last measured point, so that the two parts join.
     beyond = np.append(np.flatnonzero(drawn)[-1:], np.flatnonzero(~drawn))
     axes.plot(m[beyond], distinct[beyond], color=colour, linestyle=":")
     axes.plot(m[drawn][-1:], distinct[drawn][-1:], color=colour, marker=svg.marker_of(method, methods))

@@ -1,4 +1,4 @@
-"""What a metrics file says in plain words: the band that is quoted, the headline, and what the numbers cannot carry."""
+"""Conclusions from metrics.json in words: the criterion that is quoted, the headline, and the caveats."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,20 +9,26 @@ from side_ray.report import wording
 Metrics = Mapping[str, Any]
 Condition = Mapping[str, Any]
 FALSE_MATCH_RATE = 0.001
-NOTHING_SAID = 0.05
-"""A band that this share of the samples meets with images the model never saw is no evidence of memorization."""
+UNINFORMATIVE = 0.05
+"""Held-out false-match rate from which a band is no evidence of memorization."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One way of counting matches: `kind` is calibrated, cumulative or bands, `name` the band's name."""
+class Criterion:
+    """One way of counting matches: the calibrated cut, a cumulative band or a band.
+
+    Args:
+        kind: calibrated, cumulative or bands, as in metrics.json.
+        name: the band's name; `calibrated` for the calibrated cut.
+        edges: lowest and highest value that count, None = open end.
+    """
 
     kind: str
     name: str
     edges: tuple[float | None, float | None] | None = None
 
     def of(self, condition: Condition) -> dict[str, Any] | None:
-        """This cut's numbers of a condition, None where it has none."""
+        """The numbers of a condition by this criterion; None where it has none."""
         if self.kind == "calibrated":
             return condition.get("calibrated")
         return (condition.get(self.kind) or {}).get(self.name)
@@ -42,38 +48,50 @@ class Note:
     text: str
 
 
-def cuts(metrics: Metrics) -> list[Cut]:
-    """Every cut that some condition has numbers for: calibrated first, then cumulative, then banded."""
+def criteria(metrics: Metrics) -> list[Criterion]:
+    """Every criterion that some condition has numbers for: the calibrated cut, the cumulative bands, the bands."""
     found = []
     if metrics.get("cut") is not None:
         inclusive = (None, metrics["cut"]) if wording.lower_is_closer(metrics["similarity"]) else (metrics["cut"], None)
-        found.append(Cut("calibrated", "calibrated", inclusive))
+        found.append(Criterion("calibrated", "calibrated", inclusive))
     for kind in ("cumulative", "bands"):
         known = (metrics["similarity"].get("bands") or {}).get(kind) or {}
         named = dict.fromkeys(name for condition in metrics["conditions"] for name in condition.get(kind) or {})
         for name in sorted(named, key=list(known).index) if set(named) <= set(known) else named:
             edges = known.get(name)
-            found.append(Cut(kind, name, tuple(edges) if edges is not None else None))
-    return [cut for cut in found if any(cut.of(condition) for condition in metrics["conditions"])]
+            found.append(Criterion(kind, name, tuple(edges) if edges is not None else None))
+    return [criterion for criterion in found if any(criterion.of(condition) for condition in metrics["conditions"])]
 
 
-def main_cut(metrics: Metrics) -> Cut | None:
-    """The cut that is quoted: the calibrated one, else the strictest cumulative band."""
-    found = cuts(metrics)
+def main_criterion(metrics: Metrics) -> Criterion | None:
+    """The criterion that is quoted: the calibrated cut, or without one the strictest cumulative band."""
+    found = criteria(metrics)
     if found and found[0].kind == "calibrated":
         return found[0]
-    cumulative = [cut for cut in found if cut.kind == "cumulative"] or found
+    cumulative = [criterion for criterion in found if criterion.kind == "cumulative"] or found
     if not cumulative:
         return None
     if wording.lower_is_closer(metrics["similarity"]):
-        return min(cumulative, key=lambda cut: float("inf") if not cut.edges or cut.edges[1] is None else cut.edges[1])
-    return max(cumulative, key=lambda cut: float("-inf") if not cut.edges or cut.edges[0] is None else cut.edges[0])
+        return min(
+            cumulative,
+            key=lambda criterion: (
+                float("inf") if not criterion.edges or criterion.edges[1] is None else criterion.edges[1]
+            ),
+        )
+    return max(
+        cumulative,
+        key=lambda criterion: (
+            float("-inf") if not criterion.edges or criterion.edges[0] is None else criterion.edges[0]
+        ),
+    )
 
 
-def best_of(metrics: Metrics, method: str, cut: Cut) -> Condition | None:
-    """The condition of `method` with the highest AMS at `cut`; of equals, the one with the smaller λ."""
-    mine = [condition for condition in metrics["conditions"] if condition["method"] == method and cut.of(condition)]
-    return max(mine, key=lambda each: (cut.of(each)["ams"], -(each.get("lambda") or 0)), default=None)  # type: ignore[index]
+def best_condition(metrics: Metrics, method: str, criterion: Criterion) -> Condition | None:
+    """The condition of `method` with the highest AMS by `criterion`, and the smallest λ among equals."""
+    mine = [
+        condition for condition in metrics["conditions"] if condition["method"] == method and criterion.of(condition)
+    ]
+    return max(mine, key=lambda each: (criterion.of(each)["ams"], -(each.get("lambda") or 0)), default=None)  # type: ignore[index]
 
 
 def methods(metrics: Metrics) -> list[str]:
@@ -83,9 +101,9 @@ def methods(metrics: Metrics) -> list[str]:
     return [name for name in order if name in present]
 
 
-def lead(metrics: Metrics, cut: Cut) -> Condition | None:
-    """The condition that the headline is about: the best of SIDE, or of what stands in its place."""
-    return next((best for name in methods(metrics) if (best := best_of(metrics, name, cut))), None)
+def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | None:
+    """The condition that the headline quotes: the best of the first method in `methods`."""
+    return next((best for name in methods(metrics) if (best := best_condition(metrics, name, criterion))), None)
 
 
 def cut_source(metrics: Metrics) -> str:
@@ -94,16 +112,16 @@ def cut_source(metrics: Metrics) -> str:
 
 
 def richness_band(metrics: Metrics) -> str:
-    """What `richness` of a condition counts."""
+    """The criterion behind a condition's `richness`."""
     return "the calibrated cut" if metrics.get("cut") is not None else "the loosest cumulative band"
 
 
-def few(band: Mapping[str, Any]) -> bool:
-    return bool(band["ams_count"] < wording.FEW)
+def few_matches(band: Mapping[str, Any]) -> bool:
+    return bool(band["ams_count"] < wording.FEW_MATCHES)
 
 
 def above_false_matches(band: Mapping[str, Any]) -> bool | None:
-    """Whether the AMS interval lies above what held-out images give; None without a held-out set."""
+    """Whether the AMS interval lies above the held-out interval; None without a held-out set."""
     if band.get("holdout_ams") is None:
         return None
     ceiling = band["holdout_ci"][1] if band.get("holdout_ci") else band["holdout_ams"]
@@ -113,15 +131,15 @@ def above_false_matches(band: Mapping[str, Any]) -> bool | None:
 
 def headline(metrics: Metrics) -> str:
     """The result in one or two sentences."""
-    cut = main_cut(metrics)
-    condition = lead(metrics, cut) if cut else None
-    if cut is None or condition is None:
+    criterion = main_criterion(metrics)
+    condition = headline_condition(metrics, criterion) if criterion else None
+    if criterion is None or condition is None:
         return "No condition has been scored: there is nothing to report yet."
-    first = _reproduces(metrics, condition, cut)
-    baseline = best_of(metrics, "random", cut)
+    first = _reproduces(metrics, condition, criterion)
+    baseline = best_condition(metrics, "random", criterion)
     if baseline is None or baseline is condition:
         return first + "."
-    band = cut.of(baseline)
+    band = criterion.of(baseline)
     assert band is not None
     second = f"plain sampling (Random) reproduces {wording.percent(band['ams'])}"
     if band["ams_count"] and baseline["n"] == condition["n"] and band.get("ums_best_count") is not None:
@@ -129,8 +147,8 @@ def headline(metrics: Metrics) -> str:
     return f"{first}; {second}."
 
 
-def _reproduces(metrics: Metrics, condition: Condition, cut: Cut) -> str:
-    band = cut.of(condition)
+def _reproduces(metrics: Metrics, condition: Condition, criterion: Criterion) -> str:
+    band = criterion.of(condition)
     assert band is not None
     name = wording.condition_name(condition)
     name = "Plain sampling (Random)" if condition["method"] == "random" else name
@@ -146,27 +164,27 @@ def _reproduces(metrics: Metrics, condition: Condition, cut: Cut) -> str:
 
 
 def explanation(metrics: Metrics) -> list[str]:
-    """What 'copy' means in the headline, and what images the model never saw give by the same measure."""
-    cut = main_cut(metrics)
-    condition = lead(metrics, cut) if cut else None
-    if cut is None or condition is None:
+    """What "copy" means in the headline, and how many samples match held-out images by the same criterion."""
+    criterion = main_criterion(metrics)
+    condition = headline_condition(metrics, criterion) if criterion else None
+    if criterion is None or condition is None:
         return []
     lines = []
-    if cut.kind == "calibrated":
+    if criterion.kind == "calibrated":
         rate = metrics.get("false_match_rate", FALSE_MATCH_RATE)
         lines.append(
-            f"A sample counts as a copy where its best match has {wording.cut_text(metrics)}: that close, only "
-            f"{wording.one_in(rate)} of {cut_source(metrics)} come to images that the model never saw."
+            f"A sample counts as a copy if its best match has {wording.cut_text(metrics)}. Only {wording.one_in(rate)} of "
+            f"{cut_source(metrics)} come that close to images that the model never saw."
         )
     else:
-        name, edges = wording.similarity_name(metrics["similarity"]), wording.edges_text(cut.edges)
+        name, edges = wording.similarity_name(metrics["similarity"]), wording.edges_text(criterion.edges)
         lines.append(f"There is no calibrated cut, so a sample counts as a copy in the strictest band: {name} {edges}.")
-    band = cut.of(condition)
+    band = criterion.of(condition)
     assert band is not None
     if band.get("holdout_count") is not None:
         ci = f", 95% interval {wording.interval(band['holdout_ci'])}" if band.get("holdout_ci") else ""
         lines.append(
-            f"By the same measure {wording.count(band['holdout_count'])} of {wording.count(condition['n'])} of these "
+            f"By the same criterion, {wording.count(band['holdout_count'])} of {wording.count(condition['n'])} of these "
             f"samples ({wording.percent(band['holdout_ams'])}{ci}) match held-out images."
         )
     if band["ams_count"] and above_false_matches(band) is False:
@@ -177,31 +195,38 @@ def explanation(metrics: Metrics) -> list[str]:
 
 
 def notes(metrics: Metrics) -> list[Note]:
-    """What the numbers of this run cannot carry, the gravest first."""
-    cut = main_cut(metrics)
-    if cut is None:
+    """Caveats about the numbers of this run, the most serious first."""
+    criterion = main_criterion(metrics)
+    if criterion is None:
         return []
-    return [*_on_control(metrics), *_on_cut(metrics), *_on_counts(metrics, cut), *_on_comparison(metrics, cut)]
+    return [
+        *_on_control(metrics),
+        *_on_cut(metrics),
+        *_on_counts(metrics, criterion),
+        *_on_comparison(metrics, criterion),
+    ]
 
 
 def _on_control(metrics: Metrics) -> Iterator[Note]:
     if not any(band.get("holdout_ams") is not None for _, _, band in _bands(metrics)):
         yield Note(
             "No held-out control",
-            "Nothing here tells memorization from mere resemblance: score against images that the model never saw.",
+            "Nothing here separates memorization from chance resemblance. Score against images that the model never saw.",
         )
     meaningless = []
-    for cut in cuts(metrics):
+    for criterion in criteria(metrics):
         rates = [
-            rate for _, each, band in _bands(metrics) if each == cut and (rate := band.get("holdout_ams")) is not None
+            rate
+            for _, each, band in _bands(metrics)
+            if each == criterion and (rate := band.get("holdout_ams")) is not None
         ]
-        if rates and max(rates) >= NOTHING_SAID:
+        if rates and max(rates) >= UNINFORMATIVE:
             low, high = wording.percent(min(rates)), wording.percent(max(rates))
-            meaningless.append(f"{cut.title}: {low if low == high else f'{low} to {high}'}")
+            meaningless.append(f"{criterion.title}: {low if low == high else f'{low} to {high}'}")
     if meaningless:
         yield Note(
             "Bands that say nothing about memorization here",
-            "Samples match images that the model never saw about as easily in these (held-out false-match rate): "
+            "In these bands, samples also match images that the model never saw (held-out false-match rate): "
             + "; ".join(meaningless)
             + ".",
         )
@@ -212,17 +237,17 @@ def _on_cut(metrics: Metrics) -> Iterator[Note]:
     if metrics.get("cut") is None:
         yield Note(
             "No calibrated cut",
-            f"A false-match rate of {wording.one_in(rate)} takes at least {1 / rate:,.0f} samples and a calibration "
-            "set to know; this run lacked one or the other, so fixed bands are quoted.",
+            f"Measuring a false-match rate of {wording.one_in(rate)} takes at least {1 / rate:,.0f} samples and a calibration "
+            "set. This run lacks one of them, so fixed bands are quoted.",
         )
         return
     size = metrics.get("cut_n")
     if size is not None and (size * rate < 4 or not metrics.get("cut_known", True)):
         bounds = wording.interval(metrics.get("false_match_rate_ci"))
         yield Note(
-            "The cut itself is uncertain",
-            f"{wording.count(size)} samples set it, of which {max(1, int(size * rate))} may match; it takes "
-            f"{4 / rate:,.0f} or more to make it dependable."
+            "The cut is uncertain",
+            f"{wording.count(size)} samples set it, of which {max(1, int(size * rate))} may match. A reliable cut takes "
+            f"{4 / rate:,.0f} samples or more."
             + (f" The true false-match rate may lie anywhere in {bounds} (95% interval)." if bounds else ""),
         )
     checked = [
@@ -231,18 +256,18 @@ def _on_cut(metrics: Metrics) -> Iterator[Note]:
         if at.kind == "calibrated" and band.get("holdout_count") is not None
     ]
     short, control = [n for n, _ in checked], [band for _, band in checked]
-    if short and min(short) * rate < wording.FEW:
+    if short and min(short) * rate < wording.FEW_MATCHES:
         hits = sum(band["holdout_count"] for band in control)
         yield Note(
             "One condition alone cannot confirm the false-match rate",
             f"Of {wording.count(min(short))} samples about {min(short) * rate:g} are expected to match held-out images "
-            "at the cut, so none or twice as many are no contradiction: read the interval. All conditions together: "
+            "at the cut, so none or twice as many do not contradict the rate: read the interval. All conditions together: "
             f"{wording.count(hits)} of {wording.count(sum(short))} ({wording.percent(hits / sum(short))}).",
         )
 
 
-def _on_counts(metrics: Metrics, cut: Cut) -> Iterator[Note]:
-    thin = [(each, band) for each, at, band in _bands(metrics) if at == cut and few(band)]
+def _on_counts(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
+    thin = [(each, band) for each, at, band in _bands(metrics) if at == criterion and few_matches(band)]
     if thin:
         names = "; ".join(
             f"{wording.condition_name(each)}: {band['ams_count']} of {wording.count(each['n'])}" for each, band in thin
@@ -250,37 +275,39 @@ def _on_counts(metrics: Metrics, cut: Cut) -> Iterator[Note]:
         yield Note(
             "Fewer than 5 matches: interval is wide", f"Too few to rank these conditions at the quoted cut ({names})."
         )
-    size, baseline = metrics.get("train_size"), best_of(metrics, "random", cut)
-    found = (cut.of(baseline) or {}).get("ums_best_count") if baseline else None
+    size, baseline = metrics.get("train_size"), best_condition(metrics, "random", criterion)
+    found = (criterion.of(baseline) or {}).get("ums_best_count") if baseline else None
     if size and found is not None and found > size / 2:
         yield Note(
             "Little room above the baseline",
-            f"Random alone already finds {wording.count(found)} of {wording.count(size)} training images, so no method "
-            "can find many more distinct ones: compare shares of samples (AMS) rather than distinct images.",
+            f"Random alone finds {wording.count(found)} of {wording.count(size)} training images, so no method can find many "
+            "more distinct ones. Compare shares of samples (AMS) rather than distinct images.",
         )
 
 
-def _on_comparison(metrics: Metrics, cut: Cut) -> Iterator[Note]:
-    baseline, best = best_of(metrics, "random", cut), lead(metrics, cut)
+def _on_comparison(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
+    baseline, best = best_condition(metrics, "random", criterion), headline_condition(metrics, criterion)
     if baseline is None and any(each.get("lambda") for each in metrics["conditions"]):
-        yield Note("No Random baseline", "Without plain sampling (λ = 0) nothing shows what guidance adds.")
+        yield Note("No Random baseline", "Without plain sampling (λ = 0), the effect of guidance cannot be seen.")
     if best is not None and sum(each["method"] == best["method"] for each in metrics["conditions"]) > 1:
         yield Note(
             "The quoted λ was chosen on the same samples",
-            "It is the one with most copies of all that were tried, which flatters it a little; to confirm it, choose "
-            "it on one half of the samples and measure on the other.",
+            "It is the λ with the most copies among those tried, so its share is slightly overestimated. To confirm it, "
+            "choose λ on one half of the samples and measure on the other half.",
         )
     sizes = sorted({each["n"] for each in metrics["conditions"]})
     if len(sizes) > 1:
         listed = ", ".join(wording.count(size) for size in sizes)
         yield Note(
             "Conditions of different size",
-            f"UMS falls as N_G grows and is not compared across N_G ({listed}); the figures leave out the odd ones.",
+            f"UMS falls as N_G grows, so it is not compared across N_G ({listed}). Figures of UMS show the most common N_G only.",
         )
     if baseline is not None:
-        floor = cut.of(baseline)["ams"]  # type: ignore[index]
+        floor = criterion.of(baseline)["ams"]  # type: ignore[index]
         below = [
-            each for each, at, band in _bands(metrics) if at == cut and each["method"] == "td" and band["ams"] < floor
+            each
+            for each, at, band in _bands(metrics)
+            if at == criterion and each["method"] == "td" and band["ams"] < floor
         ]
         if below:
             scales = ", ".join(wording.scale_text(each.get("lambda")) for each in below)
@@ -290,8 +317,8 @@ def _on_comparison(metrics: Metrics, cut: Cut) -> Iterator[Note]:
             )
 
 
-def _bands(metrics: Metrics) -> Iterator[tuple[Condition, Cut, dict[str, Any]]]:
-    for cut in cuts(metrics):
+def _bands(metrics: Metrics) -> Iterator[tuple[Condition, Criterion, dict[str, Any]]]:
+    for criterion in criteria(metrics):
         for condition in metrics["conditions"]:
-            if band := cut.of(condition):
-                yield condition, cut, band
+            if band := criterion.of(condition):
+                yield condition, criterion, band

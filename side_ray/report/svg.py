@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG text that stands alone and that a page can take in without clashing names."""
+"""Matplotlib figures as SVG documents that are valid alone and can be embedded together in one page."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 INK, MUTED, GRID, SURFACE = "#1f2328", "#59636e", "#d8dee4", "#fefefe"
-# Blue and vermilion of Okabe and Ito, darkened for contrast on white; markers tell the methods apart without colour.
+# Blue and vermilion of Okabe and Ito, darkened for contrast on white; markers distinguish the methods without colour.
 METHOD_COLOURS = {"td": "#0067b3", "ti": "#c2510c", "random": MUTED}
 OTHER_COLOURS = ["#00795a", "#9c4f94", "#7a6a00"]
 METHOD_MARKERS = {"td": "o", "ti": "s", "random": "D"}
@@ -28,7 +28,7 @@ VARIABLES = {
     METHOD_COLOURS["ti"]: "ti",
     **{colour: f"other-{i}" for i, colour in enumerate(OTHER_COLOURS, 1)},
 }
-"""Each colour of the figures → the CSS variable that replaces it inside the page."""
+"""For each colour of the figures, the CSS variable that replaces it in the page."""
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _STYLE: dict[Any, Any] = {
@@ -60,7 +60,10 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG document with its words. `name` is a file stem, `group` the section of the page it belongs to."""
+    """An SVG document with its title, caption and text alternative.
+
+    `name` is a file stem; sections of the page select figures by `group`.
+    """
 
     name: str
     group: str
@@ -71,7 +74,7 @@ class Figure:
 
 
 def colour_of(method: str, methods: list[str]) -> str:
-    """The colour of a method; those that have none of their own take theirs by their place in `methods`."""
+    """The colour of a method; a method without a fixed one gets its colour by its place in `methods`."""
     return METHOD_COLOURS.get(method) or OTHER_COLOURS[_place(method, methods) % len(OTHER_COLOURS)]
 
 
@@ -85,10 +88,10 @@ def _place(method: str, methods: list[str]) -> int:
 
 @contextmanager
 def panel(width: float = 4.6, height: float = 3.2) -> Iterator[Axes]:
-    """One set of axes in the report's style; sizes in inches. `to_svg` has to be called inside the `with`."""
+    """One set of axes in the report's style; sizes in inches. Call `to_svg` inside the `with` block."""
     with matplotlib.rc_context(_STYLE):
         figure = Canvas(figsize=(width, height))
-        # The same margins for every figure: side by side, their axes line up.
+        # The same margins in every figure align the axes of figures that stand side by side.
         figure.subplots_adjust(left=0.145, right=0.97, bottom=0.155, top=0.845)
         yield figure.add_subplot()
 
@@ -103,7 +106,7 @@ def panels(count: int) -> Iterator[list[Axes]]:
 
 
 def legend_above(axes: Axes) -> None:
-    """Names of the series in rows above the axes, where they hide no data; a very long one is cut short."""
+    """A legend in rows above the axes, where it hides no data. Labels are cut to 24 characters."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         short = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
@@ -125,8 +128,8 @@ def to_svg(axes: Axes, name: str, alt: str) -> str:
     """The axes' figure as an SVG document.
 
     Args:
-        name: prefix of every id inside, so that several figures can share one page.
-        alt: what the figure shows, for those who do not see it.
+        name: prefix of every id inside, so that several figures can be in one page.
+        alt: text alternative, for screen readers.
     """
     figure = axes.get_figure(root=True)
     buffer = io.StringIO()
@@ -151,7 +154,7 @@ def to_svg(axes: Axes, name: str, alt: str) -> str:
 
 
 def themed(svg: str) -> str:
-    """An SVG of `to_svg` for use inside the page: sized by its column, coloured by the page's CSS variables."""
+    """An SVG of `to_svg` for the page: without a size of its own, and with the page's CSS variables as colours."""
     head, _, body = svg.partition(">")
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     return head + ">" + re.sub("|".join(VARIABLES), lambda match: f"var(--{VARIABLES[match[0]]}, {match[0]})", body)

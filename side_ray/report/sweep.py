@@ -1,4 +1,4 @@
-"""The table of a sweep: every setting's numbers as an audit has them, in one long table, and which setting is best."""
+"""The results of a sweep: one table in long form with the columns of metrics.csv, and the best setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one setting."""
+    """The result of one setting."""
 
     name: str
     columns: Mapping[str, Any]
-    """What tells it from the others: labels, classes, arch, steps, interval_from, interval_to."""
+    """The swept values: labels, classes, arch, steps, interval_from, interval_to."""
     method: str
     scale: float
     status: str
     planned: int
-    """N_G that it was to have."""
+    """The planned N_G."""
     metrics: Mapping[str, Any] | None
-    """Its entry of `conditions` as an audit's metrics.json has it, at as many samples as it got; None without any."""
+    """An entry of `conditions` of metrics.json, for the samples that were made, with the `cut`; None without samples."""
     error: str = ""
 
     def value(self, score: str, band: str) -> float | None:
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def value_of(metrics: Mapping[str, Any], score: str, band: str) -> float:
-    """A condition's `score` (ams, ums, ums_best) at the calibrated cut, or in the cumulative band `band`."""
+    """A condition's `score` (ams, ums, ums_best) in the cumulative band `band`, or at the cut if `band` is calibrated."""
     return float(_entry(metrics, band)[score])
 
 
@@ -45,12 +45,12 @@ def _entry(metrics: Mapping[str, Any], band: str) -> Mapping[str, Any]:
     return entry
 
 
-def sweep_rows(outcomes: Sequence[Outcome], frame: Mapping[str, Any]) -> list[dict[str, Any]]:
+def sweep_rows(outcomes: Sequence[Outcome], shared: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per setting × kind of cut × band: the settings' columns, `status` and `planned`, then those of metrics.csv.
 
     Args:
         outcomes: in the order of the table.
-        frame: what all settings share of a metrics.json: `similarity`, `train_size`. The cut is each outcome's own.
+        shared: the part of metrics.json that all settings share: `similarity`, `train_size`. Each outcome has its own cut.
     """
     rows = []
     for outcome in outcomes:
@@ -59,24 +59,24 @@ def sweep_rows(outcomes: Sequence[Outcome], frame: Mapping[str, Any]) -> list[di
             rows.append({**head, "method": outcome.method, "lambda": outcome.scale, "n": 0})
             continue
         condition = {"method": outcome.method, "lambda": outcome.scale, **outcome.metrics}
-        own = {**frame, "cut": outcome.metrics["cut"], "conditions": [condition]}
+        own = {**shared, "cut": outcome.metrics["cut"], "conditions": [condition]}
         rows += [{**head, **row} for row in metrics_rows(own)]
     return rows
 
 
 def best(outcomes: Sequence[Outcome], score: str, band: str) -> Outcome | None:
-    """The finished setting with the highest value; of equals, the first."""
+    """The finished setting with the highest value, and the first among equals."""
     finished = [each for each in outcomes if each.status == FINISHED and each.value(score, band) is not None]
     return max(finished, key=lambda each: each.value(score, band) or 0.0, default=None)
 
 
 def samples_made(outcomes: Sequence[Outcome]) -> tuple[int, int]:
-    """Samples that the settings' numbers rest on, and those that were planned."""
+    """The number of samples made, and the number planned."""
     return sum(each.metrics["n"] for each in outcomes if each.metrics), sum(each.planned for each in outcomes)
 
 
 def terminal_table(outcomes: Sequence[Outcome], score: str, band: str) -> Table:
-    """AMS, UMS and held-out matches of each setting at the cut that the sweep goes by, the best one marked."""
+    """AMS, UMS and held-out matches of each setting by the sweep's own criterion, with the best setting marked."""
     where = "calibrated cut" if band == "calibrated" else f"cumulative band {band}"
     table = Table(title=f"Sweep, {where}", box=SIMPLE_HEAD, title_justify="left")
     for column in ("setting", "samples", "AMS", "UMS", "UMS by best match", "held out", ""):

@@ -1,4 +1,4 @@
-"""The metrics as a table in the terminal and as a tidy CSV."""
+"""The metrics as a table for the terminal and as CSV in long form."""
 
 import csv
 import io
@@ -15,18 +15,18 @@ _ALWAYS = ("method", "lambda", "n", "kind", "band", "from", "to", "ams_count", "
 
 
 def terminal_table(metrics: Mapping[str, Any]) -> Table:
-    """One row per condition at the calibrated cut (without one, in the strictest cumulative band).
+    """One row per condition at the calibrated cut, or without one in the strictest cumulative band.
 
-    Beside every share its count, under it its 95 % interval where there is one. Empty columns are left out.
+    Each share has its count beside it and its 95 % interval below it. Empty columns are left out.
     """
-    cut = findings.main_cut(metrics)
+    criterion = findings.main_criterion(metrics)
     similarity = wording.similarity_name(metrics["similarity"])
     title = (
         "Nothing scored"
-        if cut is None
-        else f"{cut.title}: {wording.cut_text(metrics)}"
-        if cut.kind == "calibrated"
-        else f"{cut.title}, {similarity}"
+        if criterion is None
+        else f"{criterion.title}: {wording.cut_text(metrics)}"
+        if criterion.kind == "calibrated"
+        else f"{criterion.title}, {similarity}"
     )
     if metrics.get("train_size"):
         title += f" · {wording.count(metrics['train_size'])} training images"
@@ -38,7 +38,7 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    rows = [(each, band) for each in metrics["conditions"] if cut is not None and (band := cut.of(each))]
+    rows = [(each, band) for each in metrics["conditions"] if criterion is not None and (band := criterion.of(each))]
     columns = _columns(rows)
     table.add_column("method", no_wrap=True, vertical="top")
     for heading in ("λ", "N_G", *columns):
@@ -53,9 +53,9 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _legend(rows: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[str]:
-    lines = ["Beside each share its count, under it its 95% interval."] if rows else []
+    lines = ["Each share: its count beside it, its 95% interval below it."] if rows else []
     return lines + (
-        ["† fewer than 5 matches: interval is wide."] if any(findings.few(band) for _, band in rows) else []
+        ["† fewer than 5 matches: interval is wide."] if any(findings.few_matches(band) for _, band in rows) else []
     )
 
 
@@ -84,7 +84,9 @@ def _cell(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> Te
     stem = key.removesuffix("_ams")
     line = wording.percent(band.get(key))
     if band.get(f"{stem}_count") is not None:
-        line += f" {wording.count(band[f'{stem}_count'])}" + ("†" if key == "ams" and findings.few(band) else "")
+        line += f" {wording.count(band[f'{stem}_count'])}" + (
+            "†" if key == "ams" and findings.few_matches(band) else ""
+        )
     bounds = wording.interval(band.get(f"{stem}_ci"))
     return Text(f"{line}\n{bounds}" if bounds else line)
 
@@ -92,23 +94,26 @@ def _cell(condition: Mapping[str, Any], band: Mapping[str, Any], key: str) -> Te
 def metrics_csv(metrics: Mapping[str, Any]) -> str:
     """The metrics in long form: a row for each condition × kind (calibrated, cumulative, bands) × band.
 
-    Shares are fractions of `n`, intervals 95 %; an unknown value is empty, and a column without any value is absent
-    (as the held-out ones are without a held-out set). The condition's own numbers (from percentile_95 on) repeat in each
-    of its rows.
+    Shares are fractions of `n`, intervals 95 %. An unknown value is empty, and a column without any value is left out, as
+    the held-out ones without a held-out set. The numbers of the condition as a whole (from percentile_95 on) are repeated
+    in each of its rows.
     """
     return rows_csv(metrics_rows(metrics))
 
 
 def metrics_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics_csv`."""
-    found = findings.cuts(metrics)
+    found = findings.criteria(metrics)
     return [
-        _csv_row(metrics, each, cut, band) for each in metrics["conditions"] for cut in found if (band := cut.of(each))
+        _csv_row(metrics, each, criterion, band)
+        for each in metrics["conditions"]
+        for criterion in found
+        if (band := criterion.of(each))
     ]
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV: an unknown value is empty, a column without any value absent."""
+    """Rows as CSV. An unknown value is empty, and a column without any value is left out."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(_ALWAYS)
     kept = [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
     buffer = io.StringIO()
@@ -119,16 +124,16 @@ def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _csv_row(
-    metrics: Mapping[str, Any], condition: Mapping[str, Any], cut: findings.Cut, band: Mapping[str, Any]
+    metrics: Mapping[str, Any], condition: Mapping[str, Any], criterion: findings.Criterion, band: Mapping[str, Any]
 ) -> dict[str, Any]:
-    low, high = cut.edges or (None, None)
+    low, high = criterion.edges or (None, None)
     row = {
         "method": condition["method"],
         "lambda": condition.get("lambda"),
         "n": condition["n"],
         "train_size": metrics.get("train_size"),
-        "kind": cut.kind,
-        "band": cut.name,
+        "kind": criterion.kind,
+        "band": criterion.name,
         "from": low,
         "to": high,
     }

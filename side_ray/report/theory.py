@@ -1,4 +1,4 @@
-"""The theory's numbers in plain words and in figures."""
+"""The results of the theory study as text and as figures."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ MARKERS = {"true": "o", "random": "D", "cluster": "s"}
 
 
 def theory_text(found: Theory) -> str:
-    """theory.md: what was measured, what of the paper's theory holds on this model, and what does not."""
+    """The content of theory.md: what was measured, and which of the paper's statements hold on this model."""
     parts = [
         ["# The theory on this model", "", _setting(found)],
         ["## How far the model is from its smoothed training set", "", *_divergence(found)],
@@ -27,7 +27,7 @@ def theory_text(found: Theory) -> str:
 
 
 def verdicts(found: Theory) -> list[str]:
-    """The text's conclusions, a line each, for the terminal."""
+    """The conclusions of the text for the terminal, one line each."""
     least = min(found["divergence"], key=lambda entry: entry["value"])
     lines = [
         f"KL(q_ε ‖ p_θ) is least at ε = {least['epsilon']:.2g} (a variance): {_plus_minus(least)} nats, "
@@ -41,9 +41,9 @@ def _setting(found: Theory) -> str:
     condition = "" if found["condition"] == "none" else f", trained with a class condition ({found['condition']})"
     return (
         f"Model: `{found['dpm']}` ({found['kind']}{condition}). Training set: {wording.count(found['images'])} images{part}, "
-        f"of {wording.count(found['dimension'])} dimensions, in [-1, 1]. Everything is in nats. ε is a variance, as in Eq. 2; "
-        f"the later edition's ε² is the same number. The model's own images carry noise of variance {found['own_variance']:.3g}, "
-        "the least that its noise schedule knows: p_θ is what its probability flow gives at that level, without the sampler's "
+        f"of {wording.count(found['dimension'])} dimensions, in [-1, 1]. All values are in nats. ε is a variance, as in Eq. 2; "
+        f"the later edition's ε² is the same number. The least noise of the model's schedule has variance "
+        f"{found['own_variance']:.3g}. p_θ is the density that the probability flow gives at that level, without the sampler's "
         f"clamp to [-1, 1]. ± is one standard error. The flow was solved in {found['ode_steps']} Runge-Kutta steps with "
         f"{found['probes']} probe(s) of Hutchinson's trace estimate, on {wording.count(found['points'])} points each."
     )
@@ -52,9 +52,9 @@ def _setting(found: Theory) -> str:
 def _divergence(found: Theory) -> list[str]:
     given = "p_θ(x|y), each point with its image's class" if found["condition"] != "none" else "p_θ(x)"
     lines = [
-        f"KL(q_ε ‖ p_θ), q_ε the training set with Gaussian noise of variance ε, p_θ taken as {given} at the same noise: ε "
-        "is reached on the model's own noise schedule, where the probability flow is well-behaved. Zero where the model is its "
-        "smoothed training set, so *smaller* means more memorization.",
+        f"KL(q_ε ‖ p_θ), where q_ε is the training set with Gaussian noise of variance ε, and p_θ is {given} at the same noise "
+        "level. ε is reached on the model's own noise schedule, where the probability flow is well-behaved. The divergence is "
+        "zero if the model is its smoothed training set, so *smaller* means more memorization.",
         "",
         "| ε | KL | per dimension | exact |",
         "|---|---|---|---|",
@@ -67,11 +67,11 @@ def _divergence(found: Theory) -> list[str]:
 
 def _point(found: Theory) -> list[str]:
     if found["point_memorization"] is None:
-        return ["A class-conditional model gives p_θ(x|y) alone; M_point needs the density of all classes together."]
+        return ["A class-conditional model gives only p_θ(x|y); M_point needs the density over all classes."]
     entropy = found["point_memorization"]["entropy"]
     lines = [
         "M_point (Eq. 1) per training image, from the model's own samples and their density. It grows without bound as ε "
-        "falls, for a perfect memorizer too, so it says something only beside another model's at the same ε. Entropy of p_θ: "
+        "falls, even for a perfect memorizer, so it can only be compared between models at the same ε. Entropy of p_θ: "
         f"{_plus_minus(entropy)} nats.",
         "",
         "| ε | M_point / image |",
@@ -94,12 +94,13 @@ def _theorem_1(found: Theory) -> list[str]:
     regular = [each for each in found["latents"] if each["gaussian"]]
     if not regular:
         return [
-            "No latent has a covariance that can be inverted (fewer latents than dimensions), so Eq. 4 has no value."
+            "No latent has an invertible covariance (there are fewer latents than dimensions), so Eq. 4 has no value."
         ]
     lines = [
-        "M_point holds *minus* the entropy, so the plus that the paper prints in Eq. 4 is wrong: it is 1/(2ε) − Tr(Σ⁻¹)/2. Even "
-        "that is a bound, not the derivative: Σ can change in many directions, and Eq. 67 adds the principal axes up. Below, "
-        "the derivative while Σ grows equally in all directions, by Eq. 137 and 58 in closed form and by differences.",
+        "M_point contains *minus* the entropy, so the plus sign that the paper prints in Eq. 4 is wrong: the value is "
+        "1/(2ε) − Tr(Σ⁻¹)/2. Even this is a bound, not the derivative: Σ can change in many directions, and Eq. 67 sums over the "
+        "principal axes. The table shows the derivative as Σ grows equally in all directions, in closed form (Eq. 137 and 58) "
+        "and by finite differences.",
         "",
         "| latent | t | ε | printed | corrected (bound) | derivative | by differences | M_point closed / Monte-Carlo |",
         "|---|---|---|---|---|---|---|---|",
@@ -116,8 +117,8 @@ def _theorem_1(found: Theory) -> list[str]:
     falls = sum(row["derivative"]["isotropic"] <= 0 for row in rows)
     narrow = sum(row["derivative"]["least"] <= 0 for row in rows)
     end = "it is positive in all of them" if not falls else f"it is negative in {falls} of them, where ε is too large"
-    worst = f"Where Σ grows only in its narrowest direction, it is negative in {narrow}: there ε is above the least eigenvalue."
-    return [*lines, "", f"Theorem 1 wants the derivative to be positive: of {len(rows)} rows {end}. {worst}"]
+    worst = f"If Σ grows only in its narrowest direction, it is negative in {narrow}: there ε is above the least eigenvalue."
+    return [*lines, "", f"Theorem 1 requires a positive derivative: of {len(rows)} rows {end}. {worst}"]
 
 
 def _labels(found: Theory) -> list[str]:
@@ -126,10 +127,10 @@ def _labels(found: Theory) -> list[str]:
         for name, labels in each["labellings"].items():
             lines.append(f"- {each['latent']} at t = {each['t']}, {LABELLINGS[name]}: {_labelling(labels)}")
     return [
-        "Eq. 7 (a class is tighter around its own mean) holds for every label by definition of the mean. Eq. 8 (a class is no "
-        "wider than the whole) and Theorem 2 (Eq. 9, its limit Eq. 145) are proven in the paper for every label; they hold on "
-        "average over the labels only, and each failure is named here. Labels that know nothing of the images still explain "
-        "about (C − 1)/(N − 1) of the variance of N images by counting alone, which is all that there is to see of random ones.",
+        "Eq. 7 (a class is tighter around its own mean) holds for every label by definition of the mean. The paper proves Eq. 8 "
+        "(a class is no wider than the whole) and Theorem 2 (Eq. 9, with its limit Eq. 145) for every label, but they hold only "
+        "on average over the labels; each failure is named here. Even labels that are independent of the images explain about "
+        "(C − 1)/(N − 1) of the variance of N images, which is the whole effect of random labels.",
         "",
         *lines,
     ]
@@ -158,7 +159,7 @@ def _some(labels: list[int]) -> str:
 
 
 def theory_figures(found: Theory) -> Iterator[Figure]:
-    """The width of each class beside the whole, for each latent; and the divergence over ε."""
+    """The divergence over ε, and for each latent the width of each class relative to the whole."""
     yield divergence_figure(found)
     for each in found["latents"]:
         yield label_figure(each)
@@ -190,7 +191,7 @@ def divergence_figure(found: Theory) -> Figure:
 
 
 def label_figure(each: Theory) -> Figure:
-    """Tr Σ_c / Tr Σ of every label and Eq. 145's ratio, under each labelling; above 1 the inequality fails."""
+    """Tr Σ_c / Tr Σ of every label and its average, for each labelling; above 1 the inequality fails."""
     kind = svg.slug(each["latent"])
     name = f"labels-{kind}-t{each['t']}"
     title = f"Width of a class over the whole, {each['latent']} at t = {each['t']}"

@@ -13,7 +13,7 @@ STAGES = {"dpm": "DPM", "student": "SIDE student (sees t)", "teacher": "Teacher"
 
 
 def training_figures(curves: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    """The loss of each stage that has one, all accuracies over t in one figure, and the sizes of clusters."""
+    """The loss of each stage, all accuracies over t in one figure, and the sizes of the clusters, as far as given."""
     for place, curve in enumerate(curves):
         if curve.get("steps") is not None and len(curve["steps"]):
             yield training_loss(curve, f"loss-{slug(str(curve['stage']))}-{place}")
@@ -24,7 +24,7 @@ def training_figures(curves: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
 
 
 def training_loss(curve: Mapping[str, Any], name: str) -> Figure:
-    """The training loss of one stage over its steps; a long, noisy curve gets its running mean on top."""
+    """The training loss of one stage over its steps; a curve of many points also shows its running mean."""
     stage = STAGES.get(curve["stage"], str(curve["stage"]))
     steps, loss = np.asarray(curve["steps"], dtype=float), np.asarray(curve["loss"], dtype=float)
     window = len(loss) // 50
@@ -74,10 +74,10 @@ def accuracy_by_t(curves: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def cluster_sizes(found: Mapping[str, Any]) -> Figure:
-    """Images per cluster of the synthetic set, largest first, those that the cohesion filter dropped told apart.
+    """Images per cluster of the synthetic set, largest first; dropped clusters have another colour.
 
     Args:
-        found: `sizes` of all clusters and `kept`, the numbers of those that were kept.
+        found: `sizes` of all clusters, and `kept`, the indices of those that passed the cohesion filter.
     """
     name, title = "cluster-sizes", "Clusters of the synthetic set"
     sizes, kept = np.asarray(found["sizes"]), np.zeros(len(found["sizes"]), bool)

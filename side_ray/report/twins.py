@@ -1,4 +1,4 @@
-"""What a class condition does to memorization: the twins' numbers side by side, in words and in a figure."""
+"""The effect of a class condition on memorization: the numbers of the twins side by side, as text and as a figure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,15 +19,18 @@ SIGNIFICANT = 0.05
 
 
 def twins_text(found: Twins) -> str:
-    """twins.md: a table per method of sampling, and a verdict on the paper's claim for each twin."""
-    cut = f"{wording.SIMILARITIES[found['similarity']]} {'≥' if found['similarity'] == 'sscd' else '≤'} {found['cut']:.4g}"
+    """The content of twins.md: tables of all conditions, and for each twin whether its numbers support the paper's claim."""
+    similarity = {"name": found["similarity"]}
+    sign = "≤" if wording.lower_is_closer(similarity) else "≥"
+    cut = f"{wording.similarity_name(similarity)} {sign} {found['cut']:.4g}"
     size = wording.count(found["train_size"])
     lines = [
         "# Class-conditional twins",
         "",
-        f"Each twin is trained on the same {size} images with the same network, seed and number of steps; only the class "
-        "condition differs. A sample draws its class from its seed, in the classes' training proportions. Copies are counted at "
-        f"the unconditional DPM's calibrated cut ({cut}) for all, so that one yardstick measures them; 95% intervals.",
+        f"All twins are trained on the same {size} images with the same network, seed and number of steps; only the class "
+        "condition differs. The class of a sample is drawn with its seed, in the training proportions of the classes. Copies of "
+        f"all twins are counted at the unconditional DPM's calibrated cut ({cut}), so that the counts can be compared. Intervals "
+        "are 95%.",
         "",
         "| twin | classes | loss | method | λ | AMS | UMS by best match | held-out matches | paired p |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -60,7 +63,7 @@ def _share(entry: Twins, stem: str) -> str:
 
 
 def _band_table(found: Twins) -> list[str]:
-    """AMS and UMS (Eq. 14, 15) in the cumulative bands, which are the same for all."""
+    """AMS and UMS (Eq. 14, 15) in the cumulative bands, which are the same for all twins."""
     names = list(found["twins"][0]["conditions"][0]["cumulative"])
     lines = [
         "AMS / UMS in the cumulative bands:",
@@ -79,7 +82,8 @@ def _band_table(found: Twins) -> list[str]:
 
 
 def twins_verdicts(found: Twins) -> list[str]:
-    """For each conditional twin whether plain sampling copies more than the unconditional DPM does; and whether SIDE adds."""
+    """For each conditional twin, plain sampling compared with that of the unconditional DPM; for each twin, SIDE compared with
+    plain sampling."""
     plain = next(twin for twin in found["twins"] if twin["condition"] == "none")
     lines = []
     for twin in found["twins"]:

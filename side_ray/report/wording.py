@@ -1,4 +1,4 @@
-"""Numbers, cuts and methods as a reader sees them, the same in the page, the figures and the terminal."""
+"""How numbers, bands, methods and similarities are written in the page, the figures and the terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI", "given": "Given samp
 SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
 SIMILARITIES = {"nl2": "nL2", "sscd": "SSCD cosine"}
-FEW = 5
-"""Below this many matches an interval is too wide for a comparison."""
+FEW_MATCHES = 5
+"""Below this number of matches, the interval is too wide for a comparison."""
 
 
 def method_name(method: str) -> str:
@@ -28,7 +28,7 @@ def scale_text(scale: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A fraction as a percentage with as many decimals as its size asks for; `–` where it is not known."""
+    """A fraction as a percentage, small ones with more decimals; `–` where it is not known."""
     if share is None or not math.isfinite(share):
         return "–"
     value = 100 * share
@@ -55,7 +55,7 @@ def lift_interval(bounds: Sequence[float | None] | None) -> str:
 
 
 def _decimals(value: float) -> int:
-    # 99.97 % must not read as all of them.
+    # 99.97 % must not be rounded to 100 %.
     return 1 if 10 <= value < 99.9 else 2 if value >= 0.1 else 3
 
 
@@ -65,6 +65,11 @@ def number(value: float | None, decimals: int = 3) -> str:
 
 def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def p_value(p: float) -> str:
+    """`= 0.03`, or `< 0.0001`."""
+    return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
 
 
 def one_in(rate: float) -> str:
@@ -102,7 +107,7 @@ def edges_text(edges: Sequence[float | None] | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them, for example `3 min 05 s`."""
+    """Seconds in readable units, for example `3 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

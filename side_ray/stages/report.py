@@ -11,6 +11,7 @@ from side_ray.execution.audit import Audit
 from side_ray.images import encode_png
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
+from side_ray.report.sections.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_split
@@ -80,7 +81,12 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
         rows.append(row)
     return {
         "schema": SCHEMA,
-        "similarity": {"name": similarity.name, **similarity.params(), "bands": bands.resolve()},
+        "similarity": {
+            "name": similarity.name,
+            "closer": "higher" if bands.larger_is_closer else "lower",
+            **similarity.params(),
+            "bands": bands.resolve(),
+        },
         "train_size": sizes["member"],
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
@@ -171,11 +177,12 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
     """The best matches of each method with distinct training images, with both images as PNG."""
     config = artifacts.config
     closest_first = -1 if config.score.similarity == "sscd" else 1
+    limit = config.report.options(GalleryOptions).gallery
     found: dict[str, list[tuple[float, Condition, int, int]]] = {}
     for each, result in scores.items():
         order = np.argsort(closest_first * result.best, kind="stable")
         _, first = np.unique(result.best_id[order], return_index=True)
-        best = order[np.sort(first)][: config.report.gallery]
+        best = order[np.sort(first)][:limit]
         found.setdefault(each.method, []).extend(
             (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
         )
@@ -184,7 +191,7 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
     for matches in found.values():
         seen: set[int] = set()
         for value, each, sample_id, train_id in sorted(matches, key=lambda match: (closest_first * match[0], match[2])):
-            if train_id in seen or len(seen) == config.report.gallery:
+            if train_id in seen or len(seen) == limit:
                 continue
             seen.add(train_id)
             label = None if members.labels is None else int(members.labels[train_id])

@@ -142,12 +142,12 @@ def _growths(
     store: Store, latest: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> tuple[dict[str, Growth], Mapping[str, Any], str]:
     """The growth curve of Random and of SIDE's best λ at the calibrated cut."""
-    cut = findings.main_cut(metrics)
-    assert cut is not None
+    criterion = findings.main_criterion(metrics)
+    assert criterion is not None
     curves = {}
     words = f"every image within the calibrated cut ({wording.cut_text(metrics)})"
     rows = metrics["provenance"]["config"]["extract"]["shard_size"]
-    for condition in (findings.best_of(metrics, method, cut) for method in ("random", "td")):
+    for condition in (findings.best_condition(metrics, method, criterion) for method in ("random", "td")):
         if condition is None:
             continue
         directory = latest["scores"][f"method={condition['method']}/lambda={float(condition['lambda'])}"]

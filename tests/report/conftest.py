@@ -13,6 +13,7 @@ from scipy.stats import beta
 
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
+from side_ray.report.svg import Figure
 
 N, TRAIN = 2000, 300
 EDGES = {
@@ -253,10 +254,20 @@ metrics, config, curves, values, gallery = (
 
 
 @pytest.fixture(scope="session")
-def whole_page() -> str:
+def whole_figures() -> list[Figure]:
+    """The figures of everything above, made once."""
+    return build_figures(make_metrics(), curves=make_curves(), values=make_values())
+
+
+@pytest.fixture(scope="session")
+def html(whole_figures: list[Figure]) -> str:
     """The page of everything above, made once."""
-    figures = build_figures(make_metrics(), curves=make_curves(), values=make_values())
-    return render(make_metrics(), make_config(), figures=figures, gallery=make_gallery())
+    return render(make_metrics(), make_config(), figures=whole_figures, gallery=make_gallery())
+
+
+@pytest.fixture
+def page(html: str, outline: type[Outline]) -> Outline:
+    return outline(html)
 
 
 @pytest.fixture

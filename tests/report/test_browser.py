@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads whole, silently, alone, and fits a desktop and a telephone."""
+"""The page in a real browser: it loads completely, without messages or requests, and fits a desktop and a telephone."""
 
 import html as escapes
 import json
@@ -80,8 +80,8 @@ def measure(chromium: str, folder: Path, page: str) -> tuple[list[dict], list[st
     return json.loads(escapes.unescape(dumped[1])), console_lines(done)
 
 
-def test_page_loads_whole_and_fits_both_widths(chromium, tmp_path, whole_page):
-    seen, console = measure(chromium, tmp_path, whole_page)
+def test_page_loads_whole_and_fits_both_widths(chromium, tmp_path, html):
+    seen, console = measure(chromium, tmp_path, html)
     assert console == []
     assert [each["width"] for each in seen] == list(WIDTHS)
     for each in seen:
@@ -96,12 +96,12 @@ def test_page_loads_whole_and_fits_both_widths(chromium, tmp_path, whole_page):
         assert each["heading"] == "Digits, 300 members"
 
 
-def test_harness_sees_what_it_is_meant_to_see(chromium, tmp_path, whole_page):
+def test_harness_sees_what_it_is_meant_to_see(chromium, tmp_path, html):
     broken = (
         '<p style="width:3000px;max-width:none">wide</p><img src="data:image/png;base64,AAAA" alt="broken">'
         '<img src="https://127.0.0.1:9/x.png" alt="remote">'
     )
-    seen, console = measure(chromium, tmp_path, whole_page.replace("</main>", broken + "</main>"))
+    seen, console = measure(chromium, tmp_path, html.replace("</main>", broken + "</main>"))
     assert all(each["overflow"] > 0 and any("wide" in text for text in each["cut"]) for each in seen)
     assert [0, 0] in [image[:2] for image in seen[0]["images"]]
     assert any("Content Security Policy" in line for line in console)
@@ -115,8 +115,8 @@ def test_very_long_names_do_not_widen_the_page(chromium, tmp_path, metrics, conf
     assert all(each["overflow"] <= 0 and each["cut"] == [] for each in seen), [each["cut"] for each in seen]
 
 
-def test_page_opens_by_itself_and_can_be_photographed(chromium, tmp_path, whole_page):
-    (tmp_path / "index.html").write_text(whole_page, encoding="utf-8")
+def test_page_opens_by_itself_and_can_be_photographed(chromium, tmp_path, html):
+    (tmp_path / "index.html").write_text(html, encoding="utf-8")
     picture = tmp_path / "page.png"
     address = (tmp_path / "index.html").as_uri()
     done = browse(chromium, tmp_path / "profile", "--window-size=1280,1600", f"--screenshot={picture}", address)

@@ -20,11 +20,10 @@ def small(metrics, without):
     return {**metrics, "conditions": without(metrics["conditions"], "bands", "cumulative")}
 
 
-def test_what_is_made_from_everything(metrics, curves, values):
-    made = build_figures(metrics, curves=curves, values=values)
-    names = [figure.name for figure in made]
+def test_what_is_made_from_everything(whole_figures):
+    names = [figure.name for figure in whole_figures]
     assert len(names) == len(set(names)) == 3 * 7 + 3 + 1 + 2 + 1
-    assert {figure.group for figure in made} == {
+    assert {figure.group for figure in whole_figures} == {
         "lambda-calibrated",
         "lambda-cumulative",
         "lambda-bands",

@@ -61,7 +61,7 @@ def test_explanation_says_when_false_matches_explain_it_all(metrics):
 
 def test_without_a_cut_the_strictest_band_is_quoted(metrics, without):
     bare = {**without(metrics, "calibrated"), "cut": None}
-    assert findings.main_cut(bare).name == "high"
+    assert findings.main_criterion(bare).name == "high"
     assert "strictest band: nL2 ≤ 1.35" in findings.explanation(bare)[0]
     assert "at least 1,000 samples" in text_of(bare, "No calibrated cut")
 
@@ -69,12 +69,12 @@ def test_without_a_cut_the_strictest_band_is_quoted(metrics, without):
 def test_strictest_band_of_a_cosine_is_the_highest(metrics, without):
     bands = {"cumulative": {"low": [0.4, None], "mid": [0.5, None], "high": [0.6, None]}, "bands": {}}
     cosine = {**without(metrics, "calibrated"), "cut": None, "similarity": {"name": "sscd", "bands": bands}}
-    assert findings.main_cut(cosine).edges == (0.6, None)
+    assert findings.main_criterion(cosine).edges == (0.6, None)
 
 
 def test_cuts_come_in_the_order_of_the_metrics(metrics):
     metrics["conditions"][0]["cumulative"] = dict(reversed(metrics["conditions"][0]["cumulative"].items()))
-    assert [(cut.kind, cut.name) for cut in findings.cuts(metrics)] == [
+    assert [(each.kind, each.name) for each in findings.criteria(metrics)] == [
         ("calibrated", "calibrated"),
         *[(kind, name) for kind in ("cumulative", "bands") for name in ("low", "mid", "high")],
     ]
@@ -96,13 +96,13 @@ def test_few_matches_are_named_with_their_counts(metrics):
 @pytest.mark.parametrize(("size", "uncertain"), [(3999, True), (4000, False), (None, False)])
 def test_small_synthetic_set_makes_the_cut_uncertain(metrics, size, uncertain):
     metrics["cut_n"] = size
-    assert ("The cut itself is uncertain" in titles(metrics)) is uncertain
+    assert ("The cut is uncertain" in titles(metrics)) is uncertain
 
 
 def test_uncertain_cut_gives_the_rates_that_it_may_have(metrics):
     metrics |= {"cut_n": 600, "cut_known": False, "false_match_rate_ci": [0.00004, 0.0061]}
-    text = text_of(metrics, "The cut itself is uncertain")
-    assert "600 samples set it, of which 1 may match; it takes 4,000 or more" in text
+    text = text_of(metrics, "The cut is uncertain")
+    assert "600 samples set it, of which 1 may match. A reliable cut takes 4,000 samples or more" in text
     assert "0.00–0.61% (95% interval)" in text
 
 

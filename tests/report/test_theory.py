@@ -1,4 +1,4 @@
-"""What the theory's text says of numbers that were computed on made-up latents."""
+"""The text of the theory study, for numbers computed on synthetic latents."""
 
 import copy
 from xml.etree import ElementTree
@@ -69,7 +69,7 @@ def test_terminal_lines_quote_the_least_divergence(found):
 def test_a_conditional_model_has_no_pointwise_memorization(found):
     text = theory_text(found | {"point_memorization": None, "condition": "unique"})
     assert "p_θ(x|y), each point with its image's class" in text
-    assert "M_point needs the density of all classes together" in text
+    assert "M_point needs the density over all classes" in text
 
 
 def test_singular_latents_are_said_to_have_no_derivative():

@@ -1,4 +1,4 @@
-"""What is said of the twins, whichever way they come out."""
+"""The text and the figure of the twins, for every outcome."""
 
 import pytest
 

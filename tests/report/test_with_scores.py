@@ -1,4 +1,4 @@
-"""The report takes the scores as `memorization` makes them, for samples of which the truth is known."""
+"""The report of computed scores, for samples among which copies were planted."""
 
 import json
 
@@ -76,13 +76,13 @@ def test_planted_copies_arrive_on_the_page(scored, outline):
     random, guided = (condition["calibrated"] for condition in metrics["conditions"])
     assert 20 <= random["ams_count"] < 40
     assert 90 <= guided["ams_count"] < 110
-    page = outline(render(metrics, {}, figures=build_figures(metrics, values=values)))
+    figures = build_figures(metrics, values=values)
+    page = outline(render(metrics, {}, figures=figures))
     assert page.faults == []
     assert f"{guided['ams_count']} of 400 samples" in page.text("span")
     for words in ("Chao2", "Sample coverage", "McNemar against Random", "d₁/d₂ < ⅓", "Lift", "Held-out false matches"):
         assert words in page.text("th")
-    titles = {figure.name for figure in build_figures(metrics, values=values)}
-    assert {"rarefaction", "best-td-5", "lambda-calibrated-calibrated-ums"} <= titles
+    assert {"rarefaction", "best-td-5", "lambda-calibrated-calibrated-ums"} <= {figure.name for figure in figures}
 
 
 def test_table_and_csv_take_them_too(scored):

@@ -30,7 +30,7 @@ class Fit:
     """Standard deviation of the residuals, with n − 2 degrees of freedom."""
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The line at x, and the limits of its 95 % confidence band at each x (of the mean, not of a new point)."""
+        """The line at x, and the limits of its 95 % confidence band at each x, for the mean and not for a new point."""
         line = self.intercept + self.slope * x
         error = self.residual * np.sqrt(1 / self.n + (x - self.mean) ** 2 / self.spread)
         half = float(stats.t.ppf(0.975, self.n - 2)) * error
@@ -49,14 +49,14 @@ def fit_line(x: np.ndarray, y: np.ndarray) -> Fit:
         x, y: float [n].
 
     Raises:
-        UserError: fewer than three different x, from which a line has no error.
+        UserError: fewer than three different x, so that the line has no standard error.
     """
     if len(np.unique(x)) < 3:
         raise UserError("sweep.classes: a line needs at least three numbers of classes; add some")
     found = stats.linregress(x, y)
     slope, intercept = float(found.slope), float(found.intercept)
     residual = float(np.sqrt(((y - intercept - slope * x) ** 2).sum() / (len(x) - 2)))
-    # A score that never changes has no correlation with anything.
+    # The correlation of a constant score is undefined.
     r = float(found.rvalue) if np.ptp(y) > 0 else 0.0
     mean = float(x.mean())
     return Fit(slope, intercept, r**2, r, len(x), mean, float(((x - mean) ** 2).sum()), residual)
@@ -72,16 +72,16 @@ def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recompute
     """Table 2 or Figure 7.
 
     Args:
-        name: table2 or fig7; they differ in the data that is handed on: the fits, or the points.
+        name: table2 or fig7. The rows of the first are the fits, those of the second the points.
         table: a row per C: `classes`, `kept`, `n`, `ams`, `ums`, `ums_equal`, `equal_n` (scores as fractions).
         about: `band`, `scale` (λ), `per_class`, `dataset` (the paper's name, None where it is none of its own).
     """
     fits = fits_of(table)
     theirs = {row["score"]: row for row in printed("table2")}
     lines = [
-        f"{about['band']} band, λ = {about['scale']:g}, {about['per_class']:,} images per class, so that N_G grows with C. "
-        "UMS at different N_G cannot be compared, whatever is the cause of its rise or fall; UMS at equal N_G "
-        f"({int(table[0]['equal_n']):,}, by rarefaction) is what can. Scores are fractions.",
+        f"{about['band']} band, λ = {about['scale']:g}, {about['per_class']:,} images per class, so N_G grows with C. UMS at "
+        "different N_G cannot be compared, whether it rises or falls; UMS at equal N_G "
+        f"({int(table[0]['equal_n']):,}, by rarefaction) can. Scores are fractions.",
     ]
     rows = []
     for score, label in SCORES.items():
@@ -99,20 +99,20 @@ def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recompute
                 "points": fit.n,
             }
         )
-        sign = "positive" if low > 0 else "negative" if high < 0 else "not told from zero"
+        sign = "positive" if low > 0 else "negative" if high < 0 else "not distinguishable from zero"
         line = (
             f"{label}: slope {1e5 * fit.slope:.2f} (95 % {1e5 * low:.2f} … {1e5 * high:.2f}) × 10⁻⁵ per class, {sign}; "
         )
         line += f"intercept {fit.intercept:.4f}, R² {fit.r2:.3f}, correlation {fit.correlation:.2f}."
         if paper:
-            agrees = "agrees" if low > 0 else "does not agree" if high < 0 else "cannot be told"
+            agrees = "is confirmed" if low > 0 else "is not confirmed" if high < 0 else "cannot be decided"
             line += (
                 f" Paper: {1e5 * paper['slope']:.1f}, {paper['intercept']:.3f}, {paper['r2']:.3f}, "
-                f"{paper['correlation']:.2f}; that it rises with C {agrees} here."
+                f"{paper['correlation']:.2f}. The paper's rise with C {agrees} here."
             )
         lines.append(line)
     if about["dataset"] != "CelebA-HQ-FI":
-        lines.append("Cannot be compared: slope and intercept themselves, which the paper gives for CelebA-HQ-FI.")
+        lines.append("Not comparable: slope and intercept, which the paper gives for CelebA-HQ-FI.")
     title = "AMS and UMS by the number of classes"
     drawing = draw.fitted(table, fits, SCORES, title)
     return Recomputed(name, title, rows if name == "table2" else list(table), drawing, paragraph(lines))

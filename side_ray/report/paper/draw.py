@@ -1,4 +1,4 @@
-"""The drawings of the recomputed tables and figures, as SVG that stands alone."""
+"""The drawings of the recomputed tables and figures, as SVG documents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ SCORES = ("ams", "ums")
 
 
 def by_band(table: Rows, bands: Sequence[str], title: str) -> str:
-    """Table 1: a dot per method and band, AMS on the left and UMS on the right, in %."""
+    """Table 1: one point per method and band in %, AMS on the left and UMS on the right."""
     with svg.panels(2) as axes:
         for panel, score in zip(axes, SCORES, strict=True):
             for method in dict.fromkeys(row["method"] for row in table):
@@ -37,7 +37,7 @@ def by_band(table: Rows, bands: Sequence[str], title: str) -> str:
 
 
 def tops(table: Rows, names: Sequence[str], title: str) -> str:
-    """Table 3: the mean of the best p % of the samples, over p."""
+    """Table 3: the mean similarity of the best p % of the samples, over p."""
     with svg.panels(1) as (panel,):
         shares = [float(name[4:]) for name in names]
         for row in table:
@@ -57,7 +57,7 @@ def tops(table: Rows, names: Sequence[str], title: str) -> str:
 
 
 def scores_by_scale(rows: Rows, bands: Sequence[str], title: str) -> str:
-    """Figure 4: AMS (left) and UMS (right) of each band over λ with 95 % intervals, the best λ marked."""
+    """Figure 4: AMS (left) and UMS (right) of each band over λ with 95 % intervals and the best λ marked."""
     ordered = sorted(rows, key=lambda row: row["lambda"])
     scales = [row["lambda"] for row in ordered]
     with svg.panels(2) as axes:
@@ -77,7 +77,7 @@ def scores_by_scale(rows: Rows, bands: Sequence[str], title: str) -> str:
 
 
 def fitted(table: Rows, fits: Mapping[str, Any], names: Mapping[str, str], title: str) -> str:
-    """Figure 7: a score over the number of classes with the fitted line and its 95 % band, a panel per score, in %."""
+    """Figure 7: a score over the number of classes in %, with the fitted line and its 95 % band, one panel per score."""
     with svg.panels(len(names)) as axes:
         for panel, (score, label) in zip(axes, names.items(), strict=True):
             classes = np.array([row["classes"] for row in table], float)
@@ -92,7 +92,7 @@ def fitted(table: Rows, fits: Mapping[str, Any], names: Mapping[str, str], title
 
 
 def growth(curves: Mapping[str, Any], title: str) -> str:
-    """Figure 5: measured unique images (dots) on the expectation of Eq. 150 and its simultaneous 95 % band."""
+    """Figure 5: measured unique images (dots), the expectation of Eq. 150 and its simultaneous 95 % band."""
     with svg.panels(1) as (panel,):
         for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
             panel.fill_between(curve.m, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)

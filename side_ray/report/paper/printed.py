@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, as they ship with this package (`data/`, each file with its source)."""
+"""The numbers printed in the paper, which ship with this package (`data/`, each file with its source)."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 DATASETS = {"celeba_hq": "CelebA-HQ-FI", "celeba": "CelebA-25000", "cifar10": "CIFAR-10"}
-"""`data.source` of a config → the paper's name of the data set."""
+"""For `data.source` of a config, the paper's name of the data set."""
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A table or figure of the paper from a run: its data, a drawing, and where it agrees with the paper."""
+    """A table or figure of the paper recomputed from a run: its data, a drawing, and a text that compares it with the paper."""
 
     name: str
     title: str
@@ -49,7 +49,7 @@ def scales_of_table4() -> Rows:
 
 
 def dataset_of(metrics: Mapping[str, Any]) -> str | None:
-    """The paper's name of the data set that a run was made on; None where it is none of the paper's."""
+    """The paper's name of the data set of a run; None if it is not one of the paper's."""
     config = (metrics.get("provenance") or {}).get("config") or {}
     return DATASETS.get((config.get("data") or {}).get("source", ""))
 
@@ -60,7 +60,7 @@ def where(rows: Rows, **wanted: Any) -> Rows:
 
 
 def paragraph(lines: Sequence[str]) -> str:
-    """The lines of a text file, one statement each."""
+    """The statements as a text, one per line."""
     return "\n".join(lines) + "\n"
 
 

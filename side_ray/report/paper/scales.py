@@ -1,4 +1,4 @@
-"""What the paper tells by guidance scale: Tables 1, 3 and 4, and Figure 4, from the conditions of one audit."""
+"""The paper's results by guidance scale, from the conditions of one audit: Tables 1, 3 and 4, and Figure 4."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,10 @@ from side_ray.report.paper import draw
 from side_ray.report.paper.printed import Recomputed, Rows, dataset_of, paragraph, printed, where
 
 AVERAGED = (5.0, 9.0)
-"""The paper's Table 1 is the mean over the integer λ in here, its Table 3 the maximum."""
+"""The range of λ over which the paper's Table 1 takes the mean, and its Table 3 the maximum."""
 TOPS = ("0.01", "0.05", "0.1", "0.5", "1", "5", "10")
 METHODS = ("random", "ti", "td")
-NOT_OURS = (
-    "Cannot be compared: the percentages themselves. {what} is none of the paper's data sets, its bands are its own."
-)
+NOT_OURS = "Not comparable: the percentages. {what} is not one of the paper's data sets and has its own bands."
 
 
 def rows_of(metrics: Mapping[str, Any]) -> Rows:
@@ -33,7 +31,7 @@ def rows_of(metrics: Mapping[str, Any]) -> Rows:
 
 
 def averaged(rows: Rows, method: str) -> Rows:
-    """The conditions of a method that the paper averages over: 5 ≤ λ ≤ 9, or all where there is none of these."""
+    """The conditions of a method with 5 ≤ λ ≤ 9, over which the paper averages; all of them if none is in that range."""
     mine = where(rows, method=method)
     return [row for row in mine if AVERAGED[0] <= row["lambda"] <= AVERAGED[1]] or mine
 
@@ -41,7 +39,8 @@ def averaged(rows: Rows, method: str) -> Rows:
 def table1_rows(rows: Rows, bands: Sequence[str]) -> Rows:
     """Table 1: AMS and UMS in % of each method in each band, the mean over its scales (`averaged`).
 
-    `…_low` and `…_high` enclose the 95 % intervals of all scales: these share their noise, so the mean has no narrower one.
+    `…_low` and `…_high` enclose the 95 % intervals of all scales. The scales share their noise, so the interval of the mean is
+    not assumed to be narrower.
     """
     table = []
     for band in bands:
@@ -73,7 +72,7 @@ def table3_rows(rows: Rows, larger_is_closer: bool) -> Rows:
 
 
 def best_scales(rows: Rows, bands: Sequence[str]) -> Rows:
-    """Figure 4's caption: for each band and score the λ with the highest value, the smallest of equals, Random included."""
+    """Figure 4's caption: for each band and score the λ (0 = Random) with the highest value, and the smallest among equals."""
     guided = [row for row in rows if row["method"] in ("random", "td")]
     found = []
     for band in bands:
@@ -124,7 +123,7 @@ def table3(metrics: Mapping[str, Any]) -> Recomputed:
             )
             lines.append(f"{wording.method_name(row['method'])}: {told}.")
     else:
-        lines.append("Cannot be compared: the values themselves, which are SSCD cosines of the paper's data sets.")
+        lines.append("Not comparable: the values, which in the paper are SSCD cosines on its own data sets.")
     title = "Table 3: mean similarity of the closest samples"
     return Recomputed("table3", title, table, draw.tops(table, names, title), paragraph(lines))
 
@@ -173,7 +172,7 @@ def figure4(metrics: Mapping[str, Any]) -> Recomputed:
         lines.append(
             f"The paper's best λ of 0 … 50, {row['band']} band: {row['ams']:g} for AMS, {row['ums']:g} for UMS."
         )
-    lines.append("For the mid band the paper's own Table 4 says 15 (AMS) and 9 (UMS) instead of 13.")
+    lines.append("For the mid band, the paper's own Table 4 gives 15 (AMS) and 9 (UMS) instead of 13.")
     largest = max(row["lambda"] for row in kept)
     turned = [f"{row['band']} {row['score'].upper()}" for row in best if 0 < row["lambda"] < largest]
     lines.append(
@@ -201,7 +200,7 @@ def _over(table: Rows) -> str:
 
 
 def _order(mine: Mapping[str, float], band: str, score: str, dataset: str | None) -> str:
-    """Whether the methods come in the paper's order."""
+    """Whether the order of the methods is the paper's."""
     wanted = (
         where(printed("table1"), dataset=dataset or "CelebA-HQ-FI", band=band) if band in ("low", "mid", "high") else []
     )
@@ -232,8 +231,8 @@ def _best_against_paper(best: Rows, random: Mapping[str, Any] | None) -> list[st
         base = random[f"{row['score']}_{row['band']}"] if random else 0
         gain = f", {row['value'] / base:.2f} × Random" if base else ""
         lines.append(
-            f"Best λ for {row['band']} {row['score'].upper()}: {row['lambda']:g} ({row['value']:.3f} %{gain}); chosen as the "
-            "largest of many, so that it overstates a little."
+            f"Best λ for {row['band']} {row['score'].upper()}: {row['lambda']:g} ({row['value']:.3f} %{gain}). It is the "
+            "largest of many values, so it is slightly overestimated."
         )
     return lines
 
@@ -241,8 +240,8 @@ def _best_against_paper(best: Rows, random: Mapping[str, Any] | None) -> list[st
 def _whether_comparable(metrics: Mapping[str, Any]) -> str:
     dataset = dataset_of(metrics)
     if dataset == "CelebA-HQ-FI":
-        return "The data set is the one of the paper's Table 4 and Figure 4."
-    return NOT_OURS.format(what=dataset or _source(metrics)) + " The paper gives these numbers for CelebA-HQ-FI alone."
+        return "The data set is that of the paper's Table 4 and Figure 4."
+    return NOT_OURS.format(what=dataset or _source(metrics)) + " The paper gives these numbers only for CelebA-HQ-FI."
 
 
 def _source(metrics: Mapping[str, Any]) -> str:

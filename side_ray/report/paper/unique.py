@@ -1,4 +1,4 @@
-"""Figure 5: the number of unique images that N_G samples give, measured and expected."""
+"""Figure 5: the measured and the expected number of unique images by N_G."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +24,8 @@ def figure5(curves: Mapping[str, Growth], metrics: Mapping[str, Any], cut: str) 
         )
     ]
     lines = [
-        f"Unique training images among the first N_G samples, {cut}, beside Eq. 150 with p_γ(i) from all samples, in its exact "
-        "finite-sample form, and the band that holds 95 % of all orders of the samples at every N_G at once."
+        f"Unique training images among the first N_G samples ({cut}); the expectation of Eq. 150 with p_γ(i) from all samples, "
+        "in its exact finite-sample form; and the band that holds 95 % of all orders of the samples at every N_G simultaneously."
     ]
     for name, curve in curves.items():
         last, half = curve.measured[-1], curve.measured[len(curve.m) // 2]
@@ -36,9 +36,9 @@ def figure5(curves: Mapping[str, Growth], metrics: Mapping[str, Any], cut: str) 
         )
         if half:
             lines.append(
-                f"{name}: twice the samples give {last / half:.2f} times the images, so that UMS falls as N_G grows: it must "
-                "be compared at equal N_G only, as the paper says."
+                f"{name}: twice the samples give {last / half:.2f} times the images, so UMS falls as N_G grows. Compare it only "
+                "at equal N_G, as the paper says."
             )
-    lines.append("Cannot be compared: the paper's Figure 5 prints no numbers.")
+    lines.append("Not comparable: the paper's Figure 5 prints no numbers.")
     title = f"Figure 5: unique images by N_G ({wording.similarity_name(metrics['similarity'])})"
     return Recomputed("fig5", title, rows, draw.growth(curves, title), paragraph(lines))

@@ -1,11 +1,7 @@
-"""The recomputed tables, fed with the paper's own numbers and with numbers whose outcome is known."""
+"""Tables 1, 3 and 4 and Figure 4, fed with the paper's own numbers and with numbers whose outcome is known."""
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from side_ray.errors import UserError
-from side_ray.report.paper.classes import classes_table, fit_line
 from side_ray.report.paper.printed import printed, scales_of_table4, where
 from side_ray.report.paper.scales import best_scales, figure4, rows_of, table1, table1_rows, table3, table3_rows, table4
 
@@ -32,14 +28,6 @@ def test_table_4_has_other_best_scales_than_figure_4_says():
     found = {row["score"]: row["lambda"] for row in best_scales(scales_of_table4(), ["mid"])}
     assert found == {"ams": 15, "ums": 9}
     assert where(printed("fig4"), band="mid") == [{"band": "mid", "ams": 13, "ums": 13}]
-
-
-def test_every_printed_table_is_whole():
-    assert len(printed("table1")) == 27
-    assert [row["lambda"] for row in printed("table4")] == list(range(51))
-    assert {row["score"]: row["correlation"] for row in printed("table2")} == {"ams": 0.80, "ums": 0.70}
-    for row in printed("table2"):
-        assert row["correlation"] ** 2 == pytest.approx(row["r2"], abs=0.01)
 
 
 def metrics_with(shares: dict[tuple[str, float], float], source: str = "celeba_hq", name: str = "sscd") -> dict:
@@ -83,7 +71,7 @@ def test_table_1_says_where_it_agrees():
 def test_table_1_says_where_it_does_not_agree_and_what_cannot_be_compared():
     found = table1(metrics_with({**SHARES, ("random", 0.0): 0.02}, source="digits"))
     assert "does not hold here" in found.text
-    assert "Cannot be compared: the percentages themselves. digits is none of the paper's data sets" in found.text
+    assert "Not comparable: the percentages. digits is not one of the paper's data sets" in found.text
     assert "inside the 95 % intervals" not in found.text
 
 
@@ -108,64 +96,3 @@ def test_table_4_and_figure_4_name_the_best_scale():
     assert "Here the best λ lies inside the grid for: low AMS, low UMS" in found.text
     assert {row["lambda"] for row in found.rows if row["best"]} == {9.0}
     assert len(rows_of(metrics)) == 6
-
-
-def test_the_line_and_its_band_are_those_of_the_textbook():
-    rng = np.random.default_rng(0)
-    x = np.linspace(10, 150, 9)
-    y = 0.1 + 7e-4 * x + rng.normal(0, 0.01, 9)
-    fit, reference = fit_line(x, y), stats.linregress(x, y)
-    assert (fit.slope, fit.intercept, fit.r2) == pytest.approx(
-        (reference.slope, reference.intercept, reference.rvalue**2)
-    )
-    half = stats.t.ppf(0.975, 7) * reference.stderr
-    assert fit.slope_interval() == pytest.approx((reference.slope - half, reference.slope + half))
-    line, low, _ = fit.at(np.array([0.0]))
-    assert (line - low)[0] == pytest.approx(stats.t.ppf(0.975, 7) * reference.intercept_stderr)
-
-
-def test_the_band_covers_the_true_line():
-    rng = np.random.default_rng(1)
-    x = np.linspace(10, 150, 7)
-    hits = 0
-    for _ in range(1000):
-        fit = fit_line(x, 0.1 + 7e-4 * x + rng.normal(0, 0.02, 7))
-        _, low, high = fit.at(np.array([60.0]))
-        hits += bool(low[0] <= 0.1 + 7e-4 * 60 <= high[0])
-    assert 930 <= hits <= 970
-
-
-def classes_rows(slope: float) -> list[dict]:
-    noise = np.random.default_rng(2).normal(0, 1e-3, 6)
-    return [
-        {
-            "classes": c,
-            "kept": c,
-            "n": 40 * c,
-            "ams": 0.1 + slope * c + e,
-            "ums": 0.05 + e,
-            "ums_equal": 0.05 - slope * c + e,
-            "equal_n": 400,
-        }
-        for c, e in zip((10, 20, 50, 80, 100, 150), noise, strict=True)
-    ]
-
-
-def test_table_2_tells_a_rise_from_a_fall_and_from_nothing():
-    about = {"band": "low", "scale": 5.0, "per_class": 40, "dataset": None}
-    found = classes_table("table2", classes_rows(1e-3), about)
-    assert [row["score"] for row in found.rows] == ["ams", "ums", "ums_equal"]
-    assert found.rows[0]["slope"] == pytest.approx(1e-3, rel=0.05)
-    text = found.text.splitlines()
-    assert "positive" in text[1]
-    assert "that it rises with C agrees here" in text[1]
-    assert "not told from zero" in text[2]
-    assert "cannot be told" in text[2]
-    assert "negative" in text[3]
-    assert "Cannot be compared" in text[4]
-    assert classes_table("fig7", classes_rows(1e-3), about).rows[0]["classes"] == 10
-
-
-def test_two_points_make_no_line():
-    with pytest.raises(UserError, match=r"sweep\.classes: a line needs at least three"):
-        fit_line(np.array([10.0, 20.0]), np.array([0.1, 0.2]))

@@ -1,11 +1,9 @@
-"""What the report says of the control, whichever way it came out."""
-
-import copy
+"""The control in the report, for every outcome."""
 
 import pytest
 
-from side_ray.report.control import control_verdict
 from side_ray.report.page import render
+from side_ray.report.sections.control import control_verdict
 from tests.report.conftest import band, make_config, make_metrics
 
 
@@ -37,7 +35,7 @@ def test_a_classifier_that_gives_copies_is_named():
 
 def test_too_few_samples_are_no_proof():
     metrics = with_control(("random", 0.0, 0, 0, 1.0), ("ti", 5.0, 1, 0, 1.0))
-    assert "too few samples to tell the two apart" in control_verdict(metrics)
+    assert "too few samples to distinguish the two" in control_verdict(metrics)
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -48,8 +46,7 @@ def test_the_page_has_a_section_where_there_is_a_control(guided):
     assert page.count('href="#control"') == 1
 
 
-def test_a_report_without_control_is_what_it_was():
-    metrics = make_metrics()
-    page = render(copy.deepcopy(metrics), make_config())
+def test_a_report_without_control_has_no_such_section():
+    page = render(make_metrics(), make_config())
     assert "control-title" not in page
     assert "Model or classifier" not in page

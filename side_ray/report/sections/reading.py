@@ -1,0 +1,21 @@
+"""What the numbers of the page mean."""
+
+from typing import Any
+
+from side_ray.report import findings, wording
+from side_ray.report.sections import PageData, PageSection
+from side_ray.report.sections.conditions import extra_columns
+
+
+class Reading(PageSection):
+    heading = "How to read the numbers"
+    contents = "How to read"
+
+    def values(self, data: PageData) -> dict[str, Any]:
+        rate = data.metrics.get("false_match_rate", findings.FALSE_MATCH_RATE)
+        return {
+            "false_match_rate": wording.one_in(rate),
+            "cut_source": findings.cut_source(data.metrics),
+            "similarity": data.metrics["similarity"],
+            **extra_columns(data.metrics),
+        }

@@ -1,0 +1,76 @@
+"""The headline, its key numbers, and the caveats."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from side_ray.report import findings, wording
+from side_ray.report.sections import PageData, PageSection
+
+
+class Result(PageSection):
+    heading = contents = "Result"
+
+    def values(self, data: PageData) -> dict[str, Any]:
+        return {
+            "headline": findings.headline(data.metrics),
+            "explanation": findings.explanation(data.metrics),
+            "facts": _facts(data.metrics),
+            "notes": findings.notes(data.metrics),
+        }
+
+
+def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The key numbers, each with its label and the lines of count and interval that support it."""
+    criterion = findings.main_criterion(metrics)
+    best = findings.headline_condition(metrics, criterion) if criterion else None
+    if criterion is None or best is None:
+        return []
+    band = criterion.of(best) or {}
+    facts = [_share_fact(f"Copies, {wording.condition_name(best)}", band, "ams", best["n"])]
+    baseline = findings.best_condition(metrics, "random", criterion)
+    if baseline is not None and baseline is not best:
+        facts.append(_share_fact("Copies, Random", criterion.of(baseline) or {}, "ams", baseline["n"]))
+        facts += _gain(best, baseline, criterion)
+    if band.get("ums_best_count") is not None:
+        size = metrics.get("train_size")
+        lines = (
+            [f"{wording.percent(band['ums_best_count'] / size)} of {wording.count(size)} training images"]
+            if size
+            else []
+        )
+        facts.append(
+            {"label": "Distinct images copied", "value": wording.count(band["ums_best_count"]), "lines": lines}
+        )
+    if band.get("holdout_ams") is not None:
+        facts.append(_share_fact("Matches with held-out images", band, "holdout", best["n"]))
+    if (richness := best.get("richness")) and criterion.kind == "calibrated":
+        low, high = richness["chao2"]["ci"]
+        lines = ["Chao2, a lower bound", f"95%: {wording.count(low)}–{wording.count(high)}"]
+        value = wording.count(richness["chao2"]["value"])
+        facts.append({"label": "Distinct images within reach, at least", "value": value, "lines": lines})
+    return facts
+
+
+def _share_fact(label: str, band: Mapping[str, Any], stem: str, n: int) -> dict[str, Any]:
+    lines = []
+    if band.get(f"{stem}_count") is not None:
+        lines.append(f"{wording.count(band[f'{stem}_count'])} of {wording.count(n)} samples")
+    if bounds := wording.interval(band.get(f"{stem}_ci")):
+        lines.append(f"95%: {bounds}")
+    if stem == "ams" and findings.few_matches(band):
+        lines.append("fewer than 5 matches: interval is wide")
+    return {"label": label, "value": wording.percent(band["ams" if stem == "ams" else f"{stem}_ams"]), "lines": lines}
+
+
+def _gain(
+    best: Mapping[str, Any], baseline: Mapping[str, Any], criterion: findings.Criterion
+) -> Iterator[dict[str, Any]]:
+    high, low = (criterion.of(best) or {})["ams"], (criterion.of(baseline) or {})["ams"]
+    if low <= 0:
+        return
+    test = best.get("mcnemar") or {}
+    paired = test.get("p_value") is not None and criterion.kind == "calibrated"
+    lines = ["ratio of the two shares", *([f"McNemar p {wording.p_value(test['p_value'])}"] if paired else [])]
+    if findings.few_matches(criterion.of(best) or {}) or findings.few_matches(criterion.of(baseline) or {}):
+        lines.append("rests on fewer than 5 matches")
+    yield {"label": f"{wording.method_name(best['method'])} over Random", "value": f"{high / low:.1f}×", "lines": lines}

@@ -1,0 +1,18 @@
+"""Training images that further samples would reveal: rarefaction curves and Chao2's lower bound."""
+
+from typing import Any
+
+from side_ray.report import findings
+from side_ray.report.sections import PageData, PageSection
+
+
+class Richness(PageSection):
+    heading = "How many more can be found"
+    contents = "How many more"
+
+    def values(self, data: PageData) -> dict[str, Any] | None:
+        figures = data.figures.get("richness")
+        rows = [each for each in data.metrics["conditions"] if each.get("richness")]
+        if not figures and not rows:
+            return None
+        return {"figures": figures, "rows": rows, "band": findings.richness_band(data.metrics)}
