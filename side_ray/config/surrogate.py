@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, Positive, Real, Section, later
+from side_ray.config.base import Count, Positive, Real, Section, omitted_by_default
 
 
 class SurrogateSection(Section):
@@ -13,16 +13,16 @@ class SurrogateSection(Section):
     """Clusters or random labels; a classifier has as many as the members' labels, whatever stands here."""
     synthetic: Count = 50_000
     """Images sampled from the DPM at λ = 0: they teach the student, make the clusters and set the calibrated cut."""
-    features: Literal["pixels", "teacher", "sscd", "clip"] = later("pixels")
+    features: Literal["pixels", "teacher", "sscd", "clip"] = omitted_by_default("pixels")
     """What clusters are made of: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image encoder's."""
-    encoder: str | None = later(None)
+    encoder: str | None = omitted_by_default(None)
     """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: TorchScript or ONNX."""
-    teacher: str | None = later(None)
+    teacher: str | None = omitted_by_default(None)
     """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
     torch saves it), used instead of training one on the members' labels."""
-    teacher_size: Count | None = later(None)
+    teacher_size: Count | None = omitted_by_default(None)
     """Side that images are resized to for that classifier; by default they stay as they are."""
-    teacher_input: Literal["imagenet", "symmetric"] = later("imagenet")
+    teacher_input: Literal["imagenet", "symmetric"] = omitted_by_default("imagenet")
     """How it wants its pixels: with ImageNet's mean and deviation, or from -1 to 1."""
     cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
     """Least mean cosine similarity of a cluster to its centroid (centred features); looser clusters are dropped."""

@@ -16,8 +16,8 @@ from side_ray.runs.scores import Split
 from side_ray.search.index import Index
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
-from side_ray.similarity.registry import similarity_of
 
 # Features of one index; a larger training set is split.
 PART_BYTES = 2 * 2**30
@@ -92,7 +92,7 @@ def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
 def start_servers(config: Config, artifacts: Artifacts, sizes: dict[Split, int]) -> list[Any]:
     """Actors that hold the training features in parts; none where every scorer holds them all."""
     height, width, channels = artifacts.prepare.info()["shape"]
-    dimension = 512 if config.score.similarity == "sscd" else height * width * channels
+    dimension = SIMILARITIES[config.score.similarity].dimension((height, width, channels))
     parts = min(parts_of(config.score, sizes["member"], dimension), sizes["member"])
     if parts == 1:
         return []

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from side_ray.config import Config, ScoreSection
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.shards import ShardSet
+from side_ray.similarity import SIMILARITIES
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.hits import hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join
@@ -35,7 +36,9 @@ def find_cut(config: Config, artifacts: Artifacts) -> Cut | None:
 def read_cut(config: Config, artifacts: Artifacts) -> Cut:
     """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
-    return calibrated_cut(best, config.score.false_match_rate, larger_is_closer=config.score.similarity == "sscd")
+    return calibrated_cut(
+        best, config.score.false_match_rate, larger_is_closer=SIMILARITIES[config.score.similarity].larger_is_closer
+    )
 
 
 def read_scores(config: Config, scores: ShardSet, count: int) -> ConditionScores:
@@ -49,7 +52,7 @@ def read_shard(score: ScoreSection, scores: ShardSet, index: int) -> ConditionSc
     best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
     holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
     second = None
-    if score.similarity == "nl2":
+    if SIMILARITIES[score.similarity].pixel_distances:
         second = pc.list_element(table.column("neighbor_values"), 1).to_numpy()
     with scores.store.open_input(hits_key(scores, index)) as source:
         columns = pq.read_table(source).to_pydict()

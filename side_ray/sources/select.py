@@ -146,18 +146,20 @@ def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None
         needed = data.members + 2 * data.holdout
         if needed > total:
             raise UserError(
-                f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
-                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout"
+                f"{data.members} members and twice {data.holdout} unseen images are {needed}, "
+                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout",
+                "data.members",
             )
         return
     if data.members > total:
         raise UserError(
-            f"data.members: {data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members"
+            f"{data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members",
+            "data.members",
         )
     if 2 * data.holdout > apart:
         raise UserError(
-            f"data.holdout: twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; "
-            "lower data.holdout"
+            f"twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; lower data.holdout",
+            "data.holdout",
         )
 
 

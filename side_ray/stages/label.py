@@ -123,7 +123,7 @@ def _encoder(config: Config, artifacts: Artifacts) -> Encoder:
     if kind == "teacher":
         return _teacher(config, artifacts).features
     ((key, path),) = config.label_weights.items()
-    return open_encoder(kind, key, path, config.score.preprocessing, _device())
+    return open_encoder(kind, key, path, config.score.option("preprocessing"), _device())
 
 
 def _teacher(config: Config, artifacts: Artifacts) -> Teacher:

@@ -25,7 +25,7 @@ from side_ray.runs.scores import Split, find_cut, hits_key, sizes_of
 from side_ray.runs.shards import DamagedShard, ShardSet
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors, merge
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import similarity_of
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 
@@ -112,7 +112,7 @@ class Scorer(ShardActor):
         limit = similarity.complete_below(nearest, size)
         if limit is not None and not levels.reaches_beyond(limit):
             return nearest, values, count_neighbors(nearest, values, levels)
-        counts = self._ask("count", split, queries, levels, similarity.unit(nearest))
+        counts = self._ask("count", split, queries, levels, similarity.denominator(nearest))
         return nearest, values, Counts.merge(counts)
 
     def _ask(self, method: str, split: Split, queries: np.ndarray, *arguments: Any) -> list[Any]:

@@ -154,7 +154,7 @@ class ZipFiles:
                     self._opened = zipfile.ZipFile(self.outer.open(self.archive))
                 except (zipfile.BadZipFile, OSError, EOFError) as error:
                     raise UserError(
-                        f"data.path: {self.archive} in {self.uri} is not a whole zip archive ({error}); get it again"
+                        f"{self.archive} in {self.uri} is not a whole zip archive ({error}); get it again", "data.path"
                     ) from None
             return self._opened
 
@@ -162,7 +162,7 @@ class ZipFiles:
         entries = [entry for entry in self._zip().infolist() if not entry.is_dir()]
         twice = next((name for name, count in Counter(e.filename for e in entries).items() if count > 1), None)
         if twice is not None:
-            raise UserError(f"data.path: {self.archive} in {self.uri} holds {twice} twice; pack each file once")
+            raise UserError(f"{self.archive} in {self.uri} holds {twice} twice; pack each file once", "data.path")
         return Listing.of((entry.filename, entry.file_size) for entry in entries)
 
     def read(self, name: str) -> bytes:
@@ -189,27 +189,20 @@ def open_files(path: str, key: str, endpoint: str | None = None, region: str | N
         RunError: the storage cannot be reached.
     """
     if "://" in path and not path.startswith("s3://"):
-        raise UserError(f"{key}: cannot read from {path}; give a local path or s3://bucket/prefix")
+        raise UserError(f"cannot read from {path}; give a local path or s3://bucket/prefix", key)
     if path.startswith("s3://"):
         parent, _, name = path.rstrip("/").rpartition("/")
         if name.lower().endswith((*ARCHIVES, ".txt")) and parent != "s3:/":
-            files = Files(_store(parent, key, endpoint, region), path, name)
+            files = Files(open_store(parent, key=key, endpoint=endpoint, region=region), path, name)
             if files.store.exists(name):
                 return files
-        files = Files(_store(path, key, endpoint, region), path)
+        files = Files(open_store(path, key=key, endpoint=endpoint, region=region), path)
         if next(files.store.list(), None) is None:
-            raise UserError(f"{key}: nothing lies at {path}; check the path and storage.endpoint")
+            raise UserError(f"nothing lies at {path}; check the path and storage.endpoint", key)
         return files
     local = Path(path).expanduser().absolute()
     if local.is_dir():
         return Files(open_store(str(local)), path)
     if local.is_file():
         return Files(open_store(str(local.parent)), path, local.name)
-    raise NotThere(f"{key}: there is no file or directory {path}; check the path")
-
-
-def _store(uri: str, key: str, endpoint: str | None, region: str | None) -> Store:
-    try:
-        return open_store(uri, endpoint=endpoint, region=region)
-    except UserError as error:
-        raise UserError(str(error).replace("run.uri", key + ":")) from None
+    raise NotThere(f"there is no file or directory {path}; check the path", key)

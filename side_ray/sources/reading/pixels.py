@@ -35,6 +35,11 @@ class Transform:
     size: int | None = None
     grayscale: bool = False
 
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return 1 if self.grayscale else 3
+
     def __call__(self, content: bytes | np.ndarray) -> np.ndarray:
         """Pixels uint8 [H, W, C], C of 1 or 3.
 
