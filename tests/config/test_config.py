@@ -65,12 +65,18 @@ BAD = {
     "no members": ({"data.members": 0}, "data.members: "),
     "unknown source": ({"data.source": "mnist"}, "data.source: "),
     "reversed band": ({"score.bands": {"low": [0.8, 0.6]}}, "score.bands: low is [0.8, 0.6]; write [from, to]"),
-    "unknown preset": ({"score.bands": "strict"}, "score.bands: "),
+    "unknown preset": ({"score.bands": "strict"}, "score.bands: preset strict is unknown; use cumulative"),
     "band of three": ({"score.bands": {"low": [0.1, 0.2, 0.3]}}, "score.bands.low: "),
     "preset of the other similarity": (
         {"score.bands": "sscd"},
-        "score.bands: preset sscd is for score.similarity sscd",
+        "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper, or bands of your own",
     ),
+    "unknown similarity": (
+        {"score.similarity": "cosine"},
+        "score.similarity: 'cosine' is unknown; use one of nl2, sscd",
+    ),
+    "unknown key of scores": ({"score.neighbours": 60}, "score.neighbours: unknown key; did you mean neighbors?"),
+    "unknown preprocessing": ({"score.preprocessing": "resize1"}, "score.preprocessing: input should be 'resize288'"),
     "sscd without weights": ({"score.similarity": "sscd"}, "score.checkpoint: similarity sscd needs the path"),
     "too few neighbours": ({"score.neighbors": 10}, "score.neighbors: "),
     "false-match rate": ({"score.false_match_rate": 0}, "score.false_match_rate: "),
@@ -248,6 +254,16 @@ def test_command_line_exits_with_2_and_no_traceback(overrides, message, tmp_path
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run" / "prepare").exists()
+
+
+def test_reading_a_config_loads_neither_torch_nor_ray():
+    code = (
+        "import sys; from side_ray.config.file import load_config\n"
+        f"load_config({str(DIGITS)!r})\n"
+        "print([name for name in ('torch', 'ray', 'diffusers', 'faiss', 'sklearn') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
 
 
 def test_missing_file_names_itself():

@@ -99,7 +99,12 @@ def relabel(path):
     ("kind", "name", "harm", "message"),
     [
         ("python", "data_batch_3", remove, "lacks CIFAR-10's data_batch_3; give cifar-10-python.tar.gz"),
-        ("python", "data_batch_3", shorten, "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or no pickle"),
+        (
+            "python",
+            "data_batch_3",
+            shorten,
+            "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or no pickle",
+        ),
         ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is cut short"),
         ("binary", "test_batch.bin", relabel, "has the label 10, not 0 … 9"),
     ],
