@@ -46,7 +46,7 @@ class LabelList:
         unknown = [name for name in chosen if name not in names]
         if unknown:
             raise UserError(
-                f"{unknown[0]} is none of the {len(names)} in the second line of {self.where}; known: "
+                f"{unknown[0]} is not among the {len(names)} in the second line of {self.where}; known: "
                 f"{', '.join(names[:6])} …",
                 "data.attributes",
             )
@@ -70,7 +70,7 @@ class LabelList:
                 )
             if words[0] in found:
                 raise UserError(
-                    f"{self.where} names {words[0]} twice (line {number}); mend the file", "data.labels_file"
+                    f"{self.where} names {words[0]} twice (line {number}); correct the file", "data.labels_file"
                 )
             found[words[0]] = label(words)
         if not found:
@@ -84,7 +84,9 @@ def _read_list(files: Files) -> LabelList:
     try:
         return LabelList(files.store.read(files.only).decode(), files.uri)
     except UnicodeDecodeError:
-        raise UserError(f"{files.uri} is no text file; give the list as it was published", "data.labels_file") from None
+        raise UserError(
+            f"{files.uri} is not a text file; give the list as it was published", "data.labels_file"
+        ) from None
 
 
 class CelebaOptions(Section):

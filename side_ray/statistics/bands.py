@@ -19,14 +19,14 @@ from side_ray.similarity import SIMILARITIES
 from side_ray.similarity.base import Similarity
 
 CALIBRATED = "calibrated"
-"""The name that hits and metrics use for the calibrated cut."""
+"""The name of the calibrated cut in hits and metrics."""
 
 KEY = "score.bands"
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Adjoining closed intervals of one similarity, loosest first; an edge that two share belongs to the stricter band."""
+    """Adjoining closed intervals of one similarity, loosest first; an edge that two bands share belongs to the stricter one."""
 
     bands: dict[str, tuple[Edge, Edge]]
     larger_is_closer: bool
@@ -82,11 +82,11 @@ class Bands:
         return {"bands": {name: list(edges) for name, edges in self.bands.items()}, "cumulative": cumulative}
 
     def within(self, name: str) -> list[str]:
-        """The bands that the cumulative band `name` is made of: itself and the stricter ones."""
+        """The bands that form the cumulative band `name`: itself and all stricter ones."""
         return self.names[self.names.index(name) :]
 
     def levels(self, cut: float | None = None) -> Levels:
-        """The bands, and the calibrated cut where given, as levels that do not overlap."""
+        """The bands, and the calibrated cut if given, as levels that do not overlap."""
         intervals = {name: _closeness_interval(edges, self.larger_is_closer) for name, edges in self.bands.items()}
         starts = {start: [name] for name, (start, _) in intervals.items()}
         top = np.nextafter(intervals[self.names[-1]][1], np.float32(np.inf))
@@ -106,7 +106,7 @@ class Bands:
 
 def _interval(name: str, edges: Sequence[Edge]) -> tuple[Edge, Edge]:
     if name == CALIBRATED:
-        raise UserError(f"the name {CALIBRATED!r} is taken by the calibrated cut; choose another", KEY)
+        raise UserError(f"the name {CALIBRATED!r} is reserved for the calibrated cut; choose another", KEY)
     low, high = edges
     if low is None and high is None:
         raise UserError("both ends are open; close at least one", f"{KEY}.{name}")

@@ -167,7 +167,7 @@ def test_bad_config_is_one_line_with_key_and_remedy(changes, message, tmp_path):
         "not YAML": ("run: [", "not valid YAML"),
         "a list": ("- run\n", "holds no sections"),
         "empty": ("", "holds no sections"),
-        "a key twice": ("run: {uri: a, uri: b}\n", "'uri' stands twice"),
+        "a key twice": ("run: {uri: a, uri: b}\n", "'uri' is given twice"),
         "not text": (b"\xff\xfe\x00", "cannot be read as text"),
         "missing section": ("run: {uri: x}\n", "data: is missing; add it"),
     }.values(),

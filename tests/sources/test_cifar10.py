@@ -103,7 +103,7 @@ def relabel(path):
             "python",
             "data_batch_3",
             shorten,
-            "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or no pickle",
+            "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or not a pickle",
         ),
         ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is cut short"),
         ("binary", "test_batch.bin", relabel, "has the label 10, not 0 … 9"),

@@ -118,7 +118,7 @@ def test_bands_partition_what_they_cover(
         ({"low": [1.4, 1.5], "high": [None, 1.45]}, "overlap"),
         ({"low": [1.5, 1.4]}, "holds nothing"),
         ({"low": [None, None]}, "both ends"),
-        ({CALIBRATED: [None, 1.4]}, "taken"),
+        ({CALIBRATED: [None, 1.4]}, "reserved"),
     ],
 )
 def test_bad_bands_are_named_in_one_line(spec: object, words: str) -> None:
