@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from side_ray.errors import UserError
@@ -77,6 +77,7 @@ def test_edges_are_float32_like_the_stored_values() -> None:
 edges = st.lists(st.floats(0.015625, 4, width=32), min_size=3, max_size=6, unique=True).map(sorted)
 
 
+@settings(max_examples=30)
 @given(
     edges,
     st.lists(st.floats(0, 5, width=32), min_size=1, max_size=40),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from side_ray.search.neighbors import Counts
@@ -45,6 +45,7 @@ def setup(seed: int, preset: str) -> tuple[np.ndarray, np.ndarray, Bands, Any, d
     return values, holdout, bands, cut, metrics
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["cumulative", "paper"]))
 def test_every_number_equals_counting_by_hand(seed: int, preset: str) -> None:
     values, holdout, bands, cut, metrics = setup(seed, preset)
@@ -77,6 +78,7 @@ def test_every_number_equals_counting_by_hand(seed: int, preset: str) -> None:
     assert calibrated["holdout_count"] == (holdout.min(axis=1) <= np.float32(cut.value)).sum()
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["cumulative", "paper"]))
 def test_banded_ams_partitions_and_ums_is_a_union(seed: int, preset: str) -> None:
     _, _, bands, _, metrics = setup(seed, preset)
@@ -92,6 +94,7 @@ def test_banded_ams_partitions_and_ums_is_a_union(seed: int, preset: str) -> Non
         )
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_the_order_of_samples_does_not_matter(seed: int, data: st.DataObject) -> None:
     values, holdout, bands, cut, metrics = setup(seed, "cumulative")
