@@ -1,7 +1,7 @@
 """Building blocks of the config: types for bounded numbers, the section, and the section that registered items extend."""
 
 import difflib
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -127,9 +127,7 @@ class OpenSection(Section):
         fields = self._item_fields()
         known = [*type(self).model_fields, *fields]
         for name in sorted(set(given) - set(fields)):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            raise ValueError(f"{self.registries[0].partition('.')[0]}.{name}: unknown key; {hint}")
+            raise ValueError(f"{self.registries[0].partition('.')[0]}.{name}: unknown key; {similar(name, known)}")
         self._check_items(fields)
         return self
 
@@ -171,15 +169,45 @@ def default_of(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True)
 
 
-def _validated(section: str, options: type[Any], given: dict[str, Any]) -> Any:
+def _validated(section: str, options: type[BaseModel], given: dict[str, Any]) -> Any:
     try:
         return options.model_validate(given)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join([section, *(str(part) for part in fault["loc"])])
+        raise ValueError(explained(error, options, section)[0]) from None
+
+
+def explained(error: ValidationError, model: type[BaseModel], section: str = "") -> list[str]:
+    """One line per fault in the values of a model: the key, what is wrong, and what to do.
+
+    Args:
+        section: the section that the model's keys belong to; "" for the whole config.
+    """
+    lines = []
+    for fault in error.errors(include_url=False):
+        # Positions inside a union include the name of the type that was tried, which is not a key of the file.
+        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        key = ".".join(str(part) for part in ([section] if section else []) + location)
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; check the name"
+            message = f"unknown key; {_suggestion(model, location)}"
+        elif fault["type"] == "missing":
+            message = "is missing; add it"
         elif fault["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
-        raise ValueError(message if message.startswith(f"{section}.") else f"{where}: {message}") from None
+        complete = fault["type"] == "value_error" and message.startswith(f"{key}.")
+        lines.append(message if complete or not key else f"{key}: {message}")
+    return list(dict.fromkeys(lines))
+
+
+def _suggestion(model: Any, location: list[Any]) -> str:
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        candidates = [annotation, *get_args(annotation)]
+        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    return similar(str(location[-1]), list(getattr(model, "model_fields", {})))
+
+
+def similar(name: str, known: list[str]) -> str:
+    """What an unknown key may have been meant to be."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"

@@ -1,15 +1,15 @@
 """Reads a config: the YAML file and the overrides of the command line. Every error is one line that names the key."""
 
-import difflib
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from side_ray.config import Config
+from side_ray.config.base import explained
 from side_ray.errors import UserError
 
 
@@ -68,7 +68,7 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+        raise UserError("\n".join(f"{where}: {line}" for line in explained(error, Config))) from None
     if (
         "://" not in config.run.uri
         and not Path(config.run.uri).is_absolute()
@@ -119,35 +119,3 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise UserError(f"override {override!r}: {key} is not a section; check the name")
         target = inner
     target[keys[-1]] = value
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for fault in error.errors(include_url=False):
-        # Positions inside a union include the name of the type that was tried, which is not a key of the file.
-        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
-        key = ".".join(str(part) for part in location)
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key; {_suggest(location)}"
-        elif fault["type"] == "missing":
-            message = "is missing; add it"
-        elif fault["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
-        lines.append(
-            message
-            if not key or (fault["type"] == "value_error" and message.startswith(key + "."))
-            else f"{key}: {message}"
-        )
-    return list(dict.fromkeys(lines))
-
-
-def _suggest(location: list[Any]) -> str:
-    model: Any = Config
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        candidates = [annotation, *get_args(annotation)]
-        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
-    names = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"

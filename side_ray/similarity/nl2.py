@@ -71,8 +71,3 @@ class Nl2(Similarity):
         if k >= train_size:
             return np.inf
         return 1 / self.alpha if k >= self.neighbors else None
-
-
-def nl2_values(distances: np.ndarray, alpha: float = 0.5, n: int = 50) -> np.ndarray:
-    """Normalized L2 of sorted distances float64 [Q, k ≥ min(n, training set)] → float32 [Q, k]; see `Nl2`."""
-    return Nl2(alpha, n).values(Neighbors(np.zeros(distances.shape, np.int64), distances))

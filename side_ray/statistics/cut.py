@@ -1,9 +1,8 @@
 """The calibrated cut: the value that one generated image in a thousand reaches against images that the model never saw."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -27,9 +26,6 @@ class Cut:
     rate_ci: tuple[float, float]
     """95 % interval of the true false-match rate at this cut: at the `rank`-th of n order statistics it has a beta
     distribution."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"rate_ci": list(self.rate_ci)}
 
 
 def calibrated_cut(best: np.ndarray, false_match_rate: float = 0.001, *, larger_is_closer: bool) -> Cut:

@@ -10,8 +10,13 @@ from side_ray.config.base import Count, OpenSection, Section, omitted_by_default
 from side_ray.registry import REGISTRIES, Registry
 
 
+class Edge(Section):
+    width: Count = 1
+
+
 class Round:
     class Options(Section):
+        edge: Edge = Edge()
         radius: Count = 1
         unit: str = "cm"
 
@@ -59,8 +64,16 @@ def test_keys_of_all_items_are_there_and_typed():
 
 
 def test_dumps_have_the_same_keys_and_leave_out_what_is_omitted_by_default():
-    assert Toy().model_dump(mode="json") == {"shape": "round", "most": 5, "radius": 1, "unit": "cm"}
-    assert Toy(shape="square", side=2).model_dump(mode="json").keys() == {"shape", "most", "radius", "unit", "side"}
+    assert Toy().model_dump(mode="json") == {
+        "shape": "round",
+        "most": 5,
+        "edge": {"width": 1},
+        "radius": 1,
+        "unit": "cm",
+    }
+    assert Toy(shape="square", side=2).model_dump(mode="json").keys() == {
+        *("shape", "most", "edge", "radius", "unit", "side")
+    }
     assert Toy(shape="square").model_dump(include={"shape", "side", "unit"}) == {"shape": "square", "unit": "cm"}
 
 
@@ -72,6 +85,7 @@ def test_dumps_have_the_same_keys_and_leave_out_what_is_omitted_by_default():
         ({"shape": "dot", "unit": "mm"}, "toy.unit: is for toy.shape round and square, not dot; drop it"),
         ({"shape": "square", "side": 0}, "toy.side: input should be greater than or equal to 1, not 0"),
         ({"shape": "square", "side": 6}, "toy.side: too large"),
+        ({"edge": {"widht": 2}}, "toy.edge.widht: unknown key; did you mean width?"),
         ({"radus": 2}, "toy.radus: unknown key; did you mean radius?"),
     ],
 )
