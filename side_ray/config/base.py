@@ -23,7 +23,7 @@ Options = TypeVar("Options", bound=BaseModel)
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true/false")
+        raise ValueError("must be a number, not true/false")
     return value
 
 

@@ -29,7 +29,7 @@ class DataSection(OpenSection):
     """Images that the DPM is trained on."""
     holdout: Whole
     """Size of each of the two sets that nothing is trained on: `calibration` sets the cut, `holdout` checks it. 0, neither
-    cut nor control, is only for samples that are given."""
+    cut nor control, is only for given samples."""
     skip: Whole = omitted_by_default(0)
     """Images of the drawn order that are skipped before the members: those of the audit's sets, for the control."""
     crop: Count | None = None

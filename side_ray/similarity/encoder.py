@@ -20,23 +20,24 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 LONGEST = 32
-"""Sides' ratio above which an image resized by its short side would fill the memory."""
+"""Largest ratio of an image's sides, for policies that resize by the short side: the result of a larger one might not fit in
+memory."""
 BATCH_PIXELS = 2**25
-"""Pixels that are resized at a time, or one image."""
+"""Most pixels that are resized at a time; a larger image is resized by itself."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How images become the network's input: resized with antialiasing and rounded to 8 bits, as Pillow does it."""
+    """How images become the network's input: resized with antialiasing and rounded to 8 bits, as Pillow does."""
 
     short: int | None
-    """Short side after resizing, the aspect kept; None resizes to `square`."""
+    """Short side after resizing with the aspect ratio kept; None resizes to `square`."""
     square: int | None
     """Side after resizing (`short` None) or of the centre crop."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation of each channel, of values in [0, 1]."""
     mode: str = "bilinear"
-    """How torch interpolates."""
+    """torch's interpolation mode."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing, before any crop."""
@@ -49,9 +50,9 @@ class Policy:
 
 POLICIES = {
     "resize288": Policy(288, None, IMAGENET),  # SSCD's own recommendation
-    "resize320": Policy(None, 320, IMAGENET),  # SSCD's, where inputs must be of one size
-    "center224": Policy(256, 224, HALF),  # the diffusion replication studies'
-    "clip224": Policy(224, 224, CLIP, "bicubic"),  # for CLIP image encoders, which this class opens too
+    "resize320": Policy(None, 320, IMAGENET),  # SSCD's, for inputs of one size
+    "center224": Policy(256, 224, HALF),  # of the diffusion replication studies
+    "clip224": Policy(224, 224, CLIP, "bicubic"),  # of CLIP image encoders
 }
 
 
@@ -77,7 +78,7 @@ class ImageEncoder:
             raise UserError(f"{policy!r} is unknown; use one of {', '.join(POLICIES)}", "score.preprocessing")
         path = Path(checkpoint)
         if not path.is_file():
-            raise NotThere(f"{path} is no file; give the path of weights in TorchScript or ONNX", key)
+            raise NotThere(f"{path} is not a file; give the path of weights in TorchScript or ONNX", key)
         self.key = key
         self.policy_name, self.policy = policy, POLICIES[policy]
         self.device, self.batch_size = device, batch_size
@@ -116,14 +117,14 @@ class ImageEncoder:
         return np.empty((0, 1), np.float32) if features is None else features
 
     def _batches(self, images: Images) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Rows and preprocessed float32 [B, 3, H, W] in 0 … 255, images of one size together."""
+        """Batches of images of one size: their rows, and their pixels after `preprocess`."""
         sizes: dict[tuple[int, ...], list[int]] = {}
         for row, image in enumerate(images):
             sizes.setdefault(image.shape, []).append(row)
         for (height, width, channels), rows in sizes.items():
             if channels not in (1, 2, 3, 4) or min(height, width) < 1:
                 raise UserError(
-                    f"image {rows[0]}: {height}×{width} with {channels} channels is no gray, RGB or RGBA image"
+                    f"image {rows[0]}: {height}×{width} with {channels} channels is not a gray, RGB or RGBA image"
                 )
             if self.policy.short is not None and max(height, width) > LONGEST * min(height, width):
                 raise UserError(
@@ -132,9 +133,10 @@ class ImageEncoder:
             step = max(1, min(self.batch_size, BATCH_PIXELS // (height * width)))
             for start in range(0, len(rows), step):
                 chosen = rows[start : start + step]
-                yield chosen, self._preprocess(np.stack([images[row] for row in chosen]))
+                yield chosen, self.preprocess(np.stack([images[row] for row in chosen]))
 
-    def _preprocess(self, images: np.ndarray) -> torch.Tensor:
+    def preprocess(self, images: np.ndarray) -> torch.Tensor:
+        """uint8 [B, H, W, C] → float32 [B, 3, h, w], integers 0 … 255, resized and cropped by the policy."""
         color = images[..., :1].repeat(3, axis=3) if images.shape[3] <= 2 else images[..., :3]
         pixels = torch.from_numpy(np.ascontiguousarray(color)).to(self.device).permute(0, 3, 1, 2).float()
         size = self.policy.size(*pixels.shape[2:])

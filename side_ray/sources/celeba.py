@@ -143,7 +143,7 @@ class CelebaSource(FolderSource):
         files = place.files()
         if cls.archive and files.only is None and files.store.exists(cls.archive):
             files = Files(files.store, files.uri, cls.archive)
-        # The unseen images at another path than the members are taken as they are.
+        # Unseen images at another path than the members are all used, whatever the list says.
         listed = place.role != "unseen" or place.same_path
         attributes = getattr(options, "attributes", ())
         labels_file = cls._find_list(place, options.labels_file, attributes) if listed else None

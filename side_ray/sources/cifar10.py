@@ -124,7 +124,7 @@ class CifarSource(Source):
     def _binary(self, name: str, data: bytes) -> tuple[np.ndarray, list[int]]:
         if not data or len(data) % (1 + PIXELS):
             raise UserError(
-                f"{name} in {self.uri} has {len(data):,} bytes, not a multiple of {1 + PIXELS}: it is cut short "
+                f"{name} in {self.uri} has {len(data):,} bytes, not a multiple of {1 + PIXELS}: it is truncated "
                 "or not CIFAR-10's; get it again",
                 "data.path",
             )

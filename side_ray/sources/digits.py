@@ -21,7 +21,7 @@ def load_digits() -> ImageSet:
 
 
 class DigitsSource(Source):
-    """All digits as one unit. They come with a package, so there is no path, and they are used unchanged."""
+    """All digits as one unit. They have no path, and they are used unchanged."""
 
     needs_path = False
     converts = False

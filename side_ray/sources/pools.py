@@ -19,7 +19,7 @@ class Description:
     """What is known of a data set without reading all of it.
 
     Attributes:
-        counts: images in each pool; None where only reading tells.
+        counts: images in each pool; None where only reading all images can tell.
         shape: (H, W, C) of the first readable image, as the run will hold it.
         labelled: whether the members have labels.
     """

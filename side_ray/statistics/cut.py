@@ -42,7 +42,7 @@ def calibrated_cut(best: np.ndarray, false_match_rate: float = 0.001, *, larger_
     if best.size == 0 or np.isnan(best).any():
         raise ValueError("the cut needs at least one value, and no NaN")
     if not 0 < false_match_rate < 1:
-        raise ValueError(f"false_match_rate must lie in (0, 1), not {false_match_rate}")
+        raise ValueError(f"false_match_rate must be in (0, 1), not {false_match_rate}")
     n = int(best.size)
     # The rate as the decimal that was written: in binary, 10,000 · 0.0003 is slightly below 3.
     wanted = math.floor(n * Fraction(repr(float(false_match_rate))))

@@ -23,7 +23,7 @@ BAD = {
     ),
     "word for a number": ({"dpm.steps": "many"}, "dpm.steps: "),
     "true for a number": ({"extract.samples": True}, "extract.samples: "),
-    "true for a real number": ({"dpm.lr": True}, "dpm.lr: a number is wanted"),
+    "true for a real number": ({"dpm.lr": True}, "dpm.lr: must be a number"),
     "fraction for a count": ({"extract.samples": 10.5}, "extract.samples: "),
     "negative λ": ({"extract.lambdas": [0, -1]}, "extract.lambdas.1: input should be greater than or equal to 0"),
     "λ not a number": ({"extract.lambdas": [0, float("nan")]}, "extract.lambdas.1: "),
@@ -243,7 +243,7 @@ def test_several_faults_are_told_at_once(tmp_path):
             ["cluster.train_workers=[1, 40]", "dpm.grad_accumulation=2"],
             "dpm.batch_size: 64 images do not suffice for 40",
         ),
-        (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is no file"),
+        (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is not a file"),
     ],
 )
 def test_command_line_exits_with_2_and_no_traceback(overrides, message, tmp_path):

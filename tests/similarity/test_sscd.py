@@ -47,7 +47,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_policies_resize_as_pillow_does(checkpoint: Path, policy: str, shape: tuple[int, int]) -> None:
     image = photo(427, 640)
     encoder = Sscd(checkpoint, policy).encoder
-    found = encoder._preprocess(image[None])[0].permute(1, 2, 0).numpy()
+    found = encoder.preprocess(image[None])[0].permute(1, 2, 0).numpy()
     assert found.shape == (*shape, 3)
     size = encoder.policy.size(427, 640)
     wanted = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)).astype(float)
@@ -103,7 +103,7 @@ def test_results_name_checkpoint_and_policy(checkpoint: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="is not a file"):
         Sscd(tmp_path / "absent.pt")
     with pytest.raises(UserError, match="preprocessing"):
         Sscd(checkpoint, "resize1")

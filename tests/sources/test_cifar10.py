@@ -105,7 +105,7 @@ def relabel(path):
             shorten,
             "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or not a pickle",
         ),
-        ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is cut short"),
+        ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is truncated"),
         ("binary", "test_batch.bin", relabel, "has the label 10, not 0 … 9"),
     ],
 )

@@ -135,7 +135,7 @@ def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path):
     for path, message in (
         (tokens, r"surrogate\.encoder: gives 12×49×8 values, not one vector per image"),
         (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is not a TorchScript file"),
-        (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is no file"),
+        (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             open_encoder("clip", "surrogate.encoder", path, "resize288")(IMAGES)

@@ -22,7 +22,7 @@ class _Strict(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"it ends too early or is no tar archive: {error}") from None
+            raise tarfile.ReadError(f"it is truncated or not a tar archive: {error}") from None
 
 
 class Member:
@@ -39,7 +39,7 @@ class Member:
         file = self._archive.extractfile(self._info)
         data = file.read() if file else b""
         if len(data) != self.size:
-            raise EOFError(f"{self.name} is cut short")
+            raise EOFError(f"{self.name} is truncated")
         return data
 
 
