@@ -36,6 +36,8 @@ class Registry(Generic[Item]):
     def __init__(self, key: str, lines: dict[str, str]) -> None:
         self.key, self._lines = key, dict(lines)
         self._items: dict[str, Item] = {}
+        self.added: set[str] = set()
+        """Names registered at run time, which another process does not know by itself."""
         REGISTRIES[key] = self
 
     @property
@@ -62,9 +64,11 @@ class Registry(Generic[Item]):
     def register(self, name: str, item: Item) -> None:
         """Add an item, also from outside the package; it replaces an item of the same name."""
         self._items[name] = item
+        self.added.add(name)
 
     def unregister(self, name: str) -> None:
         """Remove an item."""
+        self.added.discard(name)
         self._items.pop(name, None)
         self._lines.pop(name, None)
 

@@ -96,6 +96,18 @@ class OpenSection(Section):
         fields = {**type(self).model_fields, **{name: each.field for name, each in self._item_fields().items()}}
         return {name for name, field in fields.items() if getattr(self, name) != default_of(field)}
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # Ray workers know the items of the package only. The section brings its own if they were registered at run time.
+        chosen = {key: getattr(self, key.partition(".")[2], None) for key in self.registries}
+        brought = {key: (name, REGISTRIES[key][name]) for key, name in chosen.items() if name in REGISTRIES[key].added}
+        return {**super().__getstate__(), "items": brought}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        for key, (name, item) in state.pop("items").items():
+            if name not in REGISTRIES[key]:
+                REGISTRIES[key].register(name, item)
+        super().__setstate__(state)
+
     @classmethod
     def _item_fields(cls) -> dict[str, "_ItemField"]:
         """The fields that items add, by name."""

@@ -73,8 +73,9 @@ class DataSection(OpenSection):
 
     def settings(self) -> dict[str, Any]:
         """What the prepared images depend on besides the content of the paths: it goes into their fingerprint."""
-        if not self.item("data.source").converts:
-            own = self.item_keys("data.source")
+        source = self.item("data.source")
+        if not source.converts:
+            own = self.item_keys("data.source") - source.path_keys
             return self.model_dump(mode="json", include={"source", "members", "holdout", "skip", *own})
         registry = REGISTRIES["data.source"]
         paths = {name for each in registry.names for name in registry[each].path_keys}

@@ -1,5 +1,6 @@
 """A similarity that is registered from outside the package: one class, and section `score`, the bands and the scores know it."""
 
+import pickle
 from typing import ClassVar
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_a_similarity_from_outside_has_its_keys_bands_and_direction(registered):
     bands = bands_of(config)
     assert (bands.names, bands.larger_is_closer) == (["low", "high"], True)
     assert config.score.settings() == {"similarity": "histogram", "neighbors": 50, "bins": 4}
+
+
+def test_a_pickled_section_brings_its_similarity_to_another_process(registered):
+    sent = pickle.dumps(tiny_config("run", score={"similarity": "histogram", "bins": 4}))
+    SIMILARITIES.unregister("histogram")
+    assert similarity_of(pickle.loads(sent).score).params() == {"bins": 4}
 
 
 @pytest.mark.parametrize(
