@@ -23,7 +23,8 @@ import torch
 from side_ray.search.index import Engine, Index
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Metric, Neighbors, normalize
-from side_ray.similarity.registry import make_similarity
+from side_ray.similarity import SIMILARITIES
+from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.hits import count_neighbors
 
@@ -83,7 +84,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 def levels_of(shape: Shape) -> Levels:
     larger = shape.name == "sscd"
-    return Bands.make(None, shape.name, larger).levels(0.45 if larger else 1.38)
+    return Bands.make(None, SIMILARITIES[shape.name]).levels(0.45 if larger else 1.38)
 
 
 def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checked: int) -> dict[str, Any]:
@@ -106,8 +107,8 @@ def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checke
     if shape.name == "nl2":
         # The paper's own low band reaches to 10, beyond the stored neighbours: a second pass.
         start = time.perf_counter()
-        paper = Bands.make("paper", "nl2", False).levels()
-        index.count(samples, paper, make_similarity("nl2").unit(neighbors))
+        paper = Bands.make("paper", Nl2).levels()
+        index.count(samples, paper, Nl2().denominator(neighbors))
         result["paper_bands_seconds"] = time.perf_counter() - start
     return result | {"mismatches": check(shape, index, samples, train, (neighbors, counts), checked)}
 
@@ -119,7 +120,7 @@ def score(shape: Shape, index: Index, samples: np.ndarray) -> tuple[Neighbors, C
         assert counts is not None
         return neighbors, counts
     neighbors, _ = index.search(samples, K)
-    return neighbors, count_neighbors(neighbors, make_similarity("nl2").values(neighbors), levels_of(shape))
+    return neighbors, count_neighbors(neighbors, Nl2().values(neighbors), levels_of(shape))
 
 
 def check(

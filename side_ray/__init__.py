@@ -5,6 +5,8 @@ Importing the package creates its registries, whose names a config is checked ag
 
 import side_ray.diffusion.denoisers
 import side_ray.diffusion.samplers
-import side_ray.report.sections  # noqa: F401
+import side_ray.report.sections
+import side_ray.similarity
+import side_ray.sources  # noqa: F401
 
 __version__ = "0.1.0"

@@ -1,37 +1,65 @@
-"""Errors that are for people: one line that names what is wrong, where, and what to do."""
+"""Errors for the user: one line that says what is wrong, where, and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class UserError(Exception):
-    """Something that the person running side-ray can mend: a config, a path, a credential.
+    """Something that the user can correct: a config, a path, a credential.
 
-    The command line prints the message alone, without a traceback, and exits with `exit_code`.
+    The command line prints the message alone, without a traceback, and exits with `exit_code`. The error can be pickled, so
+    that it crosses from a Ray worker to the driver.
+
+    Args:
+        message: what is wrong and what to do, on one line.
+        key: the config key to change (`section.name`); `str()` puts it before the message.
     """
 
     exit_code = 2
 
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message, key)
+        self.message, self.key = message, key
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+    def under(self, key: str) -> Self:
+        """The same error under another key."""
+        return type(self)(self.message, key)
+
 
 class NotThere(UserError):
-    """A path of the config leads nowhere, yet."""
+    """A path in the config does not exist."""
 
 
 class RunError(UserError):
-    """A run that stopped, or finished with parts missing, for a reason outside its config."""
+    """A run stopped, or finished with parts missing, for a reason outside its config."""
 
     exit_code = 1
 
 
 @contextmanager
 def naming(key: str) -> Iterator[None]:
-    """Put the config's key before the message of a `UserError` raised inside, where it does not name it already."""
+    """Put `key` before the message of a `UserError` raised inside, unless it is about that key already."""
     try:
         yield
     except UserError as error:
-        if key in str(error):
+        if error.key == key:
             raise
-        raise type(error)(f"{key}: {error}") from error
+        raise type(error)(str(error), key) from error
+
+
+@contextmanager
+def renamed(key: str, other: str) -> Iterator[None]:
+    """Let a `UserError` about `key` that is raised inside name the key `other` instead."""
+    try:
+        yield
+    except UserError as error:
+        if error.key != key:
+            raise
+        raise error.under(other) from error
 
 
 def one_line(error: BaseException) -> str:

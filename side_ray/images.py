@@ -1,19 +1,22 @@
-"""Images as the run directory keeps them: uint8 arrays in memory, PNG bytes in Parquet."""
+"""Conversions between the forms of an image: uint8 arrays in memory, PNG bytes in Parquet, float tensors for networks."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 
+if TYPE_CHECKING:
+    import torch
+
 IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-"""HuggingFace's image layout: `datasets`, pandas and DuckDB open it as it is."""
+"""HuggingFace's image layout, which `datasets`, pandas and DuckDB can open."""
 
 
-def to_uint8(x: torch.Tensor) -> np.ndarray:
+def to_uint8(x: "torch.Tensor") -> np.ndarray:
     """Quantize images for storage.
 
     Args:
@@ -22,12 +25,16 @@ def to_uint8(x: torch.Tensor) -> np.ndarray:
     Returns:
         uint8 [N, H, W, C] in 0…255, `round((x + 1) · 127.5)`.
     """
+    import torch
+
     scaled = ((x.detach().float() + 1) * 127.5).round().clamp_(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
 
 
-def to_float(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [-1, 1], the range that the DPM and the classifiers work in."""
+def to_float(images: np.ndarray) -> "torch.Tensor":
+    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [-1, 1], the input range of the DPM and the classifiers."""
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
@@ -42,7 +49,7 @@ def decode_png(data: bytes) -> np.ndarray:
     """Decode one image of 8 bits per channel to uint8 [H, W, C].
 
     Raises:
-        ValueError: the bytes are no image that Pillow reads, or are cut short.
+        ValueError: the bytes are not an image that Pillow can read, or are truncated.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -75,8 +82,8 @@ def decode_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one split. `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None; the label of an image
-    that has none among others that have is -1."""
+    """Images of one split: `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None. Where only some images
+    have a label, -1 marks the others."""
 
     ids: np.ndarray
     images: np.ndarray

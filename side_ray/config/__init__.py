@@ -1,4 +1,9 @@
-"""The configuration of an audit."""
+"""The configuration of an audit: one module per section, `audit` for the whole, `file` for reading YAML and overrides.
+
+A section with registered items (`data`, `score`, …) is a `base.OpenSection`: sources, similarities and the like add their own
+keys to it through `side_ray.registry`, and this package imports none of them. A new key goes into its section, with
+`base.omitted_by_default`, so that configs without it keep their fingerprints.
+"""
 
 from side_ray.config.audit import Config, ControlSection, SweepSection, TheorySection
 from side_ray.config.cluster import ClusterSection, ReportSection, RunSection, StorageSection

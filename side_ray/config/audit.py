@@ -1,11 +1,11 @@
-"""The configuration of an audit: one YAML file, checked as a whole before anything starts."""
+"""The configuration of an audit: all sections, and the checks between them."""
 
 from typing import Any, Self
 
 import yaml
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Section, later
+from side_ray.config.base import Section, omitted_by_default
 from side_ray.config.cluster import ClusterSection, ReportSection, RunSection, StorageSection
 from side_ray.config.data import DataSection
 from side_ray.config.dpm import DpmSection
@@ -28,7 +28,7 @@ def _with_samples(values: Any) -> Any:
     classes = surrogate.get("classes", SurrogateSection.model_fields["classes"].default)
     each = extract["samples_per_target"]
     if not all(isinstance(count, int) and count > 0 for count in (size, classes, each)):
-        return values  # told of by the keys' own checks
+        return values  # the keys' own checks report it
     samples = -(-each * classes // size) * size
     if extract.get("samples") not in (None, samples):
         raise ValueError(
@@ -38,20 +38,20 @@ def _with_samples(values: Any) -> Any:
 
 
 class Config(Section):
-    """A whole audit. Frozen: a stage's fingerprint is taken from it."""
+    """The configuration of one audit. It is frozen, because the fingerprints of the stages are computed from it."""
 
     run: RunSection
     data: DataSection
-    given: GivenSection | None = later(None)
-    dpm: DpmSection = DpmSection()
+    given: GivenSection | None = omitted_by_default(None)
+    dpm: DpmSection = Field(default_factory=DpmSection)
     surrogate: SurrogateSection = SurrogateSection()
     extract: ExtractSection
-    score: ScoreSection = ScoreSection()
+    score: ScoreSection = Field(default_factory=ScoreSection)
     report: ReportSection = Field(default_factory=ReportSection)
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()
-    control: ControlSection | None = later(None)
+    control: ControlSection | None = omitted_by_default(None)
     sweep: SweepSection = SweepSection()
 
     @model_validator(mode="before")
@@ -64,15 +64,7 @@ class Config(Section):
         if self.given is None:
             self._check_sampling()
         elif self.control:
-            raise ValueError("control: guides a second DPM, and here samples are given; drop it")
-        if self.score.similarity == "nl2" and self.score.bands == "sscd":
-            raise ValueError(
-                "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper or bands of your own"
-            )
-        if self.score.similarity == "sscd" and self.score.bands in ("cumulative", "paper"):
-            raise ValueError(
-                f"score.bands: preset {self.score.bands} is for score.similarity nl2; use sscd or bands of your own"
-            )
+            raise ValueError("control: guides a second DPM, but with `given` there is none to sample from; drop it")
         return self
 
     def _check_sampling(self) -> None:
@@ -104,7 +96,7 @@ class Config(Section):
             )
         if self.control and self.dpm.kind == "import":
             raise ValueError(
-                "control: trains a second DPM like the audited one, whose training an imported model does not tell; drop it"
+                "control: trains a second DPM like the audited one, but how an imported model was trained is not known; drop it"
             )
         if self.control and set(self.control.lambdas or []) - set(
             self.extract.lambdas + (self.extract.ti_lambdas or [])
@@ -112,21 +104,21 @@ class Config(Section):
             raise ValueError(
                 "control.lambdas: holds a λ that the audit does not sample; take them from extract.lambdas"
             )
-        if surrogate.features == "sscd" and not (surrogate.encoder or self.score.checkpoint):
+        if surrogate.features == "sscd" and not (surrogate.encoder or self.score.option("checkpoint")):
             raise ValueError(
                 "surrogate.encoder: features sscd need the path of SSCD weights, here or as score.checkpoint"
             )
 
     @property
     def label_weights(self) -> dict[str, str]:
-        """Paths of the weights that the surrogate's labels are made with, by the keys that name them."""
+        """Paths of the weights that the surrogate's labels are made with, by config key."""
         surrogate = self.surrogate
         found = {"surrogate.teacher": surrogate.teacher}
         if surrogate.features in ("sscd", "clip"):
             key = "surrogate.encoder" if surrogate.encoder else "score.checkpoint"
-            found[key] = surrogate.encoder or self.score.checkpoint
+            found[key] = surrogate.encoder or self.score.option("checkpoint")
         return {key: path for key, path in found.items() if path is not None}
 
     def to_yaml(self) -> str:
-        """The resolved config as YAML that `load_config` reads back to an equal one."""
+        """The resolved config as YAML; `load_config` reads it back to an equal config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,18 +1,29 @@
-"""What the sections of a config are made of: numbers with their bounds, and the section itself."""
+"""Building blocks of the config: types for bounded numbers, the section, and the section that registered items extend."""
 
 import difflib
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
-from side_ray.registry import REGISTRIES
+from side_ray.registry import REGISTRIES, Carrier
 
 Options = TypeVar("Options", bound=BaseModel)
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true/false")
+        raise ValueError("must be a number, not true/false")
     return value
 
 
@@ -32,20 +43,26 @@ LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
+    """A frozen section of the config that refuses unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def later(default: Any) -> Any:
-    """A key that came after the first runs: it is dumped only where it departs from `default`, so that a config without it
-    has the fingerprints that it always had."""
+def omitted_by_default(default: Any) -> Any:
+    """A field that is dumped only where its value is not `default`.
+
+    Fingerprints hash the dump of a section. With this, a key can be added without changing the fingerprints of configs that
+    do not use it: every key added to a section or to an item's `Options` needs it.
+    """
     return Field(default, exclude_if=lambda value: value == default)
 
 
-class OpenSection(Section):
+class OpenSection(Carrier, Section):
     """A section to which registered items add keys of their own, each validated by the item's `Options`.
 
-    All keys of all items are there, those not given with their defaults, so that a config dumps the same whichever item is
-    chosen. A key that belongs to another item than the chosen one is refused unless it has its default.
+    The section holds the keys of all items, those not given with their defaults, so that its dump has the same keys whichever
+    item is chosen. A key of an item that is not chosen is refused unless it has its default or one of its items sets
+    `shared_options`. `section.options(Item.Options)` is the typed view of an item's keys.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -53,59 +70,144 @@ class OpenSection(Section):
     registries: ClassVar[tuple[str, ...]]
     """Keys `section.name` of the registries whose items add to this section."""
 
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return self.__pydantic_extra__ if self.__pydantic_extra__ is not None else {}
+
     def options(self, kind: type[Options]) -> Options:
         """The keys of one item, typed."""
-        extra = self.__pydantic_extra__ or {}
-        return kind.model_construct(**{name: extra[name] for name in kind.model_fields})
+        return kind.model_construct(**{name: self._extra[name] for name in kind.model_fields if name in self._extra})
+
+    def option(self, name: str) -> Any:
+        """The value of one key, whichever item it belongs to; None if no registered item has it."""
+        return self._extra.get(name)
+
+    def item(self, key: str) -> Any:
+        """The registered item that the key `section.name` chooses."""
+        return REGISTRIES[key][getattr(self, key.partition(".")[2])]
+
+    def item_keys(self, key: str) -> set[str]:
+        """Names of the keys that the chosen item adds."""
+        options = getattr(self.item(key), "Options", None)
+        return set(options.model_fields) if options else set()
+
+    def changed(self) -> set[str]:
+        """Names of the keys whose value is not the default. A resolved config holds every key, so these count as given."""
+        fields = {**type(self).model_fields, **{name: each.field for name, each in self._item_fields().items()}}
+        return {name for name, field in fields.items() if getattr(self, name) != default_of(field)}
+
+    @classmethod
+    def _item_fields(cls) -> dict[str, "_ItemField"]:
+        """The fields that items add, by name."""
+        found: dict[str, _ItemField] = {}
+        for key in cls.registries:
+            for item, options in REGISTRIES[key].options().items():
+                for name, field in options.model_fields.items():
+                    first = found.setdefault(name, _ItemField(field, []))
+                    if default_of(first.field) != default_of(field):
+                        raise ValueError(
+                            f"{key}: {item} has another default for its key {name} than {first.owners[0][1]}"
+                        )
+                    first.owners.append((key, item))
+        return found
 
     @model_validator(mode="after")
     def _registered(self) -> Self:
-        extra = self.__pydantic_extra__ if self.__pydantic_extra__ is not None else {}
-        left, known = set(extra), list(type(self).model_fields)
+        given = dict(self._extra)
+        self._extra.clear()
         for key in self.registries:
             section, _, name = key.partition(".")
             registry, chosen = REGISTRIES[key], getattr(self, name, None)
             if chosen is not None and chosen not in registry:
                 raise ValueError(f"{key}: {chosen!r} is unknown; use one of {', '.join(registry.names)}")
-            owners: dict[str, list[str]] = {}
-            for item, options in registry.options().items():
-                given = {field: extra[field] for field in options.model_fields if field in extra}
-                values = _validated(section, options, given)
-                for field in options.model_fields:
-                    owners.setdefault(field, []).append(item)
-                    extra[field] = getattr(values, field)
-                left -= set(options.model_fields)
-            known += list(owners)
-            for field, items in owners.items():
-                default = registry.options()[items[0]].model_fields[field].get_default(call_default_factory=True)
-                shared = any(getattr(registry[item], "shared_options", False) for item in items)
-                if chosen is not None and chosen not in items and not shared and extra[field] != default:
-                    raise ValueError(f"{section}.{field}: is for {key} {' and '.join(items)}, not {chosen}; drop it")
-        for field in sorted(left):
-            close = difflib.get_close_matches(field, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            raise ValueError(f"{self.registries[0].partition('.')[0]}.{field}: unknown key; {hint}")
+            for options in registry.options().values():
+                own = {field: given[field] for field in options.model_fields if field in given}
+                values = _validated(section, options, own)
+                self._extra.update({field: getattr(values, field) for field in options.model_fields})
+        fields = self._item_fields()
+        known = [*type(self).model_fields, *fields]
+        for name in sorted(set(given) - set(fields)):
+            raise ValueError(f"{self.registries[0].partition('.')[0]}.{name}: unknown key; {similar(name, known)}")
+        self._check_items(fields)
         return self
 
+    def _check_items(self, fields: dict[str, "_ItemField"]) -> None:
+        """Refuse keys of items that are not chosen; let the chosen items check the section."""
+        for key in self.registries:
+            section, _, name = key.partition(".")
+            registry, chosen = REGISTRIES[key], getattr(self, name, None)
+            if chosen is None:
+                continue
+            for field, each in fields.items():
+                items = [item for owner, item in each.owners if owner == key]
+                shared = any(getattr(registry[item], "shared_options", False) for item in items)
+                if items and chosen not in items and not shared and self._extra[field] != default_of(each.field):
+                    raise ValueError(f"{section}.{field}: is for {key} {' and '.join(items)}, not {chosen}; drop it")
+            check = getattr(registry[chosen], "check_section", None)
+            if check is not None:
+                check(self)
 
-def _validated(section: str, options: type[Any], given: dict[str, Any]) -> Any:
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out item keys that are `omitted_by_default`, as pydantic does for the section's own fields."""
+        dumped: dict[str, Any] = handler(self)
+        for name, each in self._item_fields().items():
+            exclude_if = each.field.exclude_if
+            if name in dumped and exclude_if is not None and exclude_if(self._extra[name]):
+                del dumped[name]
+        return dumped
+
+
+class _ItemField(NamedTuple):
+    """A key that items add to a section, and the items that add it as (registry's key, item's name)."""
+
+    field: FieldInfo
+    owners: list[tuple[str, str]]
+
+
+def default_of(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True)
+
+
+def _validated(section: str, options: type[BaseModel], given: dict[str, Any]) -> Any:
     try:
         return options.model_validate(given)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join([section, *(str(part) for part in fault["loc"])])
+        raise ValueError(explained(error, options, section)[0]) from None
+
+
+def explained(error: ValidationError, model: type[BaseModel], section: str = "") -> list[str]:
+    """One line per fault in the values of a model: the key, what is wrong, and what to do.
+
+    Args:
+        section: the section that the model's keys belong to; "" for the whole config.
+    """
+    lines = []
+    for fault in error.errors(include_url=False):
+        # Positions inside a union include the name of the type that was tried, which is not a key of the file.
+        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        key = ".".join(str(part) for part in ([section] if section else []) + location)
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key; {_known(options, fault['loc'])}"
+            message = f"unknown key; {_suggestion(model, location)}"
+        elif fault["type"] == "missing":
+            message = "is missing; add it"
         elif fault["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
-        raise ValueError(message if message.startswith(f"{section}.") else f"{where}: {message}") from None
+        complete = fault["type"] == "value_error" and message.startswith(f"{key}.")
+        lines.append(message if complete or not key else f"{key}: {message}")
+    return list(dict.fromkeys(lines))
 
 
-def _known(section: Any, location: tuple[int | str, ...]) -> str:
-    """What an unknown key inside the keys of an item could have been."""
+def _suggestion(model: Any, location: list[Any]) -> str:
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
-    names = list(section.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        candidates = [annotation, *get_args(annotation)]
+        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    return similar(str(location[-1]), list(getattr(model, "model_fields", {})))
+
+
+def similar(name: str, known: list[str]) -> str:
+    """What an unknown key may have been meant to be."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"

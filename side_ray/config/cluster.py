@@ -14,7 +14,7 @@ Workers = Annotated[
 
 class RunSection(Section):
     uri: Annotated[str, Field(min_length=1)]
-    """Run directory: a local path (a relative one starts at the working directory) or s3://bucket/prefix."""
+    """Run directory: a local path (relative to the working directory) or s3://bucket/prefix."""
     seed: Whole = 0
 
 
@@ -28,7 +28,7 @@ class ReportSection(OpenSection):
 
 class StorageSection(Section):
     endpoint: str | None = None
-    """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from here."""
+    """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from the config."""
     region: str | None = None
 
 
@@ -36,15 +36,15 @@ class ClusterSection(Section):
     address: str | None = None
     """A running Ray cluster; absent, a submitted job uses its own cluster and anything else starts Ray on this machine."""
     train_workers: Workers = 1
-    """Workers that train the DPM together, or [least, most] for a number that follows what the cluster has. The classifiers
-    have BatchNorm and are trained by one."""
+    """Workers that train the DPM together, or [least, most] for a number that follows the size of the cluster. The
+    classifiers have BatchNorm and are trained by one worker."""
     train_cpus: Count = 2
     train_cache_gb: Positive = 8.0
-    """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read over and over from storage."""
+    """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read from storage in every epoch."""
     train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
-    """How often a training may lose workers before it gives up; -1 = as often as it takes."""
+    """How often a training may lose workers before it fails; -1 = no limit."""
     actors: tuple[Count, Count] = (1, 2)
-    """Least and most actors of the pools that sample and score."""
+    """Minimum and maximum number of actors in the pools that sample and score."""
     actor_cpus: Count = 1
     gpus: Annotated[Real, Field(ge=0)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole, later
+from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 DENOISER = "dpm.denoiser"
@@ -21,7 +21,7 @@ class Training(Section):
     steps: Count = 10_000
     batch_size: Count = 64
     """Images per optimizer step, over all workers together."""
-    grad_accumulation: Count = later(1)
+    grad_accumulation: Count = omitted_by_default(1)
     """Parts that a worker's share of the batch is run in, one after the other: for batches that the device cannot hold."""
     lr: Positive = 1e-4
     lr_schedule: Literal["constant", "cosine"] = "constant"
@@ -31,17 +31,17 @@ class Training(Section):
     ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.9999
     """Decay of the averaged weights, or the most it comes to; the first steps have less, (1 + step) / (10 + step). 0 = no
     averaging."""
-    ema_power: Positive | None = later(None)
+    ema_power: Positive | None = omitted_by_default(None)
     """Power-function decay 1 − (1 + step / `ema_inv_gamma`)^−power, at most `ema_decay`: 2/3 for a million steps, 3/4 for
     fewer."""
-    ema_inv_gamma: Positive = later(1.0)
+    ema_inv_gamma: Positive = omitted_by_default(1.0)
     flips: bool = False
     """Mirror images left to right at random: right for faces, wrong for digits."""
     checkpoint_every: Count = 1000
     """Most steps that a kill may cost. A checkpoint is begun twice as often, to be written while the training goes on."""
-    samples_every: Count | None = later(None)
+    samples_every: Count | None = omitted_by_default(None)
     """Steps between grids of samples of the averaged weights, which TensorBoard shows; by default there are none."""
-    probe: Count | None = later(None)
+    probe: Count | None = omitted_by_default(None)
     """Images sampled beside each grid and compared with the members: AMS while the DPM is being trained."""
 
     @model_validator(mode="after")
@@ -76,9 +76,9 @@ class DpmSection(Training, OpenSection):
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     timesteps: Annotated[int, Field(strict=True, ge=2)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-    condition: Literal["none", "labels", "random", "unique"] = later("none")
+    condition: Literal["none", "labels", "random", "unique"] = omitted_by_default("none")
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
-    condition_classes: Annotated[int, Field(strict=True, ge=2)] = later(10)
+    condition_classes: Annotated[int, Field(strict=True, ge=2)] = omitted_by_default(10)
     """Classes of condition random."""
 
     @property

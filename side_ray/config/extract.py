@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, LambdaGrid, OpenSection, Section, Share, later
+from side_ray.config.base import Count, LambdaGrid, OpenSection, Section, Share, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 Method = Literal["random", "ti", "td"]
@@ -28,10 +28,10 @@ class ExtractSection(OpenSection):
     """A name of `diffusion.samplers`."""
     steps: Count = 50
     """Timesteps that the sampler visits."""
-    samples_per_target: Count | None = later(None)
+    samples_per_target: Count | None = omitted_by_default(None)
     """Images for each class instead of `samples`: N_G is then this × surrogate.classes, rounded up to whole shards, and grows
     with the number of classes (the paper's Table 2 has 1,200)."""
-    guidance_interval: tuple[Share, Share] = later((0.0, 1.0))
+    guidance_interval: tuple[Share, Share] = omitted_by_default((0.0, 1.0))
     """The classifier guides only while from ≤ t/T < to: 0 is the image, 1 the noise."""
 
     @model_validator(mode="after")

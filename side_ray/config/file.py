@@ -1,34 +1,34 @@
-"""Reading a config: the YAML file, the overrides of the command line, and every fault told in one line."""
+"""Reads a config: the YAML file and the overrides of the command line. Every error is one line that names the key."""
 
-import difflib
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from side_ray.config import Config
+from side_ray.config.base import explained
 from side_ray.errors import UserError
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence: a λ grid would be lost unseen."""
+    """Refuses duplicate keys. PyYAML keeps the last one without a warning, so that a λ grid could get lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} stands twice", key_node.start_mark
+                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read, override and check a config.
+    """Read a config, apply overrides and validate it.
 
     Args:
         path: a YAML file.
@@ -43,8 +43,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 def read_values(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), **sections: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values of a config that is not checked yet; `sections` replace keys of the file before the overrides do, None
-    takes one away."""
+    """The values of a config that is not validated yet. `sections` replace keys of the file, before the overrides; None removes
+    a key."""
     values = _read_yaml(Path(path))
     for name, changes in sections.items():
         merged = {**values.get(name, {}), **changes}
@@ -57,26 +57,26 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set `section.key=value` in the values of a config, in place.
 
     Raises:
-        UserError: an override is not of this form.
+        UserError: an override does not have this form.
     """
     for each in overrides:
         _apply(values, each)
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
-    """Check the values of a config; `where` is named in the error."""
+    """Validate the values of a config; `where` is named in errors."""
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+        raise UserError("\n".join(f"{where}: {line}" for line in explained(error, Config))) from None
     if (
         "://" not in config.run.uri
         and not Path(config.run.uri).is_absolute()
         and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     ):
         raise UserError(
-            f"{where}: run.uri: {config.run.uri!r} is relative, and a submitted job's working directory vanishes with "
-            "the job; give an absolute path on shared storage or s3://bucket/prefix"
+            f"{where}: run.uri: {config.run.uri!r} is relative, and the working directory of a submitted job is deleted "
+            "after it; give an absolute path on shared storage or s3://bucket/prefix"
         )
     return config
 
@@ -93,7 +93,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{path}: {place}not valid YAML ({getattr(error, 'problem', error)}); mend the file") from None
+        raise UserError(
+            f"{path}: {place}not valid YAML ({getattr(error, 'problem', error)}); correct the file"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections; a config starts with `run:` and the other sections")
     return values
@@ -114,38 +116,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         inner = target.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UserError(f"override {override!r}: {key} is no section; check the name")
+            raise UserError(f"override {override!r}: {key} is not a section; check the name")
         target = inner
     target[keys[-1]] = value
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for fault in error.errors(include_url=False):
-        # Positions inside a union carry the tried type's name, which is no key of the file.
-        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
-        key = ".".join(str(part) for part in location)
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key; {_suggest(location)}"
-        elif fault["type"] == "missing":
-            message = "is missing; add it"
-        elif fault["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
-        lines.append(
-            message
-            if not key or (fault["type"] == "value_error" and message.startswith(key + "."))
-            else f"{key}: {message}"
-        )
-    return list(dict.fromkeys(lines))
-
-
-def _suggest(location: list[Any]) -> str:
-    model: Any = Config
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        candidates = [annotation, *get_args(annotation)]
-        model = next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
-    names = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"

@@ -1,48 +1,45 @@
 """Section `score`: the similarity, its bands and the search."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from side_ray.config.base import Count, Real, Section
-
-Preset = Literal["cumulative", "paper", "sscd"]
-
+from side_ray.config.base import Count, OpenSection, Real
+from side_ray.registry import REGISTRIES
 
 Edge = float | None
 
-
 OwnBands = dict[str, tuple[Edge, Edge]]
 
-
-# Chosen by the value's type, so that a fault is told of the one form that was meant. A tag that is no identifier stays
-# out of the key in the message.
+# Chosen by the value's type, so that an error message is about the form that was meant. A tag that is not an identifier
+# stays out of the key in the message.
 BandSpec = Annotated[
-    Annotated[Preset, Tag("a preset")] | Annotated[OwnBands, Tag("own bands")],
+    Annotated[str, Tag("a preset")] | Annotated[OwnBands, Tag("own bands")],
     Discriminator(lambda value: "own bands" if isinstance(value, dict) else "a preset"),
 ]
 
 
-class ScoreSection(Section):
-    similarity: Literal["nl2", "sscd"] = "nl2"
+class ScoreSection(OpenSection):
+    """How samples are compared with the training set. Similarities add keys of their own."""
+
+    registries: ClassVar[tuple[str, ...]] = ("score.similarity",)
+
+    similarity: str = "nl2"
     bands: BandSpec | None = None
     """A preset's name or {low: [from, to], mid: …, high: …}; null is an open end. By default the similarity's own preset."""
     engine: Literal["auto", "faiss", "torch"] = "auto"
     shards: Count | None = None
-    """Parts that the training features are split into, an actor each; chosen by their size where absent."""
+    """Parts that the training features are split into, one actor each; chosen by their size where absent."""
     neighbors: Annotated[int, Field(strict=True, ge=50)] = 50
     false_match_rate: Annotated[Real, Field(gt=0, lt=0.5)] = 0.001
-    """Share of the synthetic set that the calibrated cut lets match images that the DPM never saw."""
-    checkpoint: str | None = None
-    """SSCD weights: TorchScript or ONNX."""
-    preprocessing: Literal["resize288", "resize320", "center224"] = "resize288"
+    """Share of the synthetic set that may reach the calibrated cut by matching images that the DPM never saw."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if self.similarity == "sscd" and not self.checkpoint:
-            raise ValueError("score.checkpoint: similarity sscd needs the path of SSCD weights (TorchScript or ONNX)")
-        if isinstance(self.bands, dict):
+        if isinstance(self.bands, str):
+            self._check_preset(self.bands)
+        elif self.bands is not None:
             if not self.bands:
                 raise ValueError("score.bands: is empty; give at least one band or a preset's name")
             for name, (low, high) in self.bands.items():
@@ -52,3 +49,17 @@ class ScoreSection(Section):
                         f"score.bands: {name} is [{low}, {high}]; write [from, to] with from < to, null for an open end"
                     )
         return self
+
+    def _check_preset(self, preset: str) -> None:
+        """Refuse a preset that the similarity does not have."""
+        registry = REGISTRIES["score.similarity"]
+        own = list(registry[self.similarity].presets)
+        if preset in own:
+            return
+        others = [name for name in registry.names if preset in registry[name].presets]
+        what = f"is for score.similarity {' and '.join(others)}" if others else "is unknown"
+        raise ValueError(f"score.bands: preset {preset} {what}; use {', '.join([*own, 'or bands of your own'])}")
+
+    def settings(self) -> dict[str, Any]:
+        """What the values and the stored neighbours depend on: it goes into the fingerprint of the scores."""
+        return self.model_dump(mode="json", include={"similarity", "neighbors", *self.item_keys("score.similarity")})

@@ -1,4 +1,4 @@
-"""Sections of the config for what goes beyond an audit: the theory on a real model, and the control of the classifier."""
+"""Sections `theory`, `control` and `sweep`: studies beyond a single audit."""
 
 from collections.abc import Hashable
 from typing import Annotated, Literal, Self, TypeVar
@@ -9,10 +9,10 @@ from side_ray.config.base import Count, LambdaGrid, Positive, Real, Section, Sha
 
 
 class TheorySection(Section):
-    """What `side-ray theory` computes; an audit does not read it."""
+    """What `side-ray theory` computes. An audit ignores it."""
 
     images: Count = 2000
-    """Members that stand for the training set, drawn at random where there are more."""
+    """Members used as the training set, drawn at random where there are more."""
     points: Annotated[int, Field(strict=True, ge=2)] = 200
     """Points per density estimate: of the smoothed training set at each ε, and samples of the model."""
     epsilons: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] = [
@@ -20,11 +20,11 @@ class TheorySection(Section):
         1e-3,
         1e-2,
     ]
-    """ε of Eq. 2, a variance in squared units of images in [-1, 1] (the later edition's ε²)."""
+    """ε of Eq. 2, a variance in squared units of images in [-1, 1] (ε² in arXiv 2410.02467v7)."""
     timesteps: Annotated[list[Whole], Field(min_length=1)] = [50, 250, 500]
-    """t at which the latents x_t and the middle block are looked at."""
+    """Timesteps t at which the latents x_t and the middle block are analysed."""
     draws: Count = 4
-    """Noises, hence latents, per image and t."""
+    """Noise draws, hence latents, per image and t."""
     classes: Annotated[int, Field(strict=True, ge=2)] | None = None
     """Random labels and clusters; as many as there are true classes where absent, or 10."""
     ode_steps: Count = 40
@@ -42,12 +42,13 @@ class TheorySection(Section):
 
 
 class ControlSection(Section):
-    """A second DPM, of other images, guided by the audited DPM's classifiers: does the classifier alone give copies?"""
+    """A second DPM, trained on other images and guided by the audited DPM's classifiers: does the classifier alone produce
+    copies?"""
 
     members: Count | None = None
     """Images that the control DPM is trained on, none of them in the audit's three sets; as many as data.members where absent."""
     lambdas: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
-    """Guidance scales of the audit that are tried; all where absent. Random is always among them."""
+    """Guidance scales of the audit that are sampled; all where absent. Random is always included."""
 
 
 Value = TypeVar("Value", bound=Hashable)
@@ -71,42 +72,42 @@ Fraction = Annotated[Real, Field(gt=0, lt=1)]
 
 
 class EarlyStopping(Section):
-    """Successive halving on shards: after each of these parts of N_G only the best trials go on."""
+    """Successive halving on shards: after each of these fractions of N_G only the best trials continue."""
 
     after: Annotated[list[Fraction], Field(min_length=1), AfterValidator(_ascending)] = [0.25, 0.5]
-    """Parts of a trial's N_G, rounded up to whole shards."""
+    """Fractions of a trial's N_G, rounded up to whole shards."""
     keep: Fraction = 0.5
-    """Share of the trials that goes on, rounded up; equals of the last one go on too."""
+    """Share of the trials that continues, rounded up; trials that tie with the last of them continue too."""
 
 
 class SweepSection(Section):
-    """What `side-ray sweep` tries. An axis that is absent keeps the one setting of the config."""
+    """What `side-ray sweep` tries. An axis that is absent has one value, that of the config."""
 
     lambdas: LambdaGrid | None = None
-    """Guidance scales λ; those of extract.lambdas where absent. 0 is the Random baseline, one for all classifiers."""
+    """Guidance scales λ; those of extract.lambdas where absent. 0 is the Random baseline, which all classifiers share."""
     lambda_range: tuple[Positive, Positive] | None = None
     """search random: λ is drawn log-uniformly from [from, to] instead of from `lambdas`."""
     classes: Annotated[list[Count], AfterValidator(_axis)] | None = None
-    """Numbers of classes C; a classifier of the data's own labels has its own, whatever stands here."""
+    """Numbers of classes C; a classifier of the data's own labels ignores them."""
     labels: Annotated[list[str], AfterValidator(_axis)] | None = None
     arch: Annotated[list[str], AfterValidator(_axis)] | None = None
     """The student's depth: small, resnet18, resnet34."""
     steps: Annotated[list[Count], AfterValidator(_axis)] | None = None
-    """Sampler steps. They make the synthetic set too, so that each number of steps has its own, with its own students."""
+    """Sampler steps. The synthetic set is sampled with them too, so each number of steps has its own set and its own students."""
     intervals: Annotated[list[tuple[Share, Share]], AfterValidator(_axis)] | None = None
     """Values of extract.guidance_interval."""
     search: Literal["grid", "random"] = "grid"
     trials: Count | None = None
     """search random: how many settings are drawn."""
     score: Literal["ams", "ums", "ums_best"] = "ams"
-    """What the best setting has most of, and what early stopping goes by."""
+    """The metric by which settings are ranked and stopped early."""
     band: str = "calibrated"
-    """Where: `calibrated` is the calibrated cut, a band's name that band and all stricter ones."""
+    """Where the metric is taken: `calibrated` is the calibrated cut, a band's name is that band and all stricter ones."""
     early_stopping: EarlyStopping | None = None
     max_concurrent_trials: Count | None = None
-    """As many as the cluster has room for where absent; a trial takes what a sampling actor does (cluster.actor_cpus, .gpus)."""
+    """As many as fit on the cluster where absent; a trial needs what a sampling actor needs (cluster.actor_cpus, .gpus)."""
     retries: Whole = 2
-    """How often a failed trial is tried again before it counts as failed."""
+    """How often a trial is retried before it counts as failed."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -4,28 +4,30 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, Positive, Real, Section, later
+from side_ray.config.base import Count, Positive, Real, Section, omitted_by_default
 
 
 class SurrogateSection(Section):
     labels: Literal["cluster", "classifier", "random"] = "cluster"
     classes: Annotated[int, Field(strict=True, ge=2)] = 100
-    """Clusters or random labels; a classifier has as many as the members' labels, whatever stands here."""
+    """Clusters or random labels; for a classifier this is ignored: it has one class per label of the members."""
     synthetic: Count = 50_000
-    """Images sampled from the DPM at λ = 0: they teach the student, make the clusters and set the calibrated cut."""
-    features: Literal["pixels", "teacher", "sscd", "clip"] = later("pixels")
-    """What clusters are made of: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image encoder's."""
-    encoder: str | None = later(None)
+    """Images sampled from the DPM at λ = 0: the student is trained on them, they are clustered, and they set the calibrated
+    cut."""
+    features: Literal["pixels", "teacher", "sscd", "clip"] = omitted_by_default("pixels")
+    """Features that are clustered: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image
+    encoder's."""
+    encoder: str | None = omitted_by_default(None)
     """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: TorchScript or ONNX."""
-    teacher: str | None = later(None)
+    teacher: str | None = omitted_by_default(None)
     """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
     torch saves it), used instead of training one on the members' labels."""
-    teacher_size: Count | None = later(None)
-    """Side that images are resized to for that classifier; by default they stay as they are."""
-    teacher_input: Literal["imagenet", "symmetric"] = later("imagenet")
-    """How it wants its pixels: with ImageNet's mean and deviation, or from -1 to 1."""
+    teacher_size: Count | None = omitted_by_default(None)
+    """Side that images are resized to for that classifier; by default they are not resized."""
+    teacher_input: Literal["imagenet", "symmetric"] = omitted_by_default("imagenet")
+    """How it expects pixels: normalized with ImageNet's mean and standard deviation, or from -1 to 1."""
     cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
-    """Least mean cosine similarity of a cluster to its centroid (centred features); looser clusters are dropped."""
+    """Minimum mean cosine similarity of a cluster's images to its centroid (centred features); looser clusters are dropped."""
     arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
     stem: Literal["cifar", "imagenet"] = "imagenet"
     width: Count = 64
@@ -34,7 +36,7 @@ class SurrogateSection(Section):
     temperature: Positive = 1.0
     steps: Count = 20_000
     ti_steps: Count = 5_000
-    """Steps of the OL-TI baseline and of the teacher, which both see clean images only."""
+    """Steps of the OL-TI baseline and of the teacher, which are both trained on clean images only."""
     batch_size: Count = 128
     lr: Positive = 1e-4
     lr_schedule: Literal["constant", "cosine"] = "constant"
@@ -62,5 +64,5 @@ class SurrogateSection(Section):
 
     @property
     def wants_labels(self) -> bool:
-        """Whether the members' labels are needed to make the surrogate's."""
+        """Whether the surrogate's labels are made with the members' labels."""
         return self.teacher is None and (self.labels == "classifier" or self.features == "teacher")

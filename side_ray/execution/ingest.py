@@ -21,6 +21,7 @@ from side_ray.errors import RunError, UserError, one_line
 from side_ray.execution.progress import Bar
 from side_ray.execution.shard_pool import MOST_BLOCKS
 from side_ray.images import IMAGE_TYPE, encode_png
+from side_ray.registry import Carrier
 from side_ray.runs.dataset import SCHEMA, to_parquet
 from side_ray.runs.run import Artifact
 from side_ray.search.index import Index
@@ -74,7 +75,7 @@ def part_key(part: int) -> str:
 
 
 @dataclass(frozen=True)
-class IngestSpec:
+class IngestSpec(Carrier):
     """Everything that a task needs, by path.
 
     Attributes:

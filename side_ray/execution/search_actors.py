@@ -17,8 +17,8 @@ from side_ray.runs.run import Artifact
 from side_ray.search.index import Index
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
-from side_ray.similarity.registry import similarity_of
 from side_ray.sources.select import Split
 
 PART_BYTES = 2 * 2**30
@@ -119,7 +119,7 @@ class SearchActors:
     def _start(self) -> list[Any]:
         cluster, prepared, sizes = self.artifacts.config.cluster, self.artifacts.prepare, self.artifacts.sizes
         height, width, channels = prepared.info()["shape"]
-        dimension = 512 if self.score.similarity == "sscd" else height * width * channels
+        dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
         parts = min(parts_of(self.score, sizes["member"], dimension), sizes["member"])
         if parts == 1:
             return []
@@ -136,7 +136,7 @@ class SearchActors:
 
 def uses_gpu(config: Config) -> bool:
     """Whether whoever holds training features may embed or search on a GPU."""
-    return config.score.similarity == "sscd" or (config.score.engine != "torch" and _faiss_has_gpu_code())
+    return SIMILARITIES[config.score.similarity].uses_gpu or (config.score.engine != "torch" and _faiss_has_gpu_code())
 
 
 def _faiss_has_gpu_code() -> bool:

@@ -13,7 +13,7 @@ from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.sources.base import Source
-from side_ray.sources.pools import describe, open_pools, open_samples, transform_of
+from side_ray.sources.pools import describe, open_pools, open_samples, shape_by_config, transform_of
 from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
@@ -22,7 +22,6 @@ VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1
 VERSIONS |= {"report": 1, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
-CIFAR_SIDE = 32
 CUT_EVERY = 2
 """Of samples that are given, every second one also sets the calibrated cut."""
 
@@ -52,13 +51,13 @@ class Artifacts:
 
     @cached_property
     def pools(self) -> tuple[Source, ...]:
-        """Where the images come from; empty for digits."""
+        """The sources that the images come from."""
         return open_pools(self.config.data, self.config.storage)
 
     @cached_property
     def prepare(self) -> Artifact:
         # The content counts, not where it lies.
-        content = [pool.identity() for pool in self.pools]
+        content = [identity for pool in self.pools if (identity := pool.identity()) is not None]
         return self._artifact("prepare", self.config.data.settings(), self.config.run.seed, *content)
 
     @cached_property
@@ -90,7 +89,7 @@ class Artifacts:
         settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", "encoder", "teacher"})
         weights = [_file_hash(key, path) for key, path in self.config.label_weights.items()]
         if self.config.surrogate.features == "sscd":
-            weights.append(self.config.score.preprocessing)
+            weights.append(self.config.score.option("preprocessing"))
         return self._artifact("surrogate", settings, self.synthetic.fingerprint, self.prepare.fingerprint, *weights)
 
     def samples(self, condition: Condition) -> ShardSet:
@@ -193,8 +192,7 @@ class Artifacts:
 
     @cached_property
     def _scoring(self) -> list[Any]:
-        fields = {"similarity", "neighbors", "checkpoint", "preprocessing"}
-        return [self.config.score.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+        return [self.config.score.settings(), self.prepare.fingerprint]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
@@ -221,7 +219,7 @@ def _file_hash(key: str, path: str) -> str:
 def _content_hash(config: Config) -> str:
     """SHA-256 over the imported model's files: the same path with other weights is another victim."""
     assert config.dpm.path is not None
-    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+    store = open_store(config.dpm.path, key="dpm.path", endpoint=config.storage.endpoint, region=config.storage.region)
     entries = sorted(store.list(), key=lambda entry: entry.key)
     if not entries:
         raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")
@@ -239,12 +237,10 @@ def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:
     Raises:
         UserError: the config does not give it, and the data set cannot be read.
     """
-    config = artifacts.config
-    side = config.data.image_size or config.data.crop or (CIFAR_SIDE if config.data.source == "cifar10" else None)
-    if side:
-        return (1 if config.data.grayscale else 3), side, side
-    if artifacts.prepare.done:
+    if shape := shape_by_config(artifacts.config.data):
+        height, width, channels = shape
+    elif artifacts.prepare.done:
         height, width, channels = artifacts.prepare.info()["shape"]
     else:
-        height, width, channels = describe(config.data, artifacts.pools).shape
+        height, width, channels = describe(artifacts.config.data, artifacts.pools).shape
     return channels, height, width

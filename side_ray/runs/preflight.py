@@ -11,7 +11,7 @@ from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import similarity_of
 from side_ray.sources.pools import Description, describe
 from side_ray.sources.select import check_sizes
 from side_ray.statistics.bands import Bands
@@ -28,7 +28,7 @@ def preflight(artifacts: Artifacts) -> None:
     """
     config = artifacts.config
     similarity = similarity_of(config.score)
-    Bands.make(config.score.bands, similarity.name, similarity.larger_is_closer)
+    Bands.make(config.score.bands, similarity)
     source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
     if source is not None:
         counts = [count for count in source.counts if count is not None]
@@ -104,7 +104,7 @@ def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
         UserError: it cannot be opened, or its images have another shape.
     """
     assert config.dpm.path is not None
-    store = open_store(config.dpm.path, endpoint=config.storage.endpoint, region=config.storage.region)
+    store = open_store(config.dpm.path, key="dpm.path", endpoint=config.storage.endpoint, region=config.storage.region)
     directory = store.fetch_dir("")
     with naming("dpm.path"):
         made = tuple(load_dpm(directory).image_shape)

@@ -9,6 +9,7 @@ from side_ray.config import ScoreSection
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.similarity import SIMILARITIES
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join
@@ -27,7 +28,8 @@ def read_cut(artifacts: Artifacts) -> Cut:
     """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
     score = artifacts.config.score
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
-    return calibrated_cut(best, score.false_match_rate, larger_is_closer=score.similarity == "sscd")
+    larger_is_closer = SIMILARITIES[score.similarity].larger_is_closer
+    return calibrated_cut(best, score.false_match_rate, larger_is_closer=larger_is_closer)
 
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
@@ -54,7 +56,7 @@ def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int
     best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
     holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
     second = None
-    if score.similarity == "nl2":
+    if SIMILARITIES[score.similarity].pixel_distances:
         second = pc.list_element(table.column("neighbor_values"), 1).to_numpy()
     return ConditionScores(best, best_id, _read_hits(scores, hits, index), holdout, second)
 

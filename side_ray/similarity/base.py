@@ -1,46 +1,84 @@
-"""Similarities γ between images: features to search in, and the value that is reported."""
+"""The interface of a similarity: features to search in, and the value that is reported."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from side_ray.config.base import Section
 from side_ray.search.neighbors import Metric, Neighbors
 
 Images = np.ndarray | Sequence[np.ndarray]
 """uint8 [N, H, W, C], or N arrays uint8 [H, W, C] of any sizes; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA)."""
+Presets = Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+"""By the preset's name, by the band's name: (from, to), where None is an open end."""
 
 
 class Similarity(ABC):
-    """A further encoder is one subclass with `embed` and `params`, registered in `SIMILARITIES`."""
+    """A further similarity is one subclass, registered in `SIMILARITIES`."""
+
+    Options: ClassVar[type[Section]] = Section
+    """The keys that the similarity adds to section `score`. Give each with `omitted_by_default`."""
+    shared_options: ClassVar[bool] = False
+    """Whether its keys are also allowed with another similarity, because something else reads them."""
 
     name: str
-    larger_is_closer: bool
+    """Its registered name."""
+    display_name: ClassVar[str]
+    """Its name in the report."""
+    larger_is_closer: ClassVar[bool]
     metric: Metric
-    neighbors = 1
+    """How the search compares features."""
+    presets: ClassVar[Presets] = {}
+    """Bands that `score.bands` can name."""
+    default_preset: ClassVar[str | None] = None
+    """The preset without `score.bands`; None = the user has to give bands."""
+    uses_gpu: ClassVar[bool] = False
+    """Whether `embed` runs on a GPU where there is one."""
+    pixel_distances: ClassVar[bool] = False
+    """Whether the values of one sample are proportional to L2 distances between pixels."""
+    neighbors: int = 1
     """How many nearest training images a value needs."""
+
+    @classmethod  # noqa: B027 (most need no check)
+    def check_section(cls, section: Any) -> None:
+        """Raise ValueError (`score.key: message`) for values of the `ScoreSection` that do not go together."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, score: Any) -> Self:
+        """The similarity with the settings of a `ScoreSection`; `score.options(cls.Options)` are its own.
+
+        Raises:
+            UserError: its weights cannot be loaded.
+        """
+
+    @classmethod
+    @abstractmethod
+    def dimension(cls, shape: tuple[int, int, int]) -> int:
+        """Length of the features of images of `shape` (H, W, C), at least roughly: memory is planned with it."""
 
     @abstractmethod
     def params(self) -> dict[str, Any]:
-        """What the values depend on, JSON-able; goes into every result and every fingerprint."""
+        """What the values depend on, JSON-able; it is part of every result."""
 
     @abstractmethod
     def embed(self, images: Images) -> np.ndarray:
         """Features float32 [N, d] of images.
 
         Raises:
-            UserError: images that the similarity cannot compare.
+            UserError: the similarity cannot compare these images.
         """
 
     @abstractmethod
     def values(self, neighbors: Neighbors) -> np.ndarray:
         """float32 [Q, k], the similarity values of neighbours merged over the whole training set."""
 
-    def unit(self, neighbors: Neighbors) -> np.ndarray | None:
-        """float64 [Q]: value = distance / unit for every training image, or None where the distance is the value."""
+    def denominator(self, neighbors: Neighbors) -> np.ndarray | None:
+        """float64 [Q]: value = distance / denominator for every training image; None where the distance is the value."""
         return None
 
     def complete_below(self, neighbors: Neighbors, train_size: int) -> float | None:
-        """The value below which every training image is among `neighbors`; None where that cannot be said."""
+        """The value below which every training image is among `neighbors`; None where that is not known."""
         return None

@@ -1,29 +1,47 @@
-"""Carlini's normalized L2 distance."""
+"""The normalized L2 distance of Carlini et al. (2023)."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from side_ray.errors import UserError
 from side_ray.search.neighbors import Metric, Neighbors, normalize
-from side_ray.similarity.base import Images, Similarity
+from side_ray.similarity.base import Images, Presets, Similarity
 
 
 class Nl2(Similarity):
-    """Carlini's normalized L2 distance of pixel values: d / (α · mean of the n smallest d), smaller is closer.
+    """Normalized L2 distance of pixel values: d / (α · mean of the n smallest d), smaller is closer.
 
-    The nearest image is in the mean. The value is free of scale; the nearest one's never exceeds 1/α.
+    The mean includes the nearest image. The value does not depend on the scale of the pixels, and that of the nearest image
+    never exceeds 1/α.
     """
 
     name = "nl2"
     larger_is_closer = False
     metric: Metric = "l2"
+    display_name = "nL2"
+    pixel_distances = True
+    presets: ClassVar[Presets] = {
+        # The paper prints the bands of `paper`, but only these cumulative cuts can give its CIFAR-10 table.
+        "cumulative": {"low": (1.4, 1.5), "mid": (1.35, 1.4), "high": (None, 1.35)},
+        "paper": {"low": (1.5, 10.0), "mid": (1.4, 1.5), "high": (1.35, 1.4)},
+    }
+    default_preset = "cumulative"
 
     def __init__(self, alpha: float = 0.5, n: int = 50) -> None:
         if not alpha > 0 or n < 1:
-            raise UserError(f"score: nl2 needs alpha > 0 and n ≥ 1, not {alpha} and {n}")
+            raise UserError(f"nl2 needs alpha > 0 and n ≥ 1, not {alpha} and {n}", "score")
         self.alpha = alpha
         self.neighbors = n
+
+    @classmethod
+    def from_config(cls, score: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def dimension(cls, shape: tuple[int, int, int]) -> int:
+        return math.prod(shape)
 
     def params(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "n": self.neighbors}
@@ -39,22 +57,17 @@ class Nl2(Similarity):
         array = np.asarray(images, np.uint8)
         return array.reshape(len(array), -1).astype(np.float32)
 
-    def unit(self, neighbors: Neighbors) -> np.ndarray:
-        """α · mean of the n nearest distances, of all of them where the training set has fewer than n."""
-        # Contiguous, so that the order of summation depends on nothing but n.
+    def denominator(self, neighbors: Neighbors) -> np.ndarray:
+        """α · mean of the n nearest distances, or of all where the training set has fewer than n images."""
+        # Contiguous, so that the order of summation depends on n alone.
         return self.alpha * np.ascontiguousarray(neighbors.values[:, : self.neighbors]).mean(axis=1)
 
     def values(self, neighbors: Neighbors) -> np.ndarray:
-        return normalize(neighbors.values, self.unit(neighbors)[:, None])
+        return normalize(neighbors.values, self.denominator(neighbors)[:, None])
 
     def complete_below(self, neighbors: Neighbors, train_size: int) -> float | None:
-        """1/α: a closer image is closer than the mean, which the n-th nearest is not."""
+        """1/α: an image with a smaller value is closer than the mean of the n nearest, and the n-th nearest is not."""
         k = neighbors.ids.shape[1]
         if k >= train_size:
             return np.inf
         return 1 / self.alpha if k >= self.neighbors else None
-
-
-def nl2_values(distances: np.ndarray, alpha: float = 0.5, n: int = 50) -> np.ndarray:
-    """Normalized L2 of sorted distances float64 [Q, k ≥ min(n, training set)] → float32 [Q, k]; see `Nl2`."""
-    return Nl2(alpha, n).values(Neighbors(np.zeros(distances.shape, np.int64), distances))

@@ -1,20 +1,25 @@
-"""What every source of images can do: say what it holds, and be read piece by piece, each piece by another process."""
+"""The interface of a source of images: what it holds, and how it is read piece by piece, each piece by another process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+
+from side_ray.config.base import Section
+from side_ray.config.cluster import StorageSection
+from side_ray.sources.reading.files import Files, open_files
 
 UNIT_IMAGES = 1024
 """About how many images one task reads, where the format leaves a choice."""
 
 Unit = dict[str, Any]
-"""A piece of a source that can be read on its own: JSON-able, and small against the images in it."""
+"""A piece of a source that can be read on its own: JSON-able, and small compared with the images in it."""
 
 Role = Literal["all", "members", "unseen"]
-"""Which images of a data path are meant: all, those that the DPM is trained on, or those kept from it."""
+"""What a source is opened for. With `data.holdout_path` there are two sources: one for the members, one for the unseen images.
+Without it, `all` images come from one source."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Record:
     """One image as the source holds it.
 
     Attributes:
-        name: where in the source it is, for a person to find it.
-        content: an encoded image, or uint8 [H, W, 3] pixels.
+        name: where in the source it is, so that a user can find it.
+        content: an encoded image, or uint8 pixels [H, W, 3] or [H, W].
         label: the name of its class; None where it has none.
         error: why there is no content.
     """
@@ -34,22 +39,85 @@ class Record:
     error: str = ""
 
 
-class Source(ABC):
-    """Images in one format at one place. Picklable and cheap to pickle; a further format is one subclass.
+@dataclass(frozen=True)
+class Place:
+    """Where a source is to be opened, and what for.
 
-    The order of the images is that of the units and of the records in each, and depends on the content alone.
+    Attributes:
+        path: the value of `key`; "" for a source without a path.
+        key: the config key of the path, for messages.
+        labels: whether labels are wanted.
+        same_path: whether the members and the unseen images have the same path (`splits_one_path`).
     """
 
+    path: str
+    key: str = "data.path"
+    role: Role = "all"
+    labels: bool = True
+    same_path: bool = False
+    storage: StorageSection = field(default_factory=StorageSection)
+
+    def files(self, path: str | None = None, key: str | None = None) -> Files:
+        """The files at the path, or at another one that is the value of `key`.
+
+        Raises:
+            UserError: nothing is there.
+            RunError: the storage cannot be reached.
+        """
+        return open_files(path or self.path, key or self.key, self.storage.endpoint, self.storage.region)
+
+
+class Source(ABC):
+    """Images in one format at one place. An instance is picklable and small: it holds where the images are, not the images.
+
+    The order of the images is that of the units and of the records in each. It depends on the content alone.
+    """
+
+    Options: ClassVar[type[Section]] = Section
+    """The keys that the source adds to section `data`. Give each with `omitted_by_default`."""
+    path_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those that are paths. `identity()` must cover the content behind them."""
+    label_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those that are only for labels."""
+    needs_path: ClassVar[bool] = True
+    splits_one_path: ClassVar[bool] = False
+    """Whether `data.holdout_path` may equal `data.path`, because the source itself tells members from unseen images."""
+    converts: ClassVar[bool] = True
+    """Whether images can be selected and converted (`config.data.IMAGE_KEYS`), or are used unchanged."""
+    grayscale: ClassVar[bool] = False
+    """Whether its images have one channel whatever `data.grayscale` is."""
+    side: ClassVar[int | None] = None
+    """Side of its images in pixels, where all are squares of that size."""
+    file_pattern: ClassVar[str] = ""
+    """Regular expression of the file names by which a path of this format is recognized; "" for never."""
+
     uri: str
+
+    @classmethod  # noqa: B027 (most need no check)
+    def check_section(cls, section: Any) -> None:
+        """Raise ValueError (`data.key: message`) for values of the `DataSection` that do not go together."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, place: Place, options: Any) -> Self:
+        """The images at a place.
+
+        Args:
+            options: an instance of `Options`.
+
+        Raises:
+            UserError: nothing is there, or it is not of this format.
+            RunError: the storage cannot be reached.
+        """
 
     @property
     @abstractmethod
     def labelled(self) -> bool:
-        """Whether its images are to have labels."""
+        """Whether its records have labels."""
 
     @abstractmethod
     def count(self) -> int | None:
-        """How many images it holds, None where only reading it all can tell."""
+        """How many images it holds; None where only reading all of it can tell."""
 
     @abstractmethod
     def units(self) -> Iterator[Unit]:
@@ -57,21 +125,22 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
-        """The images of one piece, one after the other; what cannot be read is a record with `error`.
+        """The images of one piece, one after the other; an image that cannot be read is a record with `error`.
 
         Args:
-            only: positions in the piece that matter; the records at others may come without content.
+            only: positions in the piece that are needed; the records at others may come without content.
         """
 
     def size(self, unit: Unit) -> int:
-        """Images of one piece, where it is known without reading them."""
+        """Number of images in one piece, where it is known without reading them."""
         raise NotImplementedError(f"{type(self).__name__} does not know before it reads")
 
     @abstractmethod
-    def identity(self) -> str:
-        """A string that changes when the content does, and does not when the same content lies elsewhere."""
+    def identity(self) -> str | None:
+        """A string that changes with the content, but not with its location; None where the config alone determines the
+        content. The fingerprint of the prepared images includes it."""
 
 
 def slices(total: int, size: int = UNIT_IMAGES) -> Iterator[slice]:
-    """`total` rows in runs of `size`."""
+    """0 … `total` in consecutive slices of at most `size`."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))

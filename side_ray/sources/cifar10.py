@@ -4,12 +4,12 @@ import io
 from collections.abc import Container, Iterator
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from side_ray.errors import UserError
-from side_ray.sources.base import Record, Role, Source, Unit
+from side_ray.sources.base import Place, Record, Role, Source, Unit
 from side_ray.sources.reading.files import Files
 from side_ray.sources.reading.pickles import Refused, load_batch
 from side_ray.sources.reading.tars import DAMAGED, members
@@ -18,6 +18,7 @@ TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = ("test_batch",)
 CLASSES = 10
 PIXELS = 32 * 32 * 3
+"""Bytes of one image."""
 LARGEST_BATCH = 512 << 20
 
 
@@ -28,10 +29,17 @@ class CifarSource(Source):
         role: `members` are the five training batches, `unseen` is the test batch.
     """
 
+    splits_one_path = True
+    side = 32
+
     def __init__(self, files: Files, role: Role, labels: bool) -> None:
         self.files, self.role, self.labels = files, role, labels
         self.uri = files.uri
         self.wanted = {"all": TRAINING + TEST, "members": TRAINING, "unseen": TEST}[role]
+
+    @classmethod
+    def open(cls, place: Place, options: Any) -> Self:
+        return cls(place.files(), place.role, place.labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "found"}
@@ -45,7 +53,7 @@ class CifarSource(Source):
         """Name in the archive or directory, and size in bytes, of each batch, by the batch's name.
 
         Raises:
-            UserError: batches are missing, or the archive is none.
+            UserError: batches are missing, or the archive is not a tar file.
         """
         every = self._archived() if self.files.only else self._unpacked()
         batches: dict[str, tuple[str, int]] = {}
@@ -54,15 +62,17 @@ class CifarSource(Source):
             if stem in self.wanted:
                 if stem in batches:
                     raise UserError(
-                        f"data.path: {self.uri} holds {stem} twice ({batches[stem][0]}, {name}); "
-                        "give the directory of one version"
+                        f"{self.uri} holds {stem} twice ({batches[stem][0]}, {name}); "
+                        "give the directory of one version",
+                        "data.path",
                     )
                 batches[stem] = (name, size)
         missing = [stem for stem in self.wanted if stem not in batches]
         if missing:
             raise UserError(
-                f"data.path: {self.uri} lacks CIFAR-10's {', '.join(missing)}; give cifar-10-python.tar.gz, "
-                "cifar-10-binary.tar.gz or the directory that one of them unpacks to"
+                f"{self.uri} lacks CIFAR-10's {', '.join(missing)}; give cifar-10-python.tar.gz, "
+                "cifar-10-binary.tar.gz or the directory that one of them unpacks to",
+                "data.path",
             )
         return {stem: batches[stem] for stem in self.wanted}
 
@@ -78,10 +88,10 @@ class CifarSource(Source):
             raise self._damaged(error) from None
 
     def _damaged(self, error: object) -> UserError:
-        return UserError(f"data.path: {self.uri} is not a whole tar archive ({error}); get it again")
+        return UserError(f"{self.uri} is not a whole tar archive ({error}); get it again", "data.path")
 
     def count(self) -> int | None:
-        """Known from the sizes of the binary version; the Python version has to be read."""
+        """Known from the file sizes of the binary version; the Python version has to be read."""
         if all(name.endswith(".bin") for name, _ in self.found.values()):
             return sum(size // (1 + PIXELS) for _, size in self.found.values())
         return None
@@ -114,8 +124,9 @@ class CifarSource(Source):
     def _binary(self, name: str, data: bytes) -> tuple[np.ndarray, list[int]]:
         if not data or len(data) % (1 + PIXELS):
             raise UserError(
-                f"data.path: {name} in {self.uri} has {len(data):,} bytes, not a multiple of {1 + PIXELS}: it is cut short "
-                "or not CIFAR-10's; get it again"
+                f"{name} in {self.uri} has {len(data):,} bytes, not a multiple of {1 + PIXELS}: it is truncated "
+                "or not CIFAR-10's; get it again",
+                "data.path",
             )
         rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
         return rows[:, 1:], self._checked(name, rows[:, 0].tolist())
@@ -124,7 +135,9 @@ class CifarSource(Source):
         try:
             batch = load_batch(file)
         except Refused as error:
-            raise UserError(f"data.path: {name} in {self.uri} is no batch of CIFAR-10: {error}; get it again") from None
+            raise UserError(
+                f"{name} in {self.uri} is not a batch of CIFAR-10: {error}; get it again", "data.path"
+            ) from None
         pixels, labels = batch.get(b"data"), batch.get(b"labels")
         if (
             not isinstance(pixels, np.ndarray)
@@ -134,8 +147,9 @@ class CifarSource(Source):
             or len(labels) != len(pixels)
         ):
             raise UserError(
-                f"data.path: {name} in {self.uri} has no images of 32×32 with a label each in data and labels; "
-                "give CIFAR-10's own batches"
+                f"{name} in {self.uri} has no images of 32×32 with a label each in data and labels; "
+                "give CIFAR-10's own batches",
+                "data.path",
             )
         return pixels, self._checked(name, labels)
 
@@ -143,8 +157,9 @@ class CifarSource(Source):
         wrong = next((label for label in labels if not isinstance(label, int) or not 0 <= label < CLASSES), None)
         if wrong is not None:
             raise UserError(
-                f"data.path: {name} in {self.uri} has the label {wrong!r}, not 0 … 9: it is damaged or not "
-                "CIFAR-10's; get it again"
+                f"{name} in {self.uri} has the label {wrong!r}, not 0 … 9: it is damaged or not "
+                "CIFAR-10's; get it again",
+                "data.path",
             )
         return labels
 

@@ -2,26 +2,38 @@
 
 from collections.abc import Container, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from side_ray.config.base import Section
 from side_ray.errors import UserError
-from side_ray.sources.base import UNIT_IMAGES, Record, Source, Unit
+from side_ray.sources.base import UNIT_IMAGES, Place, Record, Source, Unit
 from side_ray.sources.reading.files import Files
 
 ROWS_AT_ONCE = 64
 
 
+class ParquetOptions(Section):
+    image_column: str = "image"
+    """The column of images."""
+    label_column: str | None = None
+    """The column of labels; by default `label`, if there is one."""
+
+
 class ParquetSource(Source):
-    """One unit per run of row groups; plain binary columns of encoded images are read as well.
+    """One unit per group of consecutive row groups. Plain binary columns of encoded images are read as well.
 
     Args:
         image_column: the column of images.
         label_column: the column of labels, integers or strings; None = `label`, if there is such a column.
         labels: whether labels are wanted.
     """
+
+    Options = ParquetOptions
+    label_keys = frozenset({"label_column"})
+    file_pattern = r"\.parquet$"
 
     def __init__(
         self,
@@ -36,6 +48,10 @@ class ParquetSource(Source):
         self.labels, self.unit_images = labels, unit_images
         self.uri = files.uri
 
+    @classmethod
+    def open(cls, place: Place, options: ParquetOptions) -> Self:
+        return cls(place.files(), options.image_column, options.label_column, place.labels)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "footers"}
 
@@ -45,7 +61,7 @@ class ParquetSource(Source):
         except (pa.ArrowInvalid, OSError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(
-                f"data.path: {name} in {self.uri} is not a whole Parquet file ({reason}); get it again"
+                f"{name} in {self.uri} is not a whole Parquet file ({reason}); get it again", "data.path"
             ) from None
 
     @cached_property
@@ -55,9 +71,9 @@ class ParquetSource(Source):
         Raises:
             UserError: no Parquet file, a damaged one, or one without a column of images.
         """
-        names = self.files.listing().matching(r"\.parquet$").names.to_pylist()
+        names = self.files.listing().matching(self.file_pattern).names.to_pylist()
         if not names:
-            raise UserError(f"data.path: there is no .parquet file in {self.uri}; check the path")
+            raise UserError(f"there is no .parquet file in {self.uri}; check the path", "data.path")
         found = []
         for name in names:
             with self._open(name) as file:
@@ -68,22 +84,24 @@ class ParquetSource(Source):
         without = next((name for name, _, has in found if not has), None)
         if self.labels and without and (self.required or any(has for _, _, has in found)):
             raise UserError(
-                f"data.label_column: {without} in {self.uri} has no column {self.label_column}; name the column of labels, "
-                "or set data.labels=false"
+                f"{without} in {self.uri} has no column {self.label_column}; name the column of labels, "
+                "or set data.labels=false",
+                "data.label_column",
             )
         return found
 
     def _check_column(self, name: str, schema: pa.Schema) -> None:
         if self.image_column not in schema.names:
             raise UserError(
-                f"data.image_column: {name} in {self.uri} has no column {self.image_column}; it has {', '.join(schema.names)}"
+                f"{name} in {self.uri} has no column {self.image_column}; it has {', '.join(schema.names)}",
+                "data.image_column",
             )
         kind = schema.field(self.image_column).type
         binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         if not binary and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
             raise UserError(
-                f"data.image_column: {self.image_column} in {name} is {kind}, not struct<bytes, path>; "
-                "give the column of encoded images"
+                f"{self.image_column} in {name} is {kind}, not struct<bytes, path>; give the column of encoded images",
+                "data.image_column",
             )
 
     @property

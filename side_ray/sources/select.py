@@ -1,4 +1,4 @@
-"""Which images of a source become members, calibration and holdout: numbers alone, a few tens of bytes per image."""
+"""Selects the members, the calibration and the holdout images. Works on numbers alone, a few tens of bytes per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SPLITS: tuple[Split, ...] = ("member", "calibration", "holdout")
 
 @dataclass(frozen=True)
 class Census:
-    """What is known of every image of all pools, in the order of pools, units and records.
+    """A table of the images of all pools, in the order of pools, units and records.
 
     Attributes:
         unit, position: int32 [N], number of the unit and of the record in it.
@@ -38,7 +38,8 @@ class Census:
 
     @classmethod
     def of(cls, tables: Sequence[pa.Table], pools: Sequence[int]) -> "Census":
-        """From the scans of all units: columns `digest` (null = not usable) and `label`; `pools` are the units' pools."""
+        """From the scans of all units, with columns `digest` (null = not usable) and `label`; `pools` is the pool of each
+        unit."""
         sizes = [table.num_rows for table in tables]
         digests = pa.chunked_array(
             [chunk for table in tables for chunk in table.column("digest").chunks], pa.binary(DIGEST_BYTES)
@@ -59,17 +60,17 @@ class Census:
         )
 
     def distinct(self) -> np.ndarray:
-        """Indices of usable images of which no earlier one has the same pixels, ascending."""
+        """Indices of usable images, ascending, without those whose pixels equal an earlier image's."""
         usable = np.flatnonzero(self.usable)
         _, first = np.unique(self.digest[usable], return_index=True)
         return usable[np.sort(first)]
 
 
 def without_near(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Those of `indices` (ascending) that are not near to an earlier one that stays.
+    """`indices` (ascending) without those that are near an earlier one that is kept.
 
     Args:
-        pairs: int64 [P, 2], indices of two images that are near to each other, in either order.
+        pairs: int64 [P, 2], indices of two images that are near each other, in either order.
     """
     earlier: dict[int, list[int]] = {}
     for first, second in np.sort(pairs, axis=1).tolist():
@@ -82,7 +83,7 @@ def without_near(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def capped(census: Census, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` random images of each class and pool, ascending; images without label stay."""
+    """At most `per_class` random images of each class and pool, ascending; images without a label are kept."""
     order = indices[np.random.default_rng([seed, 4]).permutation(len(indices))]
     group = census.label[order] * 2 + census.pool[order]
     by_group = np.argsort(group, kind="stable")
@@ -95,8 +96,8 @@ def capped(census: Census, indices: np.ndarray, per_class: int, seed: int) -> np
 @dataclass(frozen=True)
 class Chosen:
     """The split: for each split the census indices of its images, ascending, so that ids follow the source's order; and
-    for each name of `Census.names` its class number among the members, -1 = none of them has it. Fewer than two classes
-    are none."""
+    the class number of each name in `Census.names`, -1 = no member has it. With fewer than two classes there are
+    no labels."""
 
     rows: dict[Split, np.ndarray]
     class_of: np.ndarray
@@ -104,7 +105,7 @@ class Chosen:
 
 
 def choose(census: Census, candidates: np.ndarray, data: DataSection, seed: int) -> Chosen:
-    """Draw the three sets from the candidates and number the members' classes: by value where all names are integers.
+    """Draw the three sets from the candidates, and number the members' classes: in order of value if all names are integers.
 
     Raises:
         UserError: there are too few candidates.
@@ -125,20 +126,20 @@ def choose(census: Census, candidates: np.ndarray, data: DataSection, seed: int)
 
 
 def copies_across(census: Census, chosen: Chosen) -> int:
-    """How many unseen images have exactly the pixels of a member."""
+    """Number of unseen images whose pixels equal a member's."""
     unseen = np.concatenate([chosen.rows[split] for split in SPLITS[1:]])
     return int(np.isin(census.digest[unseen], census.digest[chosen.rows["member"]]).sum())
 
 
 def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None:
-    """Refuse a split that the images do not suffice for.
+    """Refuse a split that needs more images than there are.
 
     Args:
         total: images in the source.
         apart: images in `data.holdout_path`, None without one.
 
     Raises:
-        UserError: names the key and both numbers.
+        UserError: there are too few images.
     """
     behind = f" behind the first {data.skip}" if data.skip else ""
     total = max(0, total - data.skip)
@@ -146,18 +147,20 @@ def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None
         needed = data.members + 2 * data.holdout
         if needed > total:
             raise UserError(
-                f"data.members: {data.members} members and twice {data.holdout} unseen images are {needed}, "
-                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout"
+                f"{data.members} members and twice {data.holdout} unseen images are {needed}, "
+                f"but {data.source} holds {total}{behind}; lower data.members or data.holdout",
+                "data.members",
             )
         return
     if data.members > total:
         raise UserError(
-            f"data.members: {data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members"
+            f"{data.members} are wanted, but {data.path} holds {total} images{behind}; lower data.members",
+            "data.members",
         )
     if 2 * data.holdout > apart:
         raise UserError(
-            f"data.holdout: twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; "
-            "lower data.holdout"
+            f"twice {data.holdout} unseen images are wanted, but {data.holdout_path} holds {apart}; lower data.holdout",
+            "data.holdout",
         )
 
 

@@ -1,12 +1,13 @@
-"""WebDataset: tar files whose members with one stem make one sample, an image and its label."""
+"""WebDataset: tar files in which the members with the same stem form one sample, an image and its label."""
 
 import json
 from collections.abc import Container, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
+from side_ray.config.base import Section
 from side_ray.errors import UserError
-from side_ray.sources.base import Record, Source, Unit
+from side_ray.sources.base import Place, Record, Source, Unit
 from side_ray.sources.reading.files import LARGEST_IMAGE, Files
 from side_ray.sources.reading.pixels import EXTENSIONS
 from side_ray.sources.reading.tars import DAMAGED, members
@@ -14,17 +15,29 @@ from side_ray.sources.reading.tars import DAMAGED, members
 LABELS = ("cls", "json")
 
 
-class WebDatasetSource(Source):
-    """One unit per tar file, which is read once from front to back, as the format is meant to be.
+class WebDatasetOptions(Section):
+    label_column: str | None = None
+    """The field of `.json` that holds the label; by default `label`."""
 
-    The label is the text of `.cls`, or the field `label_field` of `.json`. Whether there are labels is decided by the
-    first sample.
+
+class WebDatasetSource(Source):
+    """One unit per tar file, which is read sequentially.
+
+    The label is the text of `.cls`, or the field `label_field` of `.json`. The first sample decides whether there are labels.
     """
+
+    Options = WebDatasetOptions
+    label_keys = frozenset({"label_column"})
+    file_pattern = r"\.(tar|tar\.gz|tgz)$"
 
     def __init__(self, files: Files, label_field: str = "label", labels: bool = True) -> None:
         self.files, self.label_field, self.labels = files, label_field, labels
         self.uri = files.uri
         self._labelled: bool | None = None
+
+    @classmethod
+    def open(cls, place: Place, options: WebDatasetOptions) -> Self:
+        return cls(place.files(), options.label_column or "label", place.labels)
 
     @property
     def labelled(self) -> bool:
@@ -38,9 +51,9 @@ class WebDatasetSource(Source):
         return None
 
     def units(self) -> Iterator[Unit]:
-        names = self.files.listing().matching(r"\.(tar|tar\.gz|tgz)$").names.to_pylist()
+        names = self.files.listing().matching(self.file_pattern).names.to_pylist()
         if not names:
-            raise UserError(f"data.path: there is no .tar file in {self.uri}; check the path")
+            raise UserError(f"there is no .tar file in {self.uri}; check the path", "data.path")
         return ({"name": name} for name in names)
 
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
@@ -49,7 +62,7 @@ class WebDatasetSource(Source):
             yield record if labelled else Record(record.name, record.content, None, record.error)
 
     def _samples(self, shard: str) -> Iterator[Record]:
-        """The samples of one tar file. Where the archive is damaged the last record says so."""
+        """The samples of one tar file. If the archive is damaged, the last record has the error."""
         seen: set[str] = set()
         stem, parts = "", dict[str, bytes]()
         try:
@@ -61,12 +74,12 @@ class WebDatasetSource(Source):
                         stem, parts = key, {}
                         if key in seen:
                             raise UserError(
-                                f"data.path: {shard} in {self.uri} holds {key} twice; write each sample once"
+                                f"{shard} in {self.uri} holds {key} twice; write each sample once", "data.path"
                             )
                         seen.add(key)
                     if extension in parts:
                         raise UserError(
-                            f"data.path: {shard} in {self.uri} holds {member.name} twice; write each file once"
+                            f"{shard} in {self.uri} holds {member.name} twice; write each file once", "data.path"
                         )
                     if key and (extension in LABELS or extension in EXTENSIONS):
                         parts[extension] = member.read(LARGEST_IMAGE)

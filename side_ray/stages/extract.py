@@ -16,6 +16,7 @@ from side_ray.diffusion.sampler import sample_seed
 from side_ray.execution.audit import Audit
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column
+from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
@@ -34,7 +35,7 @@ class SamplingJob(ShardJob):
 
 
 @dataclass(frozen=True)
-class GeneratorSpec:
+class GeneratorSpec(Carrier):
     """Everything that a generator needs, by path."""
 
     store: Store

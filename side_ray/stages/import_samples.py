@@ -16,6 +16,7 @@ from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import IMAGE_TYPE, encode_png
+from side_ray.registry import Carrier
 from side_ray.runs.artifacts import CUT_EVERY
 from side_ray.runs.plan import conditions
 from side_ray.sources.base import Source
@@ -31,7 +32,7 @@ class ImportJob(ShardJob):
 
 
 @dataclass(frozen=True)
-class ImporterSpec:
+class ImporterSpec(Carrier):
     """Everything that an importer needs, by path. `shape` is (H, W, C) of the training images."""
 
     source: Source

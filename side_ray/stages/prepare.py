@@ -209,7 +209,7 @@ class _Preparation:
                 "data.image_size, to which all are cropped and resized"
             )
         height, width = next(iter(sizes), (0, 0))
-        return [height, width, 1 if self.data.grayscale else 3]
+        return [height, width, transform_of(self.data).channels]
 
     def _example(self, size: tuple[int, int], unit: int) -> str:
         table = self._table(scan_key(unit), ["name", "height", "width"])

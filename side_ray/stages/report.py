@@ -18,7 +18,7 @@ from side_ray.runs.dataset import read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
@@ -176,7 +176,7 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
 def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
     """The best matches of each method with distinct training images, with both images as PNG."""
     config = artifacts.config
-    closest_first = -1 if config.score.similarity == "sscd" else 1
+    closest_first = -1 if SIMILARITIES[config.score.similarity].larger_is_closer else 1
     limit = config.report.options(GalleryOptions).gallery
     found: dict[str, list[tuple[float, Condition, int, int]]] = {}
     for each, result in scores.items():

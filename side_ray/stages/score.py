@@ -16,6 +16,7 @@ from side_ray.execution.audit import Audit
 from side_ray.execution.search_actors import SearchActors, SearchPart, ask, uses_gpu
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
+from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import to_parquet
 from side_ray.runs.plan import conditions
@@ -24,7 +25,7 @@ from side_ray.runs.scores import HITS_SCHEMA, find_cut
 from side_ray.runs.shards import ShardSet
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors, merge
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import similarity_of
 from side_ray.sources.select import Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
@@ -44,7 +45,7 @@ class ScoringJob(ShardJob):
 
 
 @dataclass(frozen=True)
-class ScorerSpec:
+class ScorerSpec(Carrier):
     """Everything that a scorer needs, by path. `search` are handles of remote `SearchPart`s; empty = hold all features."""
 
     prepared: Artifact
@@ -122,7 +123,7 @@ class Scorer(ShardActor):
         limit = similarity.complete_below(nearest, size)
         if limit is not None and not levels.reaches_beyond(limit):
             return nearest, values, count_neighbors(nearest, values, levels)
-        counts = self._ask("count", split, queries, levels, similarity.unit(nearest))
+        counts = self._ask("count", split, queries, levels, similarity.denominator(nearest))
         return nearest, values, Counts.merge(counts)
 
     def _ask(self, method: str, split: Split, queries: np.ndarray, *arguments: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Bands of similarity, and which band a value lies in.
 
-Everything is decided on float32, the precision in which values are stored: an edge is rounded to float32 first, so that a
-reader of the stored values who writes `best <= 1.35` in numpy or pandas counts what side-ray counts.
+All comparisons are made in float32, the precision in which values are stored: edges are rounded to float32 first, so that
+`best <= 1.35` on the stored values, in numpy or pandas, counts what side-ray counts.
 
 *Closeness* is the value itself where larger is closer (SSCD) and its negative where smaller is closer (nL2).
 """
@@ -15,54 +15,50 @@ import numpy as np
 from side_ray.config import Config
 from side_ray.errors import UserError
 from side_ray.search.levels import Edge, Levels
+from side_ray.similarity import SIMILARITIES
+from side_ray.similarity.base import Similarity
 
 CALIBRATED = "calibrated"
-"""The name that hits and metrics use for the calibrated cut."""
+"""The name of the calibrated cut in hits and metrics."""
 
-PRESETS: dict[str, dict[str, dict[str, tuple[Edge, Edge]]]] = {
-    "nl2": {
-        # The paper prints the bands of `paper`, but only these cumulative cuts can give its CIFAR-10 table.
-        "cumulative": {"low": (1.4, 1.5), "mid": (1.35, 1.4), "high": (None, 1.35)},
-        "paper": {"low": (1.5, 10.0), "mid": (1.4, 1.5), "high": (1.35, 1.4)},
-    },
-    "sscd": {"sscd": {"low": (0.4, 0.5), "mid": (0.5, 0.6), "high": (0.6, 1.0)}},
-}
-DEFAULT_PRESET = {"nl2": "cumulative", "sscd": "sscd"}
+KEY = "score.bands"
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Adjoining closed intervals of one similarity, loosest first; an edge that two share belongs to the stricter band."""
+    """Adjoining closed intervals of one similarity, loosest first; an edge that two bands share belongs to the stricter one."""
 
     bands: dict[str, tuple[Edge, Edge]]
     larger_is_closer: bool
 
     @classmethod
-    def make(cls, spec: str | Mapping[str, Sequence[Edge]] | None, similarity: str, larger_is_closer: bool) -> "Bands":
+    def make(
+        cls, spec: str | Mapping[str, Sequence[Edge]] | None, similarity: Similarity | type[Similarity]
+    ) -> "Bands":
         """Bands from a preset's name, or from `{name: [from, to], …}` in any order.
 
         Args:
             spec: None is the similarity's default preset; a None inside an interval is an open end.
-            similarity: registered name, for its presets.
+            similarity: gives the presets and the direction.
 
         Raises:
             UserError: an unknown preset, an empty or reversed interval, a gap or an overlap between bands.
         """
-        presets = PRESETS.get(similarity, {})
+        name, presets = similarity.name, similarity.presets
+        spec = similarity.default_preset if spec is None else spec
         if spec is None:
-            if similarity not in DEFAULT_PRESET:
-                raise UserError(f"score.bands: {similarity} has no preset; give {{low: [from, to], …}}")
-            spec = DEFAULT_PRESET[similarity]
+            raise UserError(f"{name} has no preset; give {{low: [from, to], …}}", KEY)
         if isinstance(spec, str):
             if spec not in presets:
                 known = ", ".join(presets) or "none"
                 raise UserError(
-                    f"score.bands: {similarity} has no preset {spec!r} (known: {known}); name one or give {{low: [from, to], …}}"
+                    f"{name} has no preset {spec!r} (known: {known}); name one or give {{low: [from, to], …}}", KEY
                 )
             spec = presets[spec]
         if not spec:
-            raise UserError("score.bands: is empty; give at least one band")
+            raise UserError("is empty; give at least one band", KEY)
         intervals = {name: _interval(name, edges) for name, edges in spec.items()}
+        larger_is_closer = similarity.larger_is_closer
         loosest_first = sorted(intervals, key=lambda name: _closeness_interval(intervals[name], larger_is_closer))
         ordered = {name: intervals[name] for name in loosest_first}
         _require_adjoining(ordered, larger_is_closer)
@@ -86,11 +82,11 @@ class Bands:
         return {"bands": {name: list(edges) for name, edges in self.bands.items()}, "cumulative": cumulative}
 
     def within(self, name: str) -> list[str]:
-        """The bands that the cumulative band `name` is made of: itself and the stricter ones."""
+        """The bands that form the cumulative band `name`: itself and all stricter ones."""
         return self.names[self.names.index(name) :]
 
     def levels(self, cut: float | None = None) -> Levels:
-        """The bands, and the calibrated cut where given, as levels that do not overlap."""
+        """The bands, and the calibrated cut if given, as levels that do not overlap."""
         intervals = {name: _closeness_interval(edges, self.larger_is_closer) for name, edges in self.bands.items()}
         starts = {start: [name] for name, (start, _) in intervals.items()}
         top = np.nextafter(intervals[self.names[-1]][1], np.float32(np.inf))
@@ -110,12 +106,12 @@ class Bands:
 
 def _interval(name: str, edges: Sequence[Edge]) -> tuple[Edge, Edge]:
     if name == CALIBRATED:
-        raise UserError(f"score.bands: the name {CALIBRATED!r} is taken by the calibrated cut; choose another")
+        raise UserError(f"the name {CALIBRATED!r} is reserved for the calibrated cut; choose another", KEY)
     low, high = edges
     if low is None and high is None:
-        raise UserError(f"score.bands.{name}: both ends are open; close at least one")
+        raise UserError("both ends are open; close at least one", f"{KEY}.{name}")
     if low is not None and high is not None and not low < high:
-        raise UserError(f"score.bands.{name}: [{low}, {high}] holds nothing; write [from, to] with from < to")
+        raise UserError(f"[{low}, {high}] holds nothing; write [from, to] with from < to", f"{KEY}.{name}")
     return low, high
 
 
@@ -133,12 +129,12 @@ def _require_adjoining(ordered: dict[str, tuple[Edge, Edge]], larger_is_closer: 
         if end != start:
             fault = "overlap" if end > start else "leave a gap"
             raise UserError(
-                f"score.bands: {looser} {list(ordered[looser])} and {stricter} {list(ordered[stricter])} {fault}; "
-                "let each band start where the one before it ends"
+                f"{looser} {list(ordered[looser])} and {stricter} {list(ordered[stricter])} {fault}; "
+                "let each band start where the one before it ends",
+                KEY,
             )
 
 
 def bands_of(config: Config) -> Bands:
     """The bands that the config asks for."""
-    larger_is_closer = config.score.similarity == "sscd"
-    return Bands.make(config.score.bands, config.score.similarity, larger_is_closer)
+    return Bands.make(config.score.bands, SIMILARITIES[config.score.similarity])

@@ -1,4 +1,4 @@
-"""The control of the classifier: does it alone, guiding a DPM of other images, give copies of the audited training set?"""
+"""Tests for the control of the classifier: do guided samples of a DPM of other images match the audited training set?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class SetTest:
-    """Matches of one condition's samples with two sets of images that the sampled DPM saw neither of."""
+    """Matches of one condition's samples with two sets of images, neither of which the sampled DPM has seen."""
 
     members: int
     """Samples that match the audited DPM's training set."""
@@ -21,15 +21,16 @@ class SetTest:
     only_members: int
     only_holdout: int
     p_value: float
-    """One-sided and exact: of the samples that match one set alone, how likely so many match the members by chance."""
+    """One-sided and exact: the probability that, of the samples that match only one set, at least so many match the members by
+    chance."""
 
 
 def compare_sets(
     member_matches: NDArray[np.bool_], holdout_matches: NDArray[np.bool_], members: int, holdout: int
 ) -> SetTest:
-    """Whether samples match one set more often than the other, sample by sample (McNemar, one-sided).
+    """Test whether samples match the members more often than the held-out set, paired by sample (McNemar, one-sided).
 
-    Without memorization both sets are draws of the same kind, so a sample that matches only one of them matches the members
+    Without memorization both sets are drawn from one distribution, so a sample that matches only one of them matches the members
     with probability `members` / (`members` + `holdout`).
 
     Args:
@@ -45,7 +46,7 @@ def compare_sets(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment for as many tests as there are values, in their order."""
+    """Holm's adjusted p-values, in the order of `p_values`, each the result of one test."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.maximum.accumulate(np.minimum(1.0, np.asarray(p_values)[order] * factors))

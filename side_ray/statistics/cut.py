@@ -1,9 +1,8 @@
-"""The calibrated cut: how close a match must be, that images the model never saw reach it in one sample of a thousand."""
+"""The calibrated cut: the value that one generated image in a thousand reaches against images that the model never saw."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -13,22 +12,20 @@ from side_ray.search.levels import closeness_of
 
 @dataclass(frozen=True)
 class Cut:
-    """A value that a match must reach (from below for nL2, from above for SSCD; reaching it exactly counts)."""
+    """The value that a match must reach (at most for nL2, at least for SSCD)."""
 
     value: float
-    """A float32 number."""
+    """Exactly representable in float32."""
     rank: int
     """The cut is the `rank`-th best of the `n` values."""
     n: int
     false_match_rate: float
-    """The rate that was asked for."""
+    """The requested rate."""
     known: bool
-    """False where n is too small to know the rate (n · rate < 1): the cut is then the best value of all."""
+    """False if n is too small for the rate (n · rate < 1): the cut is then the best of all values."""
     rate_ci: tuple[float, float]
-    """95 % interval of the true false-match rate at this cut: that of the `rank`-th of n order statistics is a beta."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"rate_ci": list(self.rate_ci)}
+    """95 % interval of the true false-match rate at this cut: at the `rank`-th of n order statistics it has a beta
+    distribution."""
 
 
 def calibrated_cut(best: np.ndarray, false_match_rate: float = 0.001, *, larger_is_closer: bool) -> Cut:
@@ -45,9 +42,9 @@ def calibrated_cut(best: np.ndarray, false_match_rate: float = 0.001, *, larger_
     if best.size == 0 or np.isnan(best).any():
         raise ValueError("the cut needs at least one value, and no NaN")
     if not 0 < false_match_rate < 1:
-        raise ValueError(f"false_match_rate must lie in (0, 1), not {false_match_rate}")
+        raise ValueError(f"false_match_rate must be in (0, 1), not {false_match_rate}")
     n = int(best.size)
-    # As the decimal that was written: in binary, 10,000 · 0.0003 falls just below 3.
+    # The rate as the decimal that was written: in binary, 10,000 · 0.0003 is slightly below 3.
     wanted = math.floor(n * Fraction(repr(float(false_match_rate))))
     rank = max(wanted, 1)
     closeness = closeness_of(best, larger_is_closer)

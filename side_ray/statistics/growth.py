@@ -1,4 +1,4 @@
-"""How the number of distinct training images grows with N_G: measured, beside its expectation and a band around all of it."""
+"""Growth of the number of distinct training images with N_G: measured, expected, and a simultaneous band."""
 
 from dataclasses import dataclass
 
@@ -19,13 +19,13 @@ class Growth:
     """Eq. 150 in its exact finite-sample form."""
     low: np.ndarray
     high: np.ndarray
-    """The simultaneous band: 95 % of all orders of the samples lie inside it at *every* m."""
+    """The simultaneous band: 95 % of all orders of the samples are inside it at *every* m."""
     p_value: float
-    """Share of the orders that depart at least as far somewhere as the measured one."""
+    """Share of the orders whose largest departure from the expectation is at least that of the measured curve."""
 
     @property
     def inside(self) -> bool:
-        """Whether the measured curve lies in the band everywhere."""
+        """Whether the measured curve is in the band everywhere."""
         return bool(((self.low <= self.measured) & (self.measured <= self.high)).all())
 
 
@@ -34,15 +34,15 @@ def growth(
 ) -> Growth:
     """The growth of distinct training images over n samples (Eq. 147–150, the paper's Figure 5).
 
-    Samples of one condition are exchangeable, so their order is one of n! equally likely ones: the expectation over these is
-    the rarefaction curve, and random orders of the same samples give its band. The band is expectation ± q standard deviations,
-    q the 95 % quantile over the orders of the largest departure.
+    Samples of one condition are exchangeable, so their n! orders are equally likely: the expectation over these is the
+    rarefaction curve, and random orders of the same samples give its band. The band is expectation ± q standard deviations, q the
+    95 % quantile over the orders of the largest departure.
 
     Args:
-        sample_ids, train_ids: int64 [pairs], each (sample, training image) that match, once; samples are 0 … n − 1.
+        sample_ids, train_ids: int64 [pairs], the distinct matching pairs (sample 0 … n − 1, training image).
         n: number of samples.
-        points: about how many m; n itself, where nothing is left to chance, is not among them.
-        orders: random orders drawn.
+        points: approximate number of m. They exclude n, where all orders give the same number.
+        orders: number of random orders.
     """
     m = np.unique(np.linspace(1, n - 1, points).round().astype(np.int64))
     by_image = np.lexsort((sample_ids, train_ids))
@@ -54,11 +54,11 @@ def growth(
     measured = _distinct(np.arange(n), samples, starts, m)
     expected = rarefy(counts, n, m)
     spread = drawn.std(axis=0)
-    spread = np.where(spread > 0, spread, np.inf)  # where every order gives the same number none departs
+    spread = np.where(spread > 0, spread, np.inf)  # no departure where all orders give the same number
     departures = (np.abs(drawn - expected) / spread).max(axis=1, initial=0.0)
     worst = float((np.abs(measured - expected) / spread).max(initial=0.0))
     half = np.quantile(departures, 0.95, method="higher") * np.where(np.isfinite(spread), spread, 0.0)
-    # Rounding of the expectation must not count where all orders agree.
+    # Rounding of the expectation is not a departure where all orders agree.
     slack = 1e-6
     return Growth(
         m.astype(np.float64),

@@ -1,4 +1,4 @@
-"""Which training images the samples hit, and how often: the sparse form of Eq. 15's union."""
+"""Which training images the samples hit, and how often: Eq. 15's union in sparse form."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from side_ray.statistics.bands import CALIBRATED
 
 @dataclass(frozen=True)
 class BandHits:
-    """Training images that at least one sample hit within a band."""
+    """Training images that at least one sample hit in a band."""
 
     train_ids: np.ndarray
     """int64 [S], ascending, distinct."""
     counts: np.ndarray
     """int64 [S], number of samples that hit each, ≥ 1."""
     sample_ids: np.ndarray
-    """int64 [S], the first sample that hit each: it tells which of the images hit once were hit by the same sample."""
+    """int64 [S], the first sample that hit each. For images hit once it shows which were hit by the same sample."""
 
 
 Hits = dict[str, BandHits]
-"""By band name; a band that nothing hit is there, empty."""
+"""By band name. A band without hits is present, with empty arrays."""
 
 
 def band_hits(counts: Counts, levels: Levels, sample_ids: np.ndarray) -> Hits:
-    """What a block of samples hits, by band name (and `calibrated`, where the levels hold a cut).
+    """The hits of a block of samples, by band name (and `calibrated`, if the levels include a cut).
 
     Args:
-        counts: what the search counted at each of `levels`; its `first` are rows of the block.
+        counts: counts of the search at each of `levels`; `first` are rows of the block.
         sample_ids: int64 [Q], sample ids of the block's rows.
     """
     names = dict.fromkeys(name for names in levels.labels for name in names)
@@ -42,9 +42,9 @@ def band_hits(counts: Counts, levels: Levels, sample_ids: np.ndarray) -> Hits:
 
 
 def count_neighbors(neighbors: Neighbors, values: np.ndarray, levels: Levels) -> Counts:
-    """Hits among the stored neighbours alone; complete where no level reaches beyond the k-th of them.
+    """Hits among the stored neighbours; complete if no level reaches beyond the k-th of them.
 
-    That is so for nL2 below 1/α = 2, of which every training image is among the n nearest.
+    For nL2 this holds below 1/α = 2: every training image with a smaller value is among the n nearest.
 
     Args:
         neighbors: ids int64 [Q, k].
@@ -56,7 +56,7 @@ def count_neighbors(neighbors: Neighbors, values: np.ndarray, levels: Levels) ->
 
 
 def merge_hits(parts: Iterable[Hits]) -> Hits:
-    """The hits of several blocks of samples together; the order of the parts does not matter."""
+    """The combined hits of several blocks of samples; the order of the parts does not matter."""
     collected: dict[str, list[BandHits]] = {}
     for part in parts:
         for name, hits in part.items():
@@ -72,7 +72,7 @@ def merge_hits(parts: Iterable[Hits]) -> Hits:
 
 
 def union(hits: Hits, names: Iterable[str]) -> BandHits:
-    """The hits of several bands that do not overlap, as of one band."""
+    """The hits of several disjoint bands as those of one band."""
     chosen = [hits[name] for name in names if name in hits]
     return merge_hits({"": band} for band in chosen)[""] if chosen else _grouped(*[np.empty(0, np.int64)] * 3)
 

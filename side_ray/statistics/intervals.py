@@ -1,4 +1,4 @@
-"""95 % intervals for shares and for numbers of distinct images, and the paired test between conditions."""
+"""Confidence intervals for shares and for numbers of distinct images, and the paired test between conditions."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from scipy import stats
 
 
 def clopper_pearson(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact binomial interval of a share; never covers less than `level`, also where the share is tiny.
+    """Exact binomial interval of a share; its coverage is at least `level` for every share.
 
     Args:
         count: samples that match, 0 … n.
@@ -37,16 +37,16 @@ def distinct_interval(
     The variance is analytic, from the incidences: V = Σ_j u_j² − Q₁²/n, where u_j is the number of training images that
     sample j alone hits and Q₁ = Σ u_j those hit by exactly one sample (Heltshe & Forrester 1983, the jackknife variance of
     a species count; by Efron & Stein 1981 its expectation is never below the true variance). Colwell et al. (2012) put
-    S·(1 − S/Chao2) in its place, which supposes that a sample hits training images independently, and falls short where
-    there are few or their rates differ much; the limits below cover in simulations of even, skewed and mixed pools. Only
-    what is hit once is uncertain, so its count is treated as (overdispersed) Poisson and the rest as fixed. Where next to
-    nothing is hit once, the expectation can still lie up to one image below the count.
+    S·(1 − S/Chao2) in its place, which assumes that a sample hits training images independently, and is too small
+    if there are few or their rates differ much; the limits below have the nominal coverage in simulations of even, skewed and
+    mixed pools. The count of images hit once is treated as (overdispersed) Poisson, the rest as fixed. If almost nothing is
+    hit once, the expectation can still be up to one image below the count.
 
     Args:
-        counts: int [S], for each hit training image the number of samples that hit it, ≥ 1.
+        counts: int [S], number of samples that hit each hit training image, ≥ 1.
         n: number of samples.
-        only_sample: int [S], one sample that hit each image; for images hit once this says which were hit by the same
-            sample. Without it hits are taken as independent.
+        only_sample: int [S], one sample that hit each image. For images hit once it shows which were hit by the same
+            sample. Without it hits are assumed independent.
         limit: size of the training set.
 
     Returns:
@@ -59,7 +59,7 @@ def distinct_interval(
     if only_sample is not None and singles:
         squares = float((np.unique(only_sample[once], return_counts=True)[1].astype(float) ** 2).sum())
     spread = squares / singles if singles else 1.0
-    # As many independent events of `spread` images each have the variance wanted.
+    # This many independent events of `spread` images each have the same variance.
     variance = max(squares - singles**2 / n, 0.0)
     events = variance / spread**2
     low, high = poisson_limits(events, level)
@@ -70,7 +70,7 @@ def distinct_interval(
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two conditions that share their noise, sample by sample."""
+    """McNemar's test of two conditions whose samples share their noise."""
 
     both: int
     only_a: int
@@ -81,7 +81,7 @@ class McNemar:
 
 
 def mcnemar(match_a: np.ndarray, match_b: np.ndarray) -> McNemar:
-    """McNemar's exact test of whether two paired conditions match equally often.
+    """McNemar's exact test whether two paired conditions match equally often.
 
     Args:
         match_a, match_b: bool [N], whether sample i of each condition matches; i shares its seed in both.

@@ -1,4 +1,4 @@
-"""A small AMS while a DPM is still being trained."""
+"""AMS of a few samples while a DPM is being trained."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from side_ray.statistics.bands import Bands
 def probe_ams(
     samples: np.ndarray, members: Iterable[tuple[np.ndarray, np.ndarray]], similarity: Similarity, bands: Bands
 ) -> dict[str, float]:
-    """Share of `samples` whose best match lies in each cumulative band (Eq. 14), by the band's name, and the mean of the best.
+    """Share of `samples` whose best match is in each cumulative band (Eq. 14), by the band's name, and the mean best value.
 
     Args:
         samples: uint8 [N, H, W, C].

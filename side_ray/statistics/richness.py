@@ -1,8 +1,8 @@
-"""How much more is in there: distinct training images as a function of the number of samples.
+"""Richness estimates: the number of distinct training images as a function of the number of samples.
 
 The data are incidences: of n samples, Y_i hit training image i; one sample may hit several. Formulas are those of Colwell
 et al. (2012), "Models and estimators linking individual-based and sample-based rarefaction, extrapolation and comparison
-of assemblages", and of Chao & Jost (2012) for the coverage, as the R package iNEXT has them (datatype incidence).
+of assemblages", and of Chao & Jost (2012) for the coverage, as in the R package iNEXT (datatype incidence).
 """
 
 from dataclasses import asdict, dataclass
@@ -14,14 +14,14 @@ from scipy import special, stats
 
 @dataclass(frozen=True)
 class Chao2:
-    """A lower bound of the number of training images that could be hit at all, with n → ∞ samples."""
+    """A lower bound on the number of training images that can be hit at all, for n → ∞ samples."""
 
     value: float
     ci: tuple[float, float]
-    """95 % interval of the bound (log-normal, Chao 1987), not of the pool, which may be larger."""
+    """95 % interval of the bound (log-normal, Chao 1987), not of the pool size, which may be larger."""
     variance: float
     unseen: float
-    """Images not hit yet, at least: `value` minus what was hit."""
+    """Lower bound on the images not hit yet: `value` minus the number hit."""
 
 
 def incidence_frequencies(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def rarefy(counts: np.ndarray, n: int, m: np.ndarray | int) -> np.ndarray:
     """E[distinct] among m of the n samples drawn without replacement; Eq. 150 in its exact finite-sample form.
 
     S(m) = Σ_i [1 − C(n − Y_i, m) / C(n, m)]: unbiased for the expected count at m. UMS of conditions with different N_G are
-    compared through this, at the smaller N_G.
+    compared at the smaller N_G with it.
 
     Args:
         counts: int [S], samples that hit each training image, 1 … n.
@@ -55,7 +55,7 @@ def rarefy(counts: np.ndarray, n: int, m: np.ndarray | int) -> np.ndarray:
 
 
 def rarefaction_variance(counts: np.ndarray, n: int, m: np.ndarray | int) -> np.ndarray:
-    """Unconditional variance of `rarefy`, with Chao2 for the size of the pool (Colwell et al. 2012, Eq. 5)."""
+    """Unconditional variance of `rarefy`, with Chao2 as the pool size (Colwell et al. 2012, Eq. 5)."""
     wanted = np.asarray(m, np.float64)
     k, frequency = incidence_frequencies(counts)
     found = 1 - _missed(k, n, wanted[..., None])
@@ -75,7 +75,7 @@ def _missed(k: np.ndarray, n: int, m: np.ndarray) -> np.ndarray:
 
 
 def chao2(counts: np.ndarray, n: int) -> Chao2:
-    """Chao2 from the images hit once (Q₁) and twice (Q₂); bias-corrected where none was hit twice.
+    """Chao2 from the images hit once (Q₁) and twice (Q₂); bias-corrected if none was hit twice.
 
     Raises:
         ValueError: n < 1.
@@ -117,10 +117,10 @@ def _chao_interval(distinct: int, unseen: float, variance: float) -> tuple[float
 
 
 def coverage(counts: np.ndarray, n: int) -> float:
-    """Sample coverage: the share of all hits, present and future, that falls on images already hit (Chao & Jost 2012).
+    """Sample coverage: the probability that a future hit is on an image already hit (Chao & Jost 2012).
 
     Returns:
-        A share in [0, 1]; 0 where there are no hits at all.
+        In [0, 1]; 0 without any hit.
     """
     once, twice = float((counts == 1).sum()), float((counts == 2).sum())
     total = float(counts.sum())
@@ -137,8 +137,8 @@ def coverage(counts: np.ndarray, n: int) -> float:
 def extrapolate(counts: np.ndarray, n: int, m: int) -> tuple[float, float]:
     """Expected number of distinct images with m ≥ n samples, and its variance; reliable up to about 2n.
 
-    S(n + t) = S + f₀·[1 − (1 − Q₁/(n·f₀ + Q₁))^t] with f₀ of Chao2 (Colwell et al. 2012, Eq. 18), so a lower bound like it;
-    the variance by the delta method over Q_k, whose covariances are Q_k(δ_kl − Q_l/Chao2).
+    S(n + t) = S + f₀·[1 − (1 − Q₁/(n·f₀ + Q₁))^t] with f₀ of Chao2 (Colwell et al. 2012, Eq. 18), so it is a lower bound too.
+    The variance is computed by the delta method over Q_k, whose covariances are Q_k(δ_kl − Q_l/Chao2).
     """
     if m < n:
         raise ValueError(f"extrapolation needs m ≥ n = {n}; use rarefy below")
@@ -148,7 +148,7 @@ def extrapolate(counts: np.ndarray, n: int, m: int) -> tuple[float, float]:
     gradient = np.ones(k.size)
     step = 1e-4
     for which, at in ((1, (step, 0.0)), (2, (0.0, step))):
-        # Where no image was hit twice the estimator has another form, and is no smooth function of Q₂.
+        # If no image was hit twice the estimator has another form, and is not smooth in Q₂.
         if (which == 1 and once) or (which == 2 and twice):
             rise = _added(once + at[0], twice + at[1], n, m - n) - _added(once - at[0], twice - at[1], n, m - n)
             gradient[k == which] += rise / (2 * step)
@@ -184,7 +184,7 @@ def curve(counts: np.ndarray, n: int, *, points: int = 40, beyond: float = 2.0) 
 
 
 def at_size(counts: np.ndarray, n: int, m: int) -> dict[str, Any]:
-    """Distinct images and UMS as they would be with m ≤ n samples: how conditions of different N_G are compared.
+    """Expected distinct images and UMS for m ≤ n samples, to compare conditions of different N_G.
 
     Returns:
         `{"m", "distinct", "ci", "ums", "ums_ci"}`, 95 % intervals.
@@ -200,7 +200,7 @@ def _point(m: int, mean: float, half: float, extrapolated: bool) -> dict[str, An
 
 
 def richness(counts: np.ndarray, n: int) -> dict[str, Any]:
-    """Everything of this module for one band, as it goes into `metrics.json`.
+    """All estimates of this module for one band, as in `metrics.json`.
 
     Returns:
         `distinct`, `hits` (Σ Y_i), `once`, `twice`, `coverage`, `chao2` (a lower bound: value, ci, variance, unseen), `curve`.

@@ -14,13 +14,13 @@ from side_ray.statistics.intervals import McNemar, clopper_pearson, distinct_int
 from side_ray.statistics.richness import richness
 
 FEW = 5
-"""Matches below which intervals are wide and, being exact, cover more than they say."""
+"""With fewer matches than this, intervals are wide and their coverage is well above the nominal level."""
 TOP_PERCENTS = ("0.01", "0.05", "0.1", "0.5", "1", "5", "10")
 
 
 @dataclass(frozen=True)
 class ConditionScores:
-    """What was stored about the N samples of one condition, in any order that all arrays share."""
+    """Stored scores of the N samples of one condition, all arrays in the same order."""
 
     best: np.ndarray
     """float32 [N], value of the closest training image."""
@@ -31,11 +31,11 @@ class ConditionScores:
     holdout_best: np.ndarray | None = None
     """float32 [N], value of the closest held-out image."""
     second: np.ndarray | None = None
-    """float32 [N], value of the second-closest training image, where values are proportional to pixel distances (nL2)."""
+    """float32 [N], value of the second-closest training image, if values are proportional to pixel distances (nL2)."""
 
 
 def join(parts: Sequence[ConditionScores]) -> ConditionScores:
-    """The scores of several shards of one condition, at least one, as of one."""
+    """The concatenated scores of one or more shards of one condition."""
     holdout = [part.holdout_best for part in parts if part.holdout_best is not None]
     second = [part.second for part in parts if part.second is not None]
     return ConditionScores(
@@ -50,7 +50,7 @@ def join(parts: Sequence[ConditionScores]) -> ConditionScores:
 def cut_metrics(
     scores: ConditionScores, bands: Bands, cut: Cut | None = None, *, train_size: int | None = None
 ) -> dict[str, Any]:
-    """`bands`, `cumulative` and `calibrated` of `condition_metrics`: what the shares at every cut are so far."""
+    """The part `bands`, `cumulative` and `calibrated` of `condition_metrics`."""
     levels = bands.levels()
     member_level = levels.assign(scores.best)
     holdout_level = None if scores.holdout_best is None else levels.assign(scores.holdout_best)
@@ -81,7 +81,7 @@ def condition_metrics(
     Returns:
         `n`, `bands` and `cumulative` (one entry per band), `calibrated` (None without a cut), `top_mean`, `top_count`,
         `percentile_95`, `diffmemorize` (None without `second`), `richness` (of the calibrated cut, or of the loosest cumulative
-        band where there is none). See `band_metrics` for an entry.
+        band without one). See `band_metrics` for an entry.
     """
     top = [top_mean(scores.best, percent, bands.larger_is_closer) for percent in TOP_PERCENTS]
     n = int(scores.best.size)
@@ -114,8 +114,8 @@ def band_metrics(
         `ams`, `ams_count`, `ams_ci` (Clopper–Pearson); `ums`, `ums_count`, `ums_ci` (`intervals.distinct_interval`: of the
         expected UMS at this N); `ums_best`, `ums_best_count`, `ums_best_ci` (distinct best matches); `holdout_ams`,
         `holdout_count`, `holdout_ci`; `lift` (member share over held-out share, None where no held-out image matches) and
-        `lift_ci` (from the two shares' 97.5 % intervals, so at least 95 %; an upper end of None has no bound);
-        `few` where fewer than five samples match.
+        `lift_ci` (from the two shares' 97.5 % intervals, so coverage is at least 95 %; an upper end of None = unbounded);
+        `few` if fewer than five samples match.
     """
     n = int(matches.size)
     count = int(matches.sum())
@@ -154,7 +154,7 @@ def _best_hits(scores: ConditionScores, matches: np.ndarray) -> BandHits:
 
 
 def reaches(values: np.ndarray, cut: Cut, larger_is_closer: bool) -> np.ndarray:
-    """bool, of the shape of `values` (float32): at the calibrated cut or closer."""
+    """bool, of the shape of `values` (float32): whether a value is at the calibrated cut or closer."""
     return closeness_of(values, larger_is_closer) >= closeness_of(np.float32(cut.value), larger_is_closer)
 
 
@@ -164,11 +164,11 @@ def top_mean(best: np.ndarray, percent: str | float, larger_is_closer: bool) -> 
     Returns:
         The mean and the number of values in it, ⌊N · p / 100⌋ but at least one.
     """
-    # In whole numbers: 50,000 · (0.01 / 100) in binary could fall just below 5.
+    # In integers: 50,000 · (0.01 / 100) can be slightly below 5 in floating point.
     count = max(1, best.size * round(float(percent) * 10_000) // 1_000_000)
     closeness = np.partition(closeness_of(best, larger_is_closer), best.size - count)[best.size - count :]
     mean = float(closeness.astype(np.float64).mean())
-    # Not −mean, which of exact copies would be −0.
+    # Not −mean, which is −0 for exact copies.
     return mean if larger_is_closer else 0.0 - mean, count
 
 
@@ -180,7 +180,7 @@ def percentile_95(best: np.ndarray, larger_is_closer: bool) -> float:
 def diffmemorize(nearest: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     """Gu et al.'s criterion d₁ < d₂ / 3, on distances to the nearest and second-nearest training image in pixel space.
 
-    A training set with duplicates hides their copies from it: both distances are then equally small.
+    It does not detect copies of images that are duplicated in the training set: both distances are then equally small.
 
     Args:
         nearest, second: float32 [N], distances or anything proportional to them, such as nL2.
@@ -195,6 +195,6 @@ def diffmemorize(nearest: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 def compare(
     a: ConditionScores, a_ids: np.ndarray, b: ConditionScores, b_ids: np.ndarray, cut: Cut, larger_is_closer: bool
 ) -> McNemar:
-    """McNemar's test at the calibrated cut on the samples that both conditions have, paired by sample id (shared noise)."""
+    """McNemar's test at the calibrated cut on the samples that both conditions have, paired by sample id (same noise)."""
     _, in_a, in_b = np.intersect1d(a_ids, b_ids, return_indices=True)
     return mcnemar(reaches(a.best[in_a], cut, larger_is_closer), reaches(b.best[in_b], cut, larger_is_closer))

@@ -1,4 +1,8 @@
-"""Where a run keeps everything: a local directory or a prefix in S3-compatible object storage, behind one interface."""
+"""Storage: a local directory or a prefix in S3-compatible object storage, behind one interface.
+
+`base.Store` is the interface, `local` and `s3` implement it. Another kind of storage is one subclass and a scheme in
+`open_store`.
+"""
 
 import os
 from pathlib import Path
@@ -11,21 +15,22 @@ from side_ray.storage.local import LocalStore
 __all__ = ["Entry", "Store", "open_store"]
 
 
-def open_store(uri: str, *, endpoint: str | None = None, region: str | None = None) -> Store:
+def open_store(uri: str, *, key: str = "run.uri", endpoint: str | None = None, region: str | None = None) -> Store:
     """The store at `uri`: a local path, `file:///path`, or `s3://bucket/prefix`. Nothing is contacted yet.
 
     Args:
+        key: the config key of the URI, for messages.
         endpoint: URL of an S3-compatible server; by default AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, then AWS itself.
         region: by default AWS_REGION, AWS_DEFAULT_REGION, then that of the AWS profile.
 
     Credentials come from the standard AWS chain (environment, shared files, web identity, container, instance).
 
     Raises:
-        UserError: the URI or the endpoint is of no kind that is known.
+        UserError: the URI or the endpoint is not of a supported form.
     """
     scheme, separator, rest = uri.partition("://")
     if not uri:
-        raise UserError("run.uri is empty; give a local path or s3://bucket/prefix")
+        raise UserError("is empty; give a local path or s3://bucket/prefix", key)
     if not separator:
         return LocalStore(Path(uri))
     if scheme == "file" and rest.startswith("/"):
@@ -37,20 +42,20 @@ def open_store(uri: str, *, endpoint: str | None = None, region: str | None = No
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
         if not bucket or "@" in bucket or (prefix.strip("/") and not is_key(prefix.strip("/"))):
-            raise UserError(f"run.uri {uri.rpartition('@')[2]} is not of the form s3://bucket/prefix")
+            raise UserError(f"{uri.rpartition('@')[2]} is not of the form s3://bucket/prefix", key)
         return S3Store(bucket, prefix.strip("/"), checked_endpoint(endpoint), region)
-    raise UserError(f"cannot store a run at {uri}; give a local path or s3://bucket/prefix")
+    raise UserError(f"{uri} is not supported; give a local path or s3://bucket/prefix", key)
 
 
 def checked_endpoint(endpoint: str | None) -> str | None:
-    """The endpoint itself; UserError unless it is http(s)://host[:port] without credentials in it."""
+    """The endpoint, without a trailing slash. UserError unless it is http(s)://host[:port] without credentials."""
     if endpoint is None:
         return None
     parts = urlsplit(endpoint)
     if parts.username or parts.password:
         raise UserError(
-            "storage.endpoint holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            "holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", "storage.endpoint"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"storage.endpoint {endpoint!r} is no URL of a server; write http(s)://host:port")
+        raise UserError(f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint")
     return endpoint.rstrip("/")

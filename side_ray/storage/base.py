@@ -1,4 +1,4 @@
-"""What every store can do: objects under "/"-separated keys, each written whole or not at all."""
+"""The interface of a store: objects under "/"-separated keys, each written atomically."""
 
 import re
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-# A hidden name that no artifact uses, so that a listing can leave out what a killed writer left behind.
+# A hidden name that no artifact uses, so that listings can exclude the files of killed writers.
 TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 
 
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` can name an object of a store: relative, not empty, and not leading out of it."""
+    """Whether `key` can name an object of a store: relative, not empty, and not outside of it."""
     return not any(part in ("", ".", "..") for part in key.split("/")) and "\0" not in key
 
 
@@ -59,7 +59,7 @@ class Store(ABC):
 
     @property
     def retries(self) -> int:
-        """How many requests this process has had to send again after a transient failure."""
+        """How many requests this process has repeated after transient failures."""
         return 0
 
     @abstractmethod
@@ -68,14 +68,14 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
-        """Put the object in one atomic step: a reader sees the old object, the new one, or none, never a part."""
+        """Put the object atomically: a reader sees the old object, the new one, or none, never a part."""
 
     @abstractmethod
     def write_if_absent(self, key: str, data: bytes) -> bool:
-        """Put the object unless there is one; of several writers exactly one gets True.
+        """Put the object unless one exists; of several writers exactly one gets True.
 
-        Writers that must know who won should write something that only they would (an id), because a put whose answer
-        was lost is recognized by its content.
+        Writers that must know who won should write unique content (an id), because a put whose response was lost is recognized
+        by its content.
         """
 
     @abstractmethod
@@ -83,30 +83,29 @@ class Store(ABC):
         """The object's size in bytes, or None where there is none."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object. A directory is none."""
+        """Whether the object exists. A directory is not an object."""
         return self.size(key) is not None
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object below the directory `prefix`, at any depth, in no promised order; no temporary files."""
+        """Every object below the directory `prefix`, at any depth, in any order, without temporary files."""
 
     @abstractmethod
     def delete(self, prefix: str) -> None:
-        """Remove the object of that key and everything below it. What is not there is not an error. The whole store
-        ("") is refused with ValueError."""
+        """Remove the object of that key and everything below it, if they exist. Raises ValueError for the whole store ("")."""
 
     @abstractmethod
     def open_input(self, key: str) -> pa.NativeFile:
-        """The object opened for random-access reading, as `pyarrow.parquet.ParquetFile` wants it. Raises
+        """The object opened for random-access reading, for example for `pyarrow.parquet.ParquetFile`. Raises
         FileNotFoundError where there is none."""
 
     @abstractmethod
     def fetch_dir(self, prefix: str) -> Path:
-        """A local directory with everything below `prefix`, to be read only. Raises FileNotFoundError if there is
+        """A local directory with everything below `prefix`. It must not be modified. Raises FileNotFoundError if there is
         nothing below it.
 
-        The local store's is its own; of S3 a copy is kept under $SIDE_RAY_CACHE (by default ~/.cache/side-ray), made
-        once per machine and whole or not at all.
+        A local store returns its own directory. S3 objects are downloaded to $SIDE_RAY_CACHE (by default ~/.cache/side-ray), once
+        per machine and atomically.
         """
 
     @abstractmethod
@@ -116,7 +115,7 @@ class Store(ABC):
     def put_dir(self, local: Path, prefix: str) -> None:
         """Copy every file below the directory `local` to the same relative key below `prefix`, one after the other.
 
-        Each file appears whole, the directory does not appear at once: write a marker after it. Raises
+        Each file is put atomically, the directory is not: write a marker after it. Raises
         FileNotFoundError if `local` is no directory.
         """
         if not local.is_dir():
@@ -129,14 +128,14 @@ class Store(ABC):
     @abstractmethod
     def arrow(self) -> tuple[pafs.FileSystem, str]:
         """A pyarrow file system and the store's root in it, for Ray Train's `RunConfig(storage_filesystem=…,
-        storage_path=…)`. What is read and written through it is neither counted nor always tried again."""
+        storage_path=…)`. Requests through it are not counted in `retries`, and not all of them are retried."""
 
     @abstractmethod
     def sweep(self, older_than: float) -> int:
-        """Remove what killed writers left (temporary files, unfinished multipart uploads) if it is older than
-        `older_than` seconds; how many were removed."""
+        """Remove temporary files and unfinished multipart uploads of killed writers that are older than `older_than` seconds.
+        Returns how many were removed."""
 
     @abstractmethod
     def check(self) -> None:
-        """Find out, within seconds and leaving nothing behind, whether the store can be read and written. Raises
+        """Test, within seconds and without leaving files, whether the store can be read and written. Raises
         RunError if it cannot."""

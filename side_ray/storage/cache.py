@@ -1,4 +1,4 @@
-"""Directories of object storage kept on the local disk, for what wants to be opened as files (weights, mostly)."""
+"""A local cache of directories in object storage, for content that must be opened as files (mostly weights)."""
 
 import fcntl
 import hashlib
@@ -20,8 +20,8 @@ def cache_root() -> Path:
 
 
 def cached_dir(identity: str, fill: Callable[[Path], None]) -> Path:
-    """The directory whose content `identity` names. Where there is none, `fill(directory)` makes it, once per machine
-    however many processes ask, and it appears whole or not at all.
+    """The cached directory of an `identity`. If it does not exist, `fill(directory)` makes it, atomically and once per machine,
+    also if several processes ask for it.
 
     Raises:
         RunError: the cache cannot be written.
@@ -36,7 +36,7 @@ def cached_dir(identity: str, fill: Callable[[Path], None]) -> Path:
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not final.is_dir():
-                # Holding the lock, whatever else bears the name is of a process that was killed.
+                # This process holds the lock, so other drafts of this name belong to killed processes.
                 for left in root.glob(f".{name}.*"):
                     shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=root, ignore_cleanup_errors=True) as draft:

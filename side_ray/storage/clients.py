@@ -1,4 +1,4 @@
-"""How a process talks to S3: boto3 sessions and clients, and pyarrow's file system."""
+"""boto3 sessions and clients, and pyarrow's file system for S3."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,13 +12,14 @@ from botocore.config import Config
 from botocore.utils import parse_timestamp
 
 ATTEMPTS = 10
-# A run that is told a wrong address must say so within seconds; a run under way must outlast a minute of trouble.
+# A wrong address must be reported within seconds; a run in progress must survive an outage of a minute.
 FIRST_CONTACT: dict[str, Any] = {"connect_timeout": 2, "read_timeout": 3.5, "attempts": 3}
 UNDER_WAY: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 60, "attempts": ATTEMPTS}
 
 
 def timestamp(value: Any) -> datetime:
-    """A time in any form that AWS writes; the one of listings, ISO 8601, is read without botocore's slow guessing."""
+    """A time in any format that AWS uses. ISO 8601, the format of listings, is parsed without botocore's slow format
+    detection."""
     try:
         return datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -27,9 +28,9 @@ def timestamp(value: Any) -> datetime:
 
 
 def new_session(region: str | None) -> boto3.session.Session:
-    """A session of its own (the default one is not safe to make from several threads)."""
+    """A new session (creating the default one is not thread-safe)."""
     core = botocore.session.get_session()
-    # Four fifths of the time that a long listing takes go into parsing times.
+    # Otherwise a long listing spends four fifths of its time parsing timestamps.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=timestamp)
     return boto3.session.Session(botocore_session=core, region_name=region)
 
@@ -52,7 +53,7 @@ def new_client(
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=32,
         tcp_keepalive=True,
-        # A server of one's own seldom has a DNS name for each bucket.
+        # Other servers than AWS rarely have a DNS name for each bucket.
         s3={"addressing_style": "path"} if endpoint else {},
     )
     region = session.region_name or "us-east-1"
@@ -62,13 +63,13 @@ def new_client(
 
 
 def arrow_system(client: Any, bucket: str) -> pafs.S3FileSystem:
-    """pyarrow's file system for the server and region of a boto3 client. It finds credentials by itself, in the same
-    places, so that it holds none when it is pickled, and renews those that expire."""
+    """pyarrow's file system for the server and region of a boto3 client. It finds credentials itself, in the same
+    places, so that pickling it does not include them, and renews expired ones."""
     region = client.meta.region_name
     url = urlsplit(client.meta.endpoint_url)
     where = {}
     if url.hostname in (f"s3.{region}.amazonaws.com", "s3.amazonaws.com"):
-        # boto3 follows a bucket to its region, pyarrow does not.
+        # boto3 follows redirects to the region of a bucket, pyarrow does not.
         region = client.head_bucket(Bucket=bucket).get("BucketRegion", region)
     else:
         where = {"endpoint_override": url.netloc, "scheme": url.scheme}

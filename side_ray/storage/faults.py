@@ -1,4 +1,4 @@
-"""What S3 and the way to it can answer, sorted into passing and final, and told in one line."""
+"""Errors of S3 and of the connection to it: which are transient, and a one-line explanation of each."""
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as aws
@@ -23,8 +23,8 @@ ABSENT = ("NoSuchKey", "NotFound", "404")
 _KEYS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE"
 _RENEW = "renew the credentials and run the same command again; finished work is kept"
 CAUSES = {
-    "InvalidAccessKeyId": ("the access key is not known there", _KEYS),
-    "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _KEYS),
+    "InvalidAccessKeyId": ("the server does not know the access key", _KEYS),
+    "SignatureDoesNotMatch": ("the secret key does not match the access key", _KEYS),
     "AccessDenied": ("access denied", f"{_KEYS}, and that they may list, read, write and delete in this bucket"),
     "ExpiredToken": ("the session token has expired", _RENEW),
     "TokenRefreshRequired": ("the session token has expired", _RENEW),
@@ -65,7 +65,7 @@ def code_of(error: BaseException) -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the server was reached and the same request may succeed a moment later."""
+    """Whether the error is transient: the server was reached, and the same request may succeed a moment later."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return code_of(error) in PASSING or (status >= 500 and status not in (501, 505, 507))
@@ -73,18 +73,18 @@ def is_passing(error: Exception) -> bool:
 
 
 def is_broken_body(error: Exception) -> bool:
-    """Whether the answer broke off, or was damaged, after its head."""
+    """Whether the response was interrupted or damaged after its header."""
     return isinstance(error, BROKEN_BODY)
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether a conditional put met another one under way, and should be sent again."""
+    """Whether a conditional put collided with another one and should be repeated."""
     return code_of(error) == "ConditionalRequestConflict"
 
 
 def explained(error: Exception, action: str, endpoint: str) -> RunError:
-    """One line with the action and the object, the endpoint, the cause and the remedy. It holds no secret."""
-    # boto3 wraps what went wrong during a transfer.
+    """One line with the action, the object, the endpoint, the cause and the remedy. It contains no secrets."""
+    # boto3 wraps errors of a transfer.
     inner = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
     code = SAME_AS.get(code_of(inner), code_of(inner))
     if code in CAUSES:
@@ -94,11 +94,11 @@ def explained(error: Exception, action: str, endpoint: str) -> RunError:
         kind = "its certificate is not trusted" if isinstance(inner, aws.SSLError) else "no connection"
         cause, remedy = kind, "check storage.endpoint, AWS_ENDPOINT_URL and the network"
     elif isinstance(inner, aws.ReadTimeoutError):
-        cause, remedy = "it does not answer in time", "check storage.endpoint and the network, or try again later"
+        cause, remedy = "it does not respond in time", "check storage.endpoint and the network, or try again later"
     elif isinstance(inner, NO_CREDENTIALS):
         cause, remedy = "no usable credentials were found", _KEYS
     elif isinstance(inner, Exception) and is_passing(inner):
-        cause, remedy = f"it still fails after several tries ({code or type(inner).__name__})", "try again later"
+        cause, remedy = f"it still fails after several attempts ({code or type(inner).__name__})", "try again later"
     else:
         cause, remedy = " ".join(str(inner).split())[:300], "check the URI and storage.endpoint"
     return RunError(f"cannot {action} at {endpoint}: {cause}; {remedy}")

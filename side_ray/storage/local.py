@@ -27,20 +27,20 @@ REMEDIES = {
     errno.ENOTDIR: A_FILE_IN_THE_WAY,
     errno.EEXIST: A_FILE_IN_THE_WAY,
     errno.EISDIR: "a directory has this name: move it away or choose another run.uri",
-    errno.ENOENT: "choose a run.uri in which directories can be made",
+    errno.ENOENT: "choose a run.uri in which directories can be created",
 }
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def failed(action: str, path: Path, error: OSError) -> RunError:
-    """One line for a person out of what the operating system said."""
+    """One line that explains an error of the operating system."""
     remedy = REMEDIES.get(error.errno or 0, "check the disk and the path")
     return RunError(f"cannot {action} {path}: {error.strerror or error}; {remedy}")
 
 
 class LocalStore(Store):
-    """A directory of a local (or mounted) file system, made when something is first written to it."""
+    """A directory of a local (or mounted) file system, created by the first write."""
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
@@ -73,7 +73,7 @@ class LocalStore(Store):
             super().put_dir(local, prefix)
 
     def _put(self, key: str, fill: Callable[[BinaryIO], object], publish: Callable[[Path, Path], bool]) -> bool:
-        """Fill a temporary file beside the object, make it durable, `publish(temporary, path)` it in one step."""
+        """Fill a temporary file next to the object, sync it to disk, and `publish(temporary, path)` it atomically."""
         path = self._path(key)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -168,7 +168,7 @@ class LocalStore(Store):
             with create_with_parents(probe) as file:
                 file.write(b"x")
             probe.read_bytes()
-            # While the probe is in it, no other's check can take the directory away.
+            # As long as the probe is in the directory, no other process's check can remove it.
             any(self.root.iterdir())
             probe.unlink()
         except OSError as error:
@@ -182,7 +182,7 @@ class LocalStore(Store):
 
 
 def create_with_parents(path: Path) -> BinaryIO:
-    """Open a new file for writing; its directory is made, and made again if another's `check` takes it away."""
+    """Open a new file for writing. Its directory is created, and created again if another process's `check` removes it."""
     for _ in range(20):
         with suppress(FileNotFoundError, FileExistsError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,21 +192,21 @@ def create_with_parents(path: Path) -> BinaryIO:
 
 
 def replace(temporary: Path, path: Path) -> bool:
-    """Put the temporary file in place of whatever file is there."""
+    """Replace the file at `path` with the temporary file."""
     temporary.replace(path)
     return True
 
 
 def link(temporary: Path, path: Path) -> bool:
-    """Put the temporary file at `path` unless there is a file; whether it was put."""
+    """Put the temporary file at `path` unless a file exists there. Returns whether it was put."""
     try:
         try:
             os.link(temporary, path)
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            # Such a file system (FAT, some network mounts) cannot publish a whole file conditionally. Still one writer
-            # wins, but a reader may see the winner's file while it is being filled.
+            # Such a file system (FAT, some network mounts) cannot publish a complete file conditionally. One writer still wins,
+            # but a reader may see the winner's file before it is complete.
             with path.open("xb") as file:
                 file.write(temporary.read_bytes())
                 file.flush()
@@ -219,7 +219,7 @@ def link(temporary: Path, path: Path) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` survive a power failure; without effect where directories cannot be synced."""
+    """Make a rename in `directory` durable; no effect where directories cannot be synced."""
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class RangeReader(io.RawIOBase):
-    """An object of `size` bytes as a seekable file. Each read is one `fetch(start, end)`; nothing is read ahead."""
+    """A seekable file view of an object of `size` bytes. Each read is one `fetch(start, end)`, without read-ahead."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int):
         self.fetch, self.end = fetch, size

@@ -1,7 +1,7 @@
-"""A store in S3 or on a server that speaks its protocol.
+"""A store in S3 or on a server with the same protocol.
 
 boto3 sends the requests, which botocore's standard mode retries (exponential back-off with full jitter). pyarrow's own
-file system is only for Ray Train: it does not try again when an answer breaks off.
+file system is only for Ray Train: it does not retry when a response is interrupted.
 """
 
 import json
@@ -32,10 +32,10 @@ PARTS = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 2
 
 
 class S3Store(Store):
-    """Objects under `s3://bucket/prefix`. What a process needs to talk to the server is made at its first request.
+    """Objects under `s3://bucket/prefix`. A process connects at its first request.
 
-    That first request lists one key with short time-outs, so that a wrong address, key or bucket is told within
-    seconds. Later requests are tried up to ten times before they are given up.
+    The first request lists one key with short time-outs, so that a wrong address, key or bucket is reported within seconds.
+    Later requests are attempted up to ten times.
     """
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None, region: str | None = None):
@@ -74,7 +74,7 @@ class S3Store(Store):
             place["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         with self._explaining("read", key):
             try:
-                # botocore retries until it has the response's head; the body breaks in the caller's hands.
+                # botocore retries until it has the response's header, but not if the body is interrupted.
                 data: bytes = self._persist(lambda: self._client().get_object(**place)["Body"].read(), is_broken_body)
                 return data
             except ClientError as error:
@@ -95,7 +95,7 @@ class S3Store(Store):
             except ClientError as error:
                 if code_of(error) != "PreconditionFailed":
                     raise
-                # After a retry this may be our own object, the answer to its first put having been lost.
+                # After a retry this may be our own object: the response to the first put was lost.
                 return error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0 and self.read(key) == data
 
     def put_file(self, local: Path, key: str) -> None:
@@ -121,7 +121,7 @@ class S3Store(Store):
         for page in self._pages("list_objects_v2", prefix):
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self._below("")) :]
-                # Consoles and file systems put empty objects like "directory/" that stand for nothing.
+                # Consoles and file systems put empty objects like "directory/" as markers.
                 if is_key(key):
                     yield key, item
 
@@ -159,7 +159,7 @@ class S3Store(Store):
                 with self._explaining("read", key):
                     self._client().download_file(self.bucket, self._full(key), str(target), Config=PARTS)
 
-        # The ETags are in the identity, so that what has been written anew is fetched anew.
+        # The ETags are in the identity, so that changed objects are downloaded again.
         return cached_dir(
             json.dumps([self.endpoint, self.uri, self._below(prefix), versions], sort_keys=True), download
         )
@@ -193,7 +193,7 @@ class S3Store(Store):
             self._client_of = os.getpid(), self._connect(patient=False)
         probe = {"Bucket": self.bucket, "Key": self._full(".side-ray-check")}
         with self._explaining("write", ""):
-            # Of one name for all: what a killed one leaves is removed by the next.
+            # One name for all processes: the next one removes what a killed one left.
             self._client().put_object(**probe, Body=b"")
             self._client().delete_object(**probe)
 
@@ -202,7 +202,7 @@ class S3Store(Store):
         return self._below("") + checked_key(key)
 
     def _below(self, prefix: str) -> str:
-        """What all keys below `prefix` begin with in the bucket."""
+        """The prefix in the bucket of all keys below `prefix`."""
         return "".join(f"{part}/" for part in (self.prefix, checked_prefix(prefix)) if part)
 
     def _pages(self, operation: str, prefix: str) -> Iterator[dict[str, Any]]:
@@ -219,7 +219,7 @@ class S3Store(Store):
             raise explained(error, f"{action} {self.uri}/{key}".removesuffix("/"), endpoint) from error
 
     def _persist(self, request: Callable[[], T], again: Callable[[Exception], bool]) -> T:
-        """What `request` returns, sent again as long as `again(error)`, which botocore does not do by itself."""
+        """The result of `request`, repeated as long as `again(error)`, for errors that botocore does not retry."""
         attempt = 1
         while True:
             try:
@@ -232,7 +232,7 @@ class S3Store(Store):
             attempt += 1
 
     def _count(self, request: Any = None, **_: Any) -> None:
-        """Count a retry; botocore calls this with every request that it is about to send."""
+        """Count a retry; botocore calls this before it sends a request."""
         if request is None or request.context.get("retries", {}).get("attempt", 1) > 1:
             with self._counting:
                 self._retries += 1
@@ -248,7 +248,7 @@ class S3Store(Store):
         return made[1]
 
     def _connect(self, patient: bool = True) -> Any:
-        """A client of a server that has answered. `patient` forgives a server that was reached but did not answer."""
+        """A client, after the server has responded. `patient` accepts a server that was reached but did not respond in time."""
         with self._explaining("reach", ""):
             session = new_session(self.region)
             try:

@@ -22,7 +22,7 @@ from side_ray.runs.dataset import to_parquet
 from side_ray.runs.preflight import preflight
 from side_ray.runs.run import fingerprint
 from side_ray.runs.scores import read_cut
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import similarity_of
 from side_ray.stages.label import label
 from side_ray.stages.prepare import prepare
 from side_ray.stages.score import score_synthetic

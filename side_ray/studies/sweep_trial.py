@@ -8,6 +8,7 @@ from side_ray.execution.metrics import gauges
 from side_ray.execution.repair import repairing
 from side_ray.execution.search_actors import SearchActors
 from side_ray.execution.shard_pool import ShardActor, Task
+from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import read_cut, read_shard
@@ -23,7 +24,7 @@ SCORES = ("ams", "ums", "ums_best")
 
 
 @dataclass(frozen=True)
-class TrialSpec:
+class TrialSpec(Carrier):
     """Everything that a trial needs, by path. Its shards are those of an audit of the same condition."""
 
     name: str

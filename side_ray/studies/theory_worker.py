@@ -20,6 +20,7 @@ from side_ray.diffusion.sampler import Noise, sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, middle_block
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.images import to_float
+from side_ray.registry import Carrier
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
 from side_ray.storage import Store
@@ -53,7 +54,7 @@ class TheoryJob(ShardJob):
 
 
 @dataclass(frozen=True)
-class TheorySpec:
+class TheorySpec(Carrier):
     """Everything that a worker needs, by path. `ids` are those of the members that take part, `classes` their conditions."""
 
     store: Store

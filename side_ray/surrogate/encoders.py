@@ -2,8 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from side_ray.errors import UserError
-from side_ray.similarity.sscd import IMAGENET, Sscd
+from side_ray.similarity.encoder import IMAGENET, ImageEncoder
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
 Input = Literal["imagenet", "symmetric"]
@@ -131,20 +130,4 @@ def open_encoder(kind: Literal["sscd", "clip"], key: str, path: str, policy: str
     Raises:
         UserError: the file is no such model. The encoder raises it where the model does not give one vector per image.
     """
-
-    def encode(images: np.ndarray) -> np.ndarray:
-        with _named(key):
-            return model.embed(images)
-
-    with _named(key):
-        model = Sscd(path, "clip224" if kind == "clip" else policy, device=device)
-    return encode
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Errors of an encoder's file name the key that gives it here."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace("score.checkpoint", key)) from None
+    return ImageEncoder(path, "clip224" if kind == "clip" else policy, key, device=device).embed

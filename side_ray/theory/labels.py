@@ -1,7 +1,7 @@
-"""What informative labels do to latents: Proposition 1 and Theorem 2, label by label and on average.
+"""The effect of informative labels on latents: Proposition 1 and Theorem 2, per label and on average.
 
 Eq. 7 holds for every label, since the mean minimizes squared distances. Eq. 8 and Theorem 2 hold on average over the labels (law
-of total covariance) and may fail for one: labels that take away the points near the mean leave a class wider than the whole.
+of total covariance) and may fail for one: for example, a class without the points near the mean is wider than the whole set.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelEffect:
-    """One label: what Proposition 1 and Theorem 2 compare for it."""
+    """The quantities that Proposition 1 and Theorem 2 compare, for one label."""
 
     label: int
     count: int
@@ -59,19 +59,20 @@ class LabelledLatents:
 
     @property
     def explained(self) -> float:
-        """Share of the variance that the labels account for, 1 − mean_trace / trace, in 0 … 1."""
+        """Share of the variance that the labels explain, 1 − mean_trace / trace, in 0 … 1."""
         return 1 - self.mean_trace / self.trace
 
     @property
     def pooled_ratio(self) -> float:
-        """Eq. 145 with numerator and denominator summed over the labels; it comes to mean_trace / trace, so at most 1."""
+        """Eq. 145 with numerator and denominator summed over the labels; it equals mean_trace / trace, so it is at most 1."""
         above = sum(each.own_scatter + each.count * each.trace for each in self.labels)
         below = sum(each.overall_scatter + each.count * self.trace for each in self.labels)
         return above / below
 
     @property
     def mean_ratio(self) -> float:
-        """Σ_c p_c · ratio_c: at most 1 as well, for the ratio is concave in Tr Σ_c and falls with the distance of the means."""
+        """Σ_c p_c · ratio_c: at most 1 as well, because the ratio is concave in Tr Σ_c and falls with the distance of the
+        means."""
         total = sum(each.count for each in self.labels)
         return sum(each.count * each.ratio for each in self.labels) / total
 
@@ -81,10 +82,9 @@ class LabelledLatents:
 
 
 def label_effects(latents: NDArray[np.floating], labels: NDArray[np.int64]) -> LabelledLatents:
-    """Both sides of Eq. 7 and 8 and the ratio of Eq. 145, for every label that occurs.
+    """Both sides of Eq. 7 and 8 and the ratio of Eq. 145, for every label in `labels`.
 
-    In Eq. 145 the trace stands inside the sum over i, as Eq. 143 has it. Covariances have the number of latents in the
-    denominator (Eq. 111, 116).
+    In Eq. 145 the trace is inside the sum over i, as in Eq. 143. Covariances are divided by the number of latents (Eq. 111, 116).
 
     Args:
         latents: z_i, [N, d].

@@ -1,4 +1,4 @@
-"""Theorem 1, Proposition 1 and Theorem 2 on one set of latents, as JSON-able numbers."""
+"""Theorem 1, Proposition 1 and Theorem 2 evaluated on one set of latents, as JSON-able numbers."""
 
 import math
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from side_ray.theory.measures import (
 )
 
 MOST_DIMENSIONS = 1024
-"""Beyond this a covariance is neither stored nor known from a few thousand latents; traces still are."""
+"""Above this no covariance is computed: it would be large, and a few thousand latents do not determine it. Traces still are."""
 MONTE_CARLO = 20_000
 
 
 def analyse(
     latents: NDArray[np.floating], labellings: Mapping[str, NDArray[np.int64]], epsilons: list[float], seed: int
 ) -> dict[str, Any]:
-    """Everything that the paper says of these latents.
+    """All quantities of the paper for these latents.
 
     Args:
         latents: z_i, [N, d].
         labellings: by name, the labels of the latents, int64 [N].
-        epsilons: ε of Eq. 2, variances relative to the latents' own: each is multiplied by Tr Σ / d.
+        epsilons: ε of Eq. 2, variances relative to that of the latents: each is multiplied by Tr Σ / d.
 
     Returns:
-        `count`, `dimension`, `trace`; `gaussian` (None where the covariance is singular or too large), a list over ε of
+        `count`, `dimension`, `trace`; `gaussian` (None if the covariance is singular or too large), a list over ε of
         `epsilon`, `point` (Eq. 137) and `point_monte_carlo` per latent, and Theorem 1's derivatives; `labellings`, by name
         the averages and, under `labels`, both sides of Eq. 7 and 8 and the ratio of Eq. 145 for each label.
     """
@@ -100,7 +100,7 @@ def _labelling(
 def _finite_ratios(
     z: NDArray[np.float64], labels: NDArray[np.int64], found: LabelledLatents, p: Gaussian, epsilons: list[float]
 ) -> list[dict[str, float]] | None:
-    """Eq. 9 before its limit, numerator and denominator summed over the labels; None where some Σ_c is singular."""
+    """Eq. 9 before its limit, numerator and denominator summed over the labels; None if some Σ_c is singular."""
     parts = [(z[labels == each.label], Gaussian.fit(z[labels == each.label])) for each in found.labels]
     if not all(math.isfinite(own.log_determinant()) for _, own in parts):
         return None

@@ -1,7 +1,7 @@
-"""The paper's measures of memorization and its Theorem 1, for distributions whose density is known.
+"""The paper's measures of memorization and its Theorem 1, for distributions with a known density.
 
 Eq. 2 gives q(x, x_i, ε) the covariance ε·I, so ε is a *variance* here, in squared units of the latents; its square root is the
-radius. Everything is float64 and in nats.
+radius. All values are float64, in nats.
 """
 
 import math
@@ -14,7 +14,7 @@ from scipy import linalg
 
 Array = NDArray[np.float64]
 CHUNK_ELEMENTS = 2**23
-"""Distances computed at a time."""
+"""Most distances computed at a time."""
 
 
 class Estimate(NamedTuple):
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(μ, Σ), as which the paper takes the latents."""
+    """N(μ, Σ), the paper's model of the latents."""
 
     mean: Array
     """[d]"""
@@ -35,7 +35,7 @@ class Gaussian:
 
     @classmethod
     def fit(cls, latents: Array) -> Self:
-        """Moments of latents [N, d], with N in the denominator (Eq. 111), so that the law of total covariance holds exactly."""
+        """Moments of latents [N, d], divided by N (Eq. 111), so that the law of total covariance holds exactly."""
         mean = latents.mean(axis=0, dtype=np.float64)
         centred = latents - mean
         return cls(mean, centred.T @ centred / len(latents))
@@ -49,7 +49,7 @@ class Gaussian:
         return float(np.trace(self.covariance))
 
     def log_determinant(self) -> float:
-        """log det Σ; −∞ where Σ is singular, as with fewer latents than dimensions."""
+        """log det Σ; −∞ if Σ is singular, for example with fewer latents than dimensions."""
         values = np.linalg.eigvalsh(self.covariance)
         if values[0] <= values[-1] * self.dimension * np.finfo(float).eps:
             return -math.inf
@@ -69,7 +69,7 @@ class Gaussian:
 
 
 def divergence_from_points(p: Gaussian, points: Array, epsilon: float) -> Array:
-    """KL(p ‖ N(z_i, ε·I)) for each point, Eq. 130 and 137; infinite where Σ is singular.
+    """KL(p ‖ N(z_i, ε·I)) for each point, Eq. 130 and 137; infinite if Σ is singular.
 
     Args:
         points: z_i, [N, d].
@@ -114,7 +114,7 @@ def semantic_memorization_of_samples(samples: Array, points: Array) -> Estimate:
 
 
 class Derivative(NamedTuple):
-    """∂M_point/∂M_semantic (Theorem 1) in several readings; see `theorem_1`."""
+    """∂M_point/∂M_semantic (Theorem 1) in several interpretations; see `theorem_1`."""
 
     printed: float
     corrected: float
@@ -129,13 +129,14 @@ class Derivative(NamedTuple):
 
 
 def theorem_1(covariance: Array, epsilon: float) -> Derivative:
-    """Theorem 1: how M_point follows M_semantic while a Gaussian p_θ changes.
+    """Theorem 1: the derivative of M_point with respect to M_semantic while a Gaussian p_θ changes.
 
     M_point = −|D|·H(p) + M_semantic/(2ε) + const, and the entropy enters with a *minus*: the printed plus of Eq. 4 and 38 has
-    the wrong sign, and `corrected` is 1/(2ε) − Tr(Σ⁻¹)/2. That is not yet a derivative: M_semantic does not tell in which
-    direction Σ changes. Along V it is 1/(2ε) − Tr(Σ⁻¹V)/(2·Tr V), as `derivative_along` has it; Eq. 67 adds up the d principal
-    axes instead, so that `corrected` is below the derivative in every direction (and equals it for d = 1). M_point rises
-    with M_semantic whatever changes exactly where `least` is positive, that is while ε is below the least eigenvalue of Σ.
+    the wrong sign, and `corrected` is 1/(2ε) − Tr(Σ⁻¹)/2. That is not a derivative: M_semantic does not determine
+    the direction in which Σ changes. Along V the derivative is 1/(2ε) − Tr(Σ⁻¹V)/(2·Tr V), see `derivative_along`. Eq. 67 sums
+    over the d principal axes instead, so that `corrected` is below the derivative in every direction (and equals it for d = 1).
+    M_point increases with M_semantic in every direction exactly if `least` is positive, that is while ε is below the least
+    eigenvalue of Σ.
 
     Args:
         covariance: Σ [d, d], not singular.
@@ -161,7 +162,7 @@ def derivative_along(covariance: Array, epsilon: float, direction: Array) -> flo
 
 
 def numerical_derivative(p: Gaussian, points: Array, epsilon: float, direction: Array, step: float = 1e-4) -> float:
-    """The same by central differences of Eq. 137 and Eq. 58: Σ ± h·`direction`, h a `step` of Tr Σ / Tr direction."""
+    """`derivative_along` by central differences of Eq. 137 and 58: Σ ± h·`direction`, h = `step` · Tr Σ / (d · Tr direction)."""
     h = step * p.trace / float(np.trace(direction)) / p.dimension
     after, before = (Gaussian(p.mean, p.covariance + sign * h * direction) for sign in (1, -1))
     rise = point_memorization(after, points, epsilon) - point_memorization(before, points, epsilon)
@@ -169,13 +170,13 @@ def numerical_derivative(p: Gaussian, points: Array, epsilon: float, direction: 
 
 
 def mixture_log_density(x: Array, centres: Array, variance: float, allowed: NDArray[np.bool_] | None = None) -> Array:
-    """log q_ε of the mixture (1/N) Σ_i N(x_i, `variance`·I), the training set smoothed as in arXiv 2410.02467v7.
+    """log q_ε of the mixture (1/N) Σ_i N(x_i, `variance`·I), the smoothed training set of arXiv 2410.02467v7.
 
     Args:
         x: [M, d].
         centres: x_i, [N, d].
         variance: ε² of that text, > 0.
-        allowed: bool [M, N], the centres that make up each point's own mixture; by default all.
+        allowed: bool [M, N], the centres in each point's own mixture; by default all.
 
     Returns:
         [M], nats.

@@ -17,6 +17,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from side_ray.registry import Carrier
 from side_ray.runs.run import Artifact
 from side_ray.training.checkpoints import Checkpoints
 from side_ray.training.logger import TrainingLogger
@@ -78,7 +79,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class TrainSpec:
+class TrainSpec(Carrier):
     """Everything that a training worker needs, by path. `title` names the training where people see it."""
 
     artifact: Artifact

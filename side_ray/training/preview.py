@@ -11,7 +11,7 @@ from side_ray.diffusion.dpm import Dpm
 from side_ray.diffusion.draw import DrawSettings, draw
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.images import ImageSet
-from side_ray.similarity.registry import similarity_of
+from side_ray.similarity import similarity_of
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.probe import probe_ams
 
@@ -38,7 +38,7 @@ def watch(spec: WatchSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[
     measured = {}
     if spec.probe:
         similarity = similarity_of(spec.score)
-        bands = Bands.make(spec.score.bands, similarity.name, similarity.larger_is_closer)
+        bands = Bands.make(spec.score.bands, similarity)
         pieces = ((piece.ids, piece.images) for piece in members)
         measured = probe_ams(images[: spec.probe], pieces, similarity, bands)
     return measured, tiled(images[:GRID])

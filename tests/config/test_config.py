@@ -23,7 +23,7 @@ BAD = {
     ),
     "word for a number": ({"dpm.steps": "many"}, "dpm.steps: "),
     "true for a number": ({"extract.samples": True}, "extract.samples: "),
-    "true for a real number": ({"dpm.lr": True}, "dpm.lr: a number is wanted"),
+    "true for a real number": ({"dpm.lr": True}, "dpm.lr: must be a number"),
     "fraction for a count": ({"extract.samples": 10.5}, "extract.samples: "),
     "negative λ": ({"extract.lambdas": [0, -1]}, "extract.lambdas.1: input should be greater than or equal to 0"),
     "λ not a number": ({"extract.lambdas": [0, float("nan")]}, "extract.lambdas.1: "),
@@ -65,12 +65,18 @@ BAD = {
     "no members": ({"data.members": 0}, "data.members: "),
     "unknown source": ({"data.source": "mnist"}, "data.source: "),
     "reversed band": ({"score.bands": {"low": [0.8, 0.6]}}, "score.bands: low is [0.8, 0.6]; write [from, to]"),
-    "unknown preset": ({"score.bands": "strict"}, "score.bands: "),
+    "unknown preset": ({"score.bands": "strict"}, "score.bands: preset strict is unknown; use cumulative"),
     "band of three": ({"score.bands": {"low": [0.1, 0.2, 0.3]}}, "score.bands.low: "),
     "preset of the other similarity": (
         {"score.bands": "sscd"},
-        "score.bands: preset sscd is for score.similarity sscd",
+        "score.bands: preset sscd is for score.similarity sscd; use cumulative, paper, or bands of your own",
     ),
+    "unknown similarity": (
+        {"score.similarity": "cosine"},
+        "score.similarity: 'cosine' is unknown; use one of nl2, sscd",
+    ),
+    "unknown key of scores": ({"score.neighbours": 60}, "score.neighbours: unknown key; did you mean neighbors?"),
+    "unknown preprocessing": ({"score.preprocessing": "resize1"}, "score.preprocessing: input should be 'resize288'"),
     "sscd without weights": ({"score.similarity": "sscd"}, "score.checkpoint: similarity sscd needs the path"),
     "too few neighbours": ({"score.neighbors": 10}, "score.neighbors: "),
     "false-match rate": ({"score.false_match_rate": 0}, "score.false_match_rate: "),
@@ -161,7 +167,7 @@ def test_bad_config_is_one_line_with_key_and_remedy(changes, message, tmp_path):
         "not YAML": ("run: [", "not valid YAML"),
         "a list": ("- run\n", "holds no sections"),
         "empty": ("", "holds no sections"),
-        "a key twice": ("run: {uri: a, uri: b}\n", "'uri' stands twice"),
+        "a key twice": ("run: {uri: a, uri: b}\n", "'uri' is given twice"),
         "not text": (b"\xff\xfe\x00", "cannot be read as text"),
         "missing section": ("run: {uri: x}\n", "data: is missing; add it"),
     }.values(),
@@ -237,7 +243,7 @@ def test_several_faults_are_told_at_once(tmp_path):
             ["cluster.train_workers=[1, 40]", "dpm.grad_accumulation=2"],
             "dpm.batch_size: 64 images do not suffice for 40",
         ),
-        (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is no file"),
+        (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is not a file"),
     ],
 )
 def test_command_line_exits_with_2_and_no_traceback(overrides, message, tmp_path):
@@ -248,6 +254,16 @@ def test_command_line_exits_with_2_and_no_traceback(overrides, message, tmp_path
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run" / "prepare").exists()
+
+
+def test_reading_a_config_loads_neither_torch_nor_ray():
+    code = (
+        "import sys; from side_ray.config.file import load_config\n"
+        f"load_config({str(DIGITS)!r})\n"
+        "print([name for name in ('torch', 'ray', 'diffusers', 'faiss', 'sklearn') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
 
 
 def test_missing_file_names_itself():

@@ -11,7 +11,7 @@ from side_ray.report.page import render
 from side_ray.report.table import metrics_csv, terminal_table
 from side_ray.search.index import Index
 from side_ray.search.neighbors import merge
-from side_ray.similarity.registry import make_similarity
+from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.cut import calibrated_cut
 from side_ray.statistics.hits import band_hits, count_neighbors
@@ -25,8 +25,8 @@ def scored():
     rng = np.random.default_rng(0)
     digits = np.round(load_digits().images * 255 / 16).astype(np.uint8)[..., None]
     member, held, unseen = digits[:SIZE], digits[SIZE : 2 * SIZE], digits[2 * SIZE : 2 * SIZE + N]
-    similarity = make_similarity("nl2")
-    bands = Bands.make(None, "nl2", similarity.larger_is_closer)
+    similarity = Nl2()
+    bands = Bands.make(None, similarity)
     indices = [Index(similarity.embed(part), np.arange(SIZE), similarity.metric, threads=1) for part in (member, held)]
 
     def nearest(images, index):

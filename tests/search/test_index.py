@@ -24,6 +24,8 @@ from side_ray.search.index import Index
 from side_ray.search.kernels import Float32Kernel
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors, merge, normalize
+from side_ray.similarity.nl2 import Nl2
+from side_ray.similarity.sscd import Sscd
 from side_ray.statistics.bands import Bands
 
 WAYS = [
@@ -32,8 +34,8 @@ WAYS = [
     {"engine": "torch", "kernel": "fast", "product": "torch"},
     {"engine": "faiss"},
 ]
-SSCD = Bands.make(None, "sscd", True).levels(0.45)
-PAPER = Bands.make("paper", "nl2", False).levels(1.45)
+SSCD = Bands.make(None, Sscd).levels(0.45)
+PAPER = Bands.make("paper", Nl2).levels(1.45)
 
 
 def index(features: np.ndarray, ids: np.ndarray, metric: str, way: dict[str, str]) -> Index:
@@ -166,7 +168,7 @@ def test_dense_bands_are_counted_by_column(kernel: str) -> None:
     """Most pairs lie in a band, many right at an edge of it."""
     train = unit_vectors(11, 300, 6)
     queries = unit_vectors(12, 80, 6)
-    levels = Bands.make({"low": [-0.5, 0.0], "mid": [0.0, 0.3], "high": [0.3, 1.0]}, "own", True).levels()
+    levels = Bands.make({"low": [-0.5, 0.0], "mid": [0.0, 0.3], "high": [0.3, 1.0]}, Sscd).levels()
     values = brute_values(queries, train, "ip")
     with mock.patch.object(
         counting.BlockLevels, "_count_columns", autospec=True, side_effect=counting.BlockLevels._count_columns

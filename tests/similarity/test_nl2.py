@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from side_ray.errors import UserError
 from side_ray.search.index import Index
 from side_ray.search.neighbors import Neighbors
-from side_ray.similarity.nl2 import nl2_values
-from side_ray.similarity.registry import make_similarity
+from side_ray.similarity.nl2 import Nl2
 
 
 def images(seed: int, n: int, side: int = 4, channels: int = 1) -> np.ndarray:
@@ -17,7 +16,7 @@ def images(seed: int, n: int, side: int = 4, channels: int = 1) -> np.ndarray:
 
 
 def scored(queries: np.ndarray, train: np.ndarray) -> tuple[Neighbors, np.ndarray]:
-    similarity = make_similarity("nl2")
+    similarity = Nl2()
     index = Index(similarity.embed(train), np.arange(len(train)), similarity.metric, engine="torch", threads=1)
     neighbors, _ = index.search(similarity.embed(queries), 50)
     return neighbors, similarity.values(neighbors)
@@ -25,10 +24,10 @@ def scored(queries: np.ndarray, train: np.ndarray) -> tuple[Neighbors, np.ndarra
 
 def test_pixels_are_kept_exactly() -> None:
     batch = images(0, 5, 3, 3)
-    features = make_similarity("nl2").embed(batch)
+    features = Nl2().embed(batch)
     assert features.dtype == np.float32
     assert (features.reshape(batch.shape) == batch).all()
-    assert (make_similarity("nl2").embed(list(batch)) == features).all()
+    assert (Nl2().embed(list(batch)) == features).all()
 
 
 def test_the_definition() -> None:
@@ -50,7 +49,9 @@ def test_the_nearest_is_at_most_two_and_the_fiftieth_at_least(seed: int, n: int)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.25, 2.0, 3.0, 1000.0]))
 def test_values_are_free_of_scale(seed: int, scale: float) -> None:
     distances = np.sort(np.random.default_rng(seed).random((4, 60)), axis=1)
-    np.testing.assert_allclose(nl2_values(scale * distances), nl2_values(distances), rtol=2e-7)
+    ids = np.zeros(distances.shape, np.int64)
+    scaled, plain = (Nl2().values(Neighbors(ids, factor * distances)) for factor in (scale, 1))
+    np.testing.assert_allclose(scaled, plain, rtol=2e-7)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -74,31 +75,27 @@ def test_a_small_training_set_uses_what_it_has() -> None:
     neighbors, values = scored(queries, train)
     assert neighbors.ids.shape == (3, 12)
     np.testing.assert_allclose(values.mean(axis=1), 2, rtol=1e-6)
-    assert make_similarity("nl2").complete_below(neighbors, 12) == np.inf
-    assert make_similarity("nl2").complete_below(neighbors, 13) is None
+    assert Nl2().complete_below(neighbors, 12) == np.inf
+    assert Nl2().complete_below(neighbors, 13) is None
 
 
 def test_stored_neighbours_are_complete_below_two() -> None:
     train, queries = images(6, 300), images(7, 40)
     neighbors, values = scored(queries, train)
-    limit = make_similarity("nl2").complete_below(neighbors, 300)
+    limit = Nl2().complete_below(neighbors, 300)
     assert limit == 2
     distances = np.sqrt(((queries[:, None].astype(float) - train[None]) ** 2).sum(axis=(2, 3, 4)))
-    unit = make_similarity("nl2").unit(neighbors)
-    assert unit is not None
-    assert ((distances / unit[:, None]).astype(np.float32) < limit).sum() == (values < limit).sum()
+    denominator = Nl2().denominator(neighbors)
+    assert denominator is not None
+    assert ((distances / denominator[:, None]).astype(np.float32) < limit).sum() == (values < limit).sum()
 
 
 def test_images_of_several_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="one size"):
-        make_similarity("nl2").embed([np.zeros((4, 4, 1), np.uint8), np.zeros((4, 5, 1), np.uint8)])
+        Nl2().embed([np.zeros((4, 4, 1), np.uint8), np.zeros((4, 5, 1), np.uint8)])
 
 
-def test_names_and_parameters() -> None:
-    assert make_similarity("nl2", alpha=0.25, n=10).params() == {"alpha": 0.25, "n": 10}
-    with pytest.raises(UserError, match="unknown"):
-        make_similarity("cosine")
-    with pytest.raises(UserError, match="beta"):
-        make_similarity("nl2", beta=1)
+def test_parameters() -> None:
+    assert Nl2(alpha=0.25, n=10).params() == {"alpha": 0.25, "n": 10}
     with pytest.raises(UserError, match="alpha"):
-        make_similarity("nl2", alpha=0)
+        Nl2(alpha=0)

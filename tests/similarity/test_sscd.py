@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from side_ray.errors import UserError
-from side_ray.similarity.registry import make_similarity
 from side_ray.similarity.sscd import Sscd
 
 SSCD_ONNX = Path(os.environ.get("SIDE_RAY_SSCD_ONNX", Path.home() / ".cache" / "side-ray" / "sscd.onnx"))
@@ -47,10 +46,10 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 )
 def test_policies_resize_as_pillow_does(checkpoint: Path, policy: str, shape: tuple[int, int]) -> None:
     image = photo(427, 640)
-    similarity = Sscd(checkpoint, policy)
-    found = similarity._preprocess(image[None])[0].permute(1, 2, 0).numpy()
+    encoder = Sscd(checkpoint, policy).encoder
+    found = encoder.preprocess(image[None])[0].permute(1, 2, 0).numpy()
     assert found.shape == (*shape, 3)
-    size = similarity.policy.size(427, 640)
+    size = encoder.policy.size(427, 640)
     wanted = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)).astype(float)
     if policy == "center224":
         assert size == (256, 383)
@@ -82,7 +81,7 @@ def test_gray_alpha_and_sizes_in_any_order(checkpoint: Path) -> None:
         np.concatenate([color, color[..., :1]], axis=2),
         color,
     ]
-    features = make_similarity("sscd", checkpoint=checkpoint, batch_size=2).embed(images)
+    features = Sscd(checkpoint, batch_size=2).embed(images)
     assert features.shape == (7, 512)
     np.testing.assert_allclose(features[[0, 0, 1, 1]], features[[2, 4, 5, 6]], atol=1e-6)
     assert features[0] @ features[1] < 0.999
@@ -104,7 +103,7 @@ def test_results_name_checkpoint_and_policy(checkpoint: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="is not a file"):
         Sscd(tmp_path / "absent.pt")
     with pytest.raises(UserError, match="preprocessing"):
         Sscd(checkpoint, "resize1")

@@ -68,7 +68,7 @@ def test_hostile_pickles_are_refused_and_not_run(tmp_path, protocol):
         for content in (call, {b"data": planes(pictures(1)), b"labels": [call]}):
             (tmp_path / "cifar" / "data_batch_2").write_bytes(pickle.dumps(content, protocol))
             with pytest.raises(
-                UserError, match=r"data\.path: data_batch_2 in .* is no batch of CIFAR-10: it names .*; get it again"
+                UserError, match=r"data\.path: data_batch_2 in .* is not a batch of CIFAR-10: it names .*; get it again"
             ):
                 everything(cifar(tmp_path / "cifar"))
     assert not marker.exists()
@@ -99,8 +99,13 @@ def relabel(path):
     ("kind", "name", "harm", "message"),
     [
         ("python", "data_batch_3", remove, "lacks CIFAR-10's data_batch_3; give cifar-10-python.tar.gz"),
-        ("python", "data_batch_3", shorten, "data_batch_3 in .* is no batch of CIFAR-10: it is damaged or no pickle"),
-        ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is cut short"),
+        (
+            "python",
+            "data_batch_3",
+            shorten,
+            "data_batch_3 in .* is not a batch of CIFAR-10: it is damaged or not a pickle",
+        ),
+        ("binary", "data_batch_3.bin", shorten, "not a multiple of 3073: it is truncated"),
         ("binary", "test_batch.bin", relabel, "has the label 10, not 0 … 9"),
     ],
 )

@@ -209,7 +209,7 @@ def test_source_and_run_in_object_storage(s3, tmp_path):
     members = read_split(open_store(run), Artifacts.open(load_config(tmp_path / "audit.yaml")).prepare.key, "member")
     assert len(members) == 20
     assert all((images == image).all((1, 2, 3)).any() for image in members.images)
-    with pytest.raises(UserError, match=f"data.path: nothing lies at s3://{s3.bucket}/elsewhere; check the path"):
+    with pytest.raises(UserError, match=f"data.path: there is nothing at s3://{s3.bucket}/elsewhere; check the path"):
         _ = Artifacts.open(load_config(tmp_path / "audit.yaml", [f"data.path=s3://{s3.bucket}/elsewhere"])).prepare
 
 

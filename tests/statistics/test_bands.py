@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from side_ray.errors import UserError
+from side_ray.similarity.nl2 import Nl2
+from side_ray.similarity.sscd import Sscd
 from side_ray.statistics.bands import CALIBRATED, Bands
 
 
@@ -16,19 +18,19 @@ def band_of(bands: Bands, value: float) -> str | None:
 
 
 def test_default_nl2_bands_are_the_cumulative_cuts() -> None:
-    resolved = Bands.make(None, "nl2", False).resolve()
+    resolved = Bands.make(None, Nl2).resolve()
     assert resolved["cumulative"] == {"low": [None, 1.5], "mid": [None, 1.4], "high": [None, 1.35]}
     assert resolved["bands"] == {"low": [1.4, 1.5], "mid": [1.35, 1.4], "high": [None, 1.35]}
 
 
 def test_paper_bands_are_the_printed_ones() -> None:
-    resolved = Bands.make("paper", "nl2", False).resolve()
+    resolved = Bands.make("paper", Nl2).resolve()
     assert resolved["bands"] == {"low": [1.5, 10.0], "mid": [1.4, 1.5], "high": [1.35, 1.4]}
     assert resolved["cumulative"] == {"low": [1.35, 10.0], "mid": [1.35, 1.5], "high": [1.35, 1.4]}
 
 
 def test_sscd_bands() -> None:
-    resolved = Bands.make(None, "sscd", True).resolve()
+    resolved = Bands.make(None, Sscd).resolve()
     assert resolved["bands"] == {"low": [0.4, 0.5], "mid": [0.5, 0.6], "high": [0.6, 1.0]}
     assert resolved["cumulative"] == {"low": [0.4, 1.0], "mid": [0.5, 1.0], "high": [0.6, 1.0]}
 
@@ -47,14 +49,14 @@ def test_sscd_bands() -> None:
     ],
 )
 def test_a_shared_edge_belongs_to_the_stricter_band_of_nl2(value: float, band: str | None) -> None:
-    assert band_of(Bands.make("cumulative", "nl2", False), value) == band
+    assert band_of(Bands.make("cumulative", Nl2), value) == band
 
 
 @pytest.mark.parametrize(
     ("value", "band"), [(1.2, None), (1.35, "high"), (1.4, "high"), (1.5, "mid"), (10.0, "low"), (11, None)]
 )
 def test_paper_bands_leave_out_what_is_closer_than_the_last(value: float, band: str | None) -> None:
-    assert band_of(Bands.make("paper", "nl2", False), value) == band
+    assert band_of(Bands.make("paper", Nl2), value) == band
 
 
 @pytest.mark.parametrize(
@@ -62,21 +64,20 @@ def test_paper_bands_leave_out_what_is_closer_than_the_last(value: float, band: 
     [(0.39, None), (0.4, "low"), (0.5, "mid"), (0.6, "high"), (1.0, "high"), (-1, None), (np.nan, None)],
 )
 def test_a_shared_edge_belongs_to_the_stricter_band_of_sscd(value: float, band: str | None) -> None:
-    assert band_of(Bands.make(None, "sscd", True), value) == band
+    assert band_of(Bands.make(None, Sscd), value) == band
 
 
 def test_edges_are_float32_like_the_stored_values() -> None:
     # float32(1.35) is above 1.35: in float64 the value that reads as 1.35 would be outside.
     assert np.float64(np.float32(1.35)) > 1.35
-    assert band_of(Bands.make("cumulative", "nl2", False), float(np.float32(1.35))) == "high"
-    assert (
-        band_of(Bands.make("cumulative", "nl2", False), float(np.nextafter(np.float32(1.35), np.float32(2)))) == "mid"
-    )
+    assert band_of(Bands.make("cumulative", Nl2), float(np.float32(1.35))) == "high"
+    assert band_of(Bands.make("cumulative", Nl2), float(np.nextafter(np.float32(1.35), np.float32(2)))) == "mid"
 
 
 edges = st.lists(st.floats(0.015625, 4, width=32), min_size=3, max_size=6, unique=True).map(sorted)
 
 
+@settings(max_examples=30)
 @given(
     edges,
     st.lists(st.floats(0, 5, width=32), min_size=1, max_size=40),
@@ -90,7 +91,7 @@ def test_bands_partition_what_they_cover(
     names = data.draw(st.permutations([f"band{i}" for i in range(len(cuts) - 1)]))
     spec = {name: [low, high] for name, low, high in zip(names, cuts, cuts[1:], strict=False)}
     shuffled = dict(data.draw(st.permutations(list(spec.items()))))
-    bands = Bands.make(shuffled, "own", larger)
+    bands = Bands.make(shuffled, Sscd if larger else Nl2)
     levels = bands.levels(cut)
     found = levels.assign(np.array(values + cuts + [cut], np.float32))
     for value, level in zip(values + cuts + [cut], found, strict=True):
@@ -118,23 +119,23 @@ def test_bands_partition_what_they_cover(
         ({"low": [1.4, 1.5], "high": [None, 1.45]}, "overlap"),
         ({"low": [1.5, 1.4]}, "holds nothing"),
         ({"low": [None, None]}, "both ends"),
-        ({CALIBRATED: [None, 1.4]}, "taken"),
+        ({CALIBRATED: [None, 1.4]}, "reserved"),
     ],
 )
 def test_bad_bands_are_named_in_one_line(spec: object, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        Bands.make(spec, "nl2", False)  # type: ignore[arg-type]
+        Bands.make(spec, Nl2)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert "score.bands" in str(caught.value)
 
 
 def test_a_similarity_without_preset_wants_bands() -> None:
     with pytest.raises(UserError, match="no preset"):
-        Bands.make(None, "own", True)
+        Bands.make(None, type("Own", (Nl2,), {"default_preset": None}))
 
 
 def test_reaches_beyond() -> None:
-    assert not Bands.make("cumulative", "nl2", False).levels(1.2).reaches_beyond(2.0)
-    assert Bands.make("cumulative", "nl2", False).levels(2.0).reaches_beyond(2.0)
-    assert Bands.make("paper", "nl2", False).levels().reaches_beyond(2.0)
-    assert Bands.make({"a": [1.0, None]}, "nl2", False).levels().reaches_beyond(2.0)
+    assert not Bands.make("cumulative", Nl2).levels(1.2).reaches_beyond(2.0)
+    assert Bands.make("cumulative", Nl2).levels(2.0).reaches_beyond(2.0)
+    assert Bands.make("paper", Nl2).levels().reaches_beyond(2.0)
+    assert Bands.make({"a": [1.0, None]}, Nl2).levels().reaches_beyond(2.0)

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.similarity.nl2 import Nl2
+from side_ray.similarity.sscd import Sscd
 from side_ray.statistics.bands import CALIBRATED, Bands
 from side_ray.statistics.hits import (
     Hits,
@@ -17,7 +19,7 @@ from side_ray.statistics.hits import (
     union,
 )
 
-BANDS = Bands.make({"low": [0.4, 0.5], "mid": [0.5, 0.6], "high": [0.6, 1.0]}, "sscd", True)
+BANDS = Bands.make({"low": [0.4, 0.5], "mid": [0.5, 0.6], "high": [0.6, 1.0]}, Sscd)
 LEVELS = BANDS.levels(0.55)
 
 
@@ -89,7 +91,7 @@ def test_nothing_hit() -> None:
 
 def test_neighbours_alone_give_the_hits_of_nl2() -> None:
     rng = np.random.default_rng(1)
-    levels = Bands.make(None, "nl2", False).levels(1.2)
+    levels = Bands.make(None, Nl2).levels(1.2)
     values = np.sort(rng.uniform(0.5, 3, (25, 50)), axis=1).astype(np.float32)
     ids = np.argsort(rng.random((25, 80)), axis=1)[:, :50]
     hits = as_dict(

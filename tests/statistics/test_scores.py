@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from side_ray.search.neighbors import Counts
+from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.cut import calibrated_cut
 from side_ray.statistics.hits import band_hits
@@ -38,12 +39,13 @@ def condition(values: np.ndarray, holdout: np.ndarray, bands: Bands, cut: Any) -
 def setup(seed: int, preset: str) -> tuple[np.ndarray, np.ndarray, Bands, Any, dict[str, Any]]:
     rng = np.random.default_rng(seed)
     values, holdout = rng.choice(GRID, (60, 15)), rng.choice(GRID[8:], (60, 15))
-    bands = Bands.make(preset, "nl2", False)
+    bands = Bands.make(preset, Nl2)
     cut = calibrated_cut(rng.choice(GRID[4:], 400), 0.01, larger_is_closer=False)
     metrics = condition_metrics(condition(values, holdout, bands, cut), bands, cut, train_size=15)
     return values, holdout, bands, cut, metrics
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["cumulative", "paper"]))
 def test_every_number_equals_counting_by_hand(seed: int, preset: str) -> None:
     values, holdout, bands, cut, metrics = setup(seed, preset)
@@ -76,6 +78,7 @@ def test_every_number_equals_counting_by_hand(seed: int, preset: str) -> None:
     assert calibrated["holdout_count"] == (holdout.min(axis=1) <= np.float32(cut.value)).sum()
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["cumulative", "paper"]))
 def test_banded_ams_partitions_and_ums_is_a_union(seed: int, preset: str) -> None:
     _, _, bands, _, metrics = setup(seed, preset)
@@ -91,6 +94,7 @@ def test_banded_ams_partitions_and_ums_is_a_union(seed: int, preset: str) -> Non
         )
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_the_order_of_samples_does_not_matter(seed: int, data: st.DataObject) -> None:
     values, holdout, bands, cut, metrics = setup(seed, "cumulative")
@@ -123,7 +127,7 @@ def test_metrics_are_json_and_complete() -> None:
 
 def test_without_cut_or_holdout() -> None:
     values = np.random.default_rng(1).choice(GRID, (20, 6))
-    bands = Bands.make(None, "nl2", False)
+    bands = Bands.make(None, Nl2)
     full = condition(values, values, bands, None)
     metrics = condition_metrics(ConditionScores(full.best, full.best_id, full.hits), bands)
     assert metrics["calibrated"] is None
@@ -136,7 +140,7 @@ def test_without_cut_or_holdout() -> None:
 def test_lift_and_its_interval() -> None:
     best = np.r_[np.full(40, 1.0), np.full(960, 3.0)].astype(np.float32)
     holdout = np.r_[np.full(2, 1.0), np.full(998, 3.0)].astype(np.float32)
-    bands = Bands.make(None, "nl2", False)
+    bands = Bands.make(None, Nl2)
     entry = condition_metrics(ConditionScores(best, np.arange(1000), {}, holdout), bands)["cumulative"]["low"]
     assert entry["lift"] == 20
     assert entry["lift_ci"][0] < 20 < entry["lift_ci"][1]

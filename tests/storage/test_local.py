@@ -94,7 +94,7 @@ def test_a_directory_in_place_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_place_where_no_directory_can_be_made() -> None:
-    refuses_writes(open_store("/proc/side-ray"), "choose a run.uri in which directories can be made")
+    refuses_writes(open_store("/proc/side-ray"), "choose a run.uri in which directories can be created")
 
 
 @contextmanager

@@ -250,12 +250,12 @@ def test_a_wrong_secret(uri: str, s3: Server, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RunError) as caught:
         open_store(uri).check()
     assert "not-the-secret" not in str(caught.value)
-    refused(uri, s3.endpoint, "the secret key does not belong to the access key", "check AWS_ACCESS_KEY_ID")
+    refused(uri, s3.endpoint, "the secret key does not match the access key", "check AWS_ACCESS_KEY_ID")
 
 
 def test_a_wrong_key(uri: str, s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    refused(uri, s3.endpoint, "the access key is not known there", "check AWS_ACCESS_KEY_ID")
+    refused(uri, s3.endpoint, "the server does not know the access key", "check AWS_ACCESS_KEY_ID")
 
 
 def test_no_key_at_all(uri: str, s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,13 +284,13 @@ def test_no_such_host(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_that_never_answers(uri: str, impatient: None) -> None:
     with silent_server() as endpoint:
-        said(open_store(uri, endpoint=endpoint).check, endpoint, "it does not answer in time")
+        said(open_store(uri, endpoint=endpoint).check, endpoint, "it does not respond in time")
 
 
 def test_a_fault_that_does_not_pass_is_given_up(uri: str, s3: Server, impatient: None) -> None:
     with faulty_proxy(s3.endpoint, 1, kinds=["503/SlowDown"], only="^PUT") as proxy:
         store = open_store(uri, endpoint=proxy.endpoint)
-        said(lambda: store.write("x", b"x"), f"cannot write {uri}/x", "still fails after several tries (SlowDown)")
+        said(lambda: store.write("x", b"x"), f"cannot write {uri}/x", "still fails after several attempts (SlowDown)")
         assert (store.retries, proxy.seen["PUT"]) == (1, 2)
 
 

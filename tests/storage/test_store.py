@@ -221,12 +221,12 @@ def test_the_arrow_file_system_is_rooted_at_the_store(store: Store) -> None:
 @pytest.mark.parametrize(
     ("uri", "options", "says"),
     [
-        ("", {}, "run.uri is empty"),
-        ("gs://bucket/x", {}, "cannot store a run at gs://bucket/x"),
+        ("", {}, "run.uri: is empty"),
+        ("gs://bucket/x", {}, "run.uri: gs://bucket/x is not supported"),
         ("s3://", {}, "is not of the form s3://bucket/prefix"),
         ("s3:///prefix", {}, "is not of the form s3://bucket/prefix"),
-        ("s3://b/x", {"endpoint": "localhost:8333"}, "storage.endpoint 'localhost:8333' is no URL"),
-        ("s3://b/x", {"endpoint": "http://"}, "is no URL"),
+        ("s3://b/x", {"endpoint": "localhost:8333"}, "storage.endpoint: 'localhost:8333' is not the URL"),
+        ("s3://b/x", {"endpoint": "http://"}, "is not the URL"),
         ("s3://b/x", {"endpoint": "http://key:hunter2@host"}, "holds credentials"),
         ("s3://key:hunter2@b/x", {}, "is not of the form s3://bucket/prefix"),
         ("s3://b/a/../c", {}, "s3://b/a/../c is not of the form"),

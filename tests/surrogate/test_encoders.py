@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from side_ray.errors import UserError
-from side_ray.similarity.sscd import CLIP
+from side_ray.similarity.encoder import CLIP
 from side_ray.surrogate.encoders import Teacher, open_encoder, open_teacher
 from side_ray.surrogate.labels import cluster_labels
 from side_ray.surrogate.resnet import ResNet
@@ -134,8 +134,8 @@ def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path):
     (tmp_path / "no.pt").write_bytes(b"weights")
     for path, message in (
         (tokens, r"surrogate\.encoder: gives 12×49×8 values, not one vector per image"),
-        (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is no TorchScript file"),
-        (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is no file"),
+        (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is not a TorchScript file"),
+        (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             open_encoder("clip", "surrogate.encoder", path, "resize288")(IMAGES)

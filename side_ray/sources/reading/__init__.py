@@ -1,1 +1,1 @@
-"""How files are read."""
+"""What formats share: listing and opening files (`files`, `tars`), safe unpickling (`pickles`), decoding images (`pixels`)."""

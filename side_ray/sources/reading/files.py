@@ -1,4 +1,4 @@
-"""The files that a data path stands for, on a local disk or in object storage, inside a zip archive or not."""
+"""The files at a data path: on a local disk or in object storage, plain or in a zip archive."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ class Unreadable(Exception):
 
 
 class Listing(NamedTuple):
-    """Names (sorted by their bytes, so that every storage gives one order) and sizes int64 of files, a few tens of bytes each."""
+    """Names and sizes (int64) of files, sorted by the bytes of the names, so that the order is the same in every storage."""
 
     names: pa.StringArray
     sizes: np.ndarray
@@ -53,14 +53,15 @@ class Listing(NamedTuple):
         return cls(joined.take(order), kept[order.to_numpy()])
 
     def matching(self, pattern: str) -> "Listing":
-        """Those whose name matches a regular expression, letters of either case."""
+        """The files whose name matches a regular expression, ignoring case."""
         found = pc.match_substring_regex(self.names, pattern, ignore_case=True).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(found)
         return Listing(self.names.take(pa.array(rows)), self.sizes[rows])
 
 
 class Files:
-    """One file, or a directory with all that lies below it; hidden files are left out. Picklable: it holds where, not what.
+    """One file, or a directory with everything below it except hidden files. Picklable and small: it holds locations, not
+    content.
 
     Args:
         uri: as the config gives it, for messages.
@@ -88,7 +89,7 @@ class Files:
         """A file for random-access reading, read ahead in blocks.
 
         Raises:
-            FileNotFoundError: it is not there (any more, or not on this machine).
+            FileNotFoundError: it does not exist (any more, or on this machine).
         """
         return cast(BinaryIO, io.BufferedReader(self.store.open_input(name), BUFFER))
 
@@ -104,11 +105,11 @@ class Files:
         return data
 
     def identity(self) -> str:
-        """Tells contents apart without reading all of them: the same files elsewhere have the same identity.
+        """A hash of the content that does not read all of it; the same files elsewhere have the same identity.
 
         SHA-256 over all names and sizes and over the content of up to 64 evenly spaced files: whole where these are no
         more than 256 MiB together, else their first, middle and last MiB (the ends of gzip, zip and Parquet files hold
-        checksums or statistics of the rest). Modification times do not count, as a copy changes them.
+        checksums or statistics of the rest). Modification times are not included, because copying changes them.
         """
         names, sizes = self.listing()
         digest = hashlib.sha256()
@@ -154,7 +155,7 @@ class ZipFiles:
                     self._opened = zipfile.ZipFile(self.outer.open(self.archive))
                 except (zipfile.BadZipFile, OSError, EOFError) as error:
                     raise UserError(
-                        f"data.path: {self.archive} in {self.uri} is not a whole zip archive ({error}); get it again"
+                        f"{self.archive} in {self.uri} is not a whole zip archive ({error}); get it again", "data.path"
                     ) from None
             return self._opened
 
@@ -162,7 +163,7 @@ class ZipFiles:
         entries = [entry for entry in self._zip().infolist() if not entry.is_dir()]
         twice = next((name for name, count in Counter(e.filename for e in entries).items() if count > 1), None)
         if twice is not None:
-            raise UserError(f"data.path: {self.archive} in {self.uri} holds {twice} twice; pack each file once")
+            raise UserError(f"{self.archive} in {self.uri} holds {twice} twice; pack each file once", "data.path")
         return Listing.of((entry.filename, entry.file_size) for entry in entries)
 
     def read(self, name: str) -> bytes:
@@ -189,27 +190,20 @@ def open_files(path: str, key: str, endpoint: str | None = None, region: str | N
         RunError: the storage cannot be reached.
     """
     if "://" in path and not path.startswith("s3://"):
-        raise UserError(f"{key}: cannot read from {path}; give a local path or s3://bucket/prefix")
+        raise UserError(f"cannot read from {path}; give a local path or s3://bucket/prefix", key)
     if path.startswith("s3://"):
         parent, _, name = path.rstrip("/").rpartition("/")
         if name.lower().endswith((*ARCHIVES, ".txt")) and parent != "s3:/":
-            files = Files(_store(parent, key, endpoint, region), path, name)
+            files = Files(open_store(parent, key=key, endpoint=endpoint, region=region), path, name)
             if files.store.exists(name):
                 return files
-        files = Files(_store(path, key, endpoint, region), path)
+        files = Files(open_store(path, key=key, endpoint=endpoint, region=region), path)
         if next(files.store.list(), None) is None:
-            raise UserError(f"{key}: nothing lies at {path}; check the path and storage.endpoint")
+            raise UserError(f"there is nothing at {path}; check the path and storage.endpoint", key)
         return files
     local = Path(path).expanduser().absolute()
     if local.is_dir():
         return Files(open_store(str(local)), path)
     if local.is_file():
         return Files(open_store(str(local.parent)), path, local.name)
-    raise NotThere(f"{key}: there is no file or directory {path}; check the path")
-
-
-def _store(uri: str, key: str, endpoint: str | None, region: str | None) -> Store:
-    try:
-        return open_store(uri, endpoint=endpoint, region=region)
-    except UserError as error:
-        raise UserError(str(error).replace("run.uri", key + ":")) from None
+    raise NotThere(f"there is no file or directory {path}; check the path", key)

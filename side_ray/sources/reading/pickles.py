@@ -1,4 +1,4 @@
-"""Reads the pickles of CIFAR's Python batches without running anything that they name."""
+"""Reads the pickles of CIFAR's Python batches without executing code."""
 
 import pickle
 from typing import Any, BinaryIO
@@ -7,22 +7,22 @@ import numpy as np
 
 
 class Refused(Exception):
-    """A pickle asks for more than plain values and arrays of bytes."""
+    """A pickle holds more than plain values and arrays of bytes."""
 
 
 class _Dtype:
-    """Stands in for numpy.dtype; only unsigned bytes are allowed."""
+    """Replaces numpy.dtype; only unsigned bytes are allowed."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if code not in ("u1", b"u1", "|u1", b"|u1", "uint8"):
             raise Refused(f"it holds an array of type {code!r}, not of bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and alignment mean nothing for single bytes."""
+        """Byte order and alignment do not apply to single bytes."""
 
 
 class _Array:
-    """Stands in for numpy.ndarray while its pickle is read."""
+    """Replaces numpy.ndarray while a pickle is read."""
 
     def __init__(self) -> None:
         self.value = np.empty(0, np.uint8)
@@ -30,14 +30,14 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-            raise Refused("it holds an array of something else than bytes")
+            raise Refused("it holds an array of something other than bytes")
         # The original batches are Fortran-ordered views of [3072, 10000].
         self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
 def _reconstruct(kind: Any, *_: Any) -> _Array:
     if kind is not _Array:
-        raise Refused("it rebuilds something else than an array")
+        raise Refused("it rebuilds something other than an array")
     return _Array()
 
 
@@ -48,9 +48,9 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes in protocol 2."""
+    """Python 3 pickles bytes like this in protocol 2."""
     if encoding not in ("latin1", b"latin1") or not isinstance(text, str):
-        raise Refused("it encodes something else than bytes")
+        raise Refused("it encodes something other than bytes")
     return text.encode("latin1")
 
 
@@ -73,10 +73,10 @@ class _Unpickler(pickle.Unpickler):
 def load_batch(file: BinaryIO) -> dict[bytes, Any]:
     """The dict of a CIFAR batch, its keys as bytes, arrays as uint8 numpy arrays.
 
-    Only numbers, strings, lists, dicts and arrays of bytes come out; whatever else a pickle names is refused, not called.
+    Only numbers, strings, lists, dicts and arrays of bytes are read; anything else that a pickle names is refused, not called.
 
     Raises:
-        Refused: the pickle names something else, is cut short, or is none.
+        Refused: the pickle names something else, is truncated, or is not a pickle.
     """
     try:
         batch = _Unpickler(file, encoding="bytes").load()
@@ -84,8 +84,8 @@ def load_batch(file: BinaryIO) -> dict[bytes, Any]:
         raise
     # Damaged pickles make the reader raise nearly anything.
     except Exception as error:
-        raise Refused(f"it is damaged or no pickle ({type(error).__name__}: {error})") from error
+        raise Refused(f"it is damaged or not a pickle ({type(error).__name__}: {error})") from error
     if not isinstance(batch, dict):
-        raise Refused("it holds no dict")
+        raise Refused("it does not hold a dict")
     plain = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
     return {key: value.value if isinstance(value, _Array) else value for key, value in plain.items()}

@@ -1,4 +1,4 @@
-"""From an encoded image of any kind to the pixels of the run: one size, 8 bits, gray or RGB."""
+"""Converts encoded images to the pixels of the run: one size, 8 bits, gray or RGB."""
 
 import io
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-"""Formats that are read. Others stay out: some of Pillow's readers run other programs."""
+"""Formats that are read. Others are refused, because some of Pillow's readers run other programs."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif")
 _GRAY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class Unusable(Exception):
-    """An image that cannot be part of the data set. The message is the reason, with a remedy where there is one."""
+    """An image cannot be part of the data set. The message gives the reason and, where there is one, a remedy."""
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How images become the run's.
+    """The conversion of an image to the pixels of the run.
 
-    Orientation in EXIF is followed. Palettes, CMYK and other colour spaces become RGB by Pillow's conversion without colour
+    The orientation in EXIF is applied. Palettes, CMYK and other colour spaces become RGB by Pillow's conversion without colour
     profiles, 16 bits gray become 8 by division by 257 (16-bit colour by dropping the low byte, as Pillow reads it). An alpha
-    channel that is opaque everywhere is dropped; real transparency, floating-point pixels and animations are refused, as
-    nobody can know what the model was shown of them.
+    channel that is opaque everywhere is dropped; real transparency, floating-point pixels and animations are refused,
+    because it is unknown how the model's training converted them.
 
     Attributes:
-        crop: side of the square cut out of the middle; None = the shorter side where `size` is given, else no cutting.
+        crop: side of the square cut out of the middle; None = the shorter side where `size` is given, else no crop.
         size: side that the square is resized to (Lanczos with antialiasing); None = no resizing.
         grayscale: one channel (ITU-R 601 luma) instead of three.
     """
@@ -35,11 +35,16 @@ class Transform:
     size: int | None = None
     grayscale: bool = False
 
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return 1 if self.grayscale else 3
+
     def __call__(self, content: bytes | np.ndarray) -> np.ndarray:
         """Pixels uint8 [H, W, C], C of 1 or 3.
 
         Raises:
-            Unusable: the content is no image, is cut short, or is of a kind that is refused.
+            Unusable: the content is not an image, is truncated, or is of a kind that is refused.
         """
         try:
             if isinstance(content, np.ndarray):
@@ -70,9 +75,9 @@ class Transform:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image upright, with 8 bits a channel, opaque and of one frame."""
+    """The image upright, with 8 bits per channel. Refuses transparency and several frames."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise Unusable(f"holds {image.n_frames} frames; save one of them as an image of its own")
+        raise Unusable(f"holds {image.n_frames} frames; save one of them as a separate image")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -51,7 +51,7 @@ def test_celeba_finds_its_list_beside_the_images(tmp_path):
             "1 images are not in .*, first img_align_celeba/000002.jpg",
         ),
         (None, {}, "identity_CelebA.txt is not at .*; give its path, or set data.labels=false"),
-        (lambda text: text, {"attributes": ["Bald"]}, r"data\.attributes: Bald is none of the 2"),
+        (lambda text: text, {"attributes": ["Bald"]}, r"data\.attributes: Bald is not among the 2"),
         (lambda text: text, {"min_per_class": 4}, r"with data\.min_per_class 4; check both"),
     ],
 )

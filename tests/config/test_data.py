@@ -2,9 +2,10 @@
 
 import pytest
 
-from side_ray.config.file import load_config, parse_config
+from side_ray.config import DataSection
+from side_ray.config.file import parse_config
 from side_ray.errors import UserError
-from tests.audits import DIGITS, tiny_values
+from tests.audits import tiny_values
 
 FOLDER = {"data__source": "folder", "data__path": "images"}
 BAD = {
@@ -59,5 +60,50 @@ def test_paths_and_leniency_are_not_what_the_images_depend_on():
     assert one.settings() != other.settings()
 
 
-def test_digits_do_not_depend_on_settings_that_came_later():
-    assert load_config(DIGITS).data.settings() == {"source": "digits", "members": 300, "holdout": 300}
+UNSET = {
+    "members": 3,
+    "holdout": 2,
+    "crop": None,
+    "image_size": None,
+    "grayscale": False,
+    "labels": True,
+    "labels_file": None,
+    "attributes": [],
+    "min_per_class": 1,
+    "image_column": "image",
+    "label_column": None,
+    "per_class": None,
+    "dedup": "none",
+    "dedup_bound": 0.5,
+}
+"""What fingerprints of prepared images have hashed since the first release. `labels_file` is not hashed, its content is."""
+
+
+@pytest.mark.parametrize(
+    ("given", "hashed"),
+    [
+        ({"source": "digits"}, {"source": "digits", "members": 3, "holdout": 2}),
+        ({"source": "digits", "skip": 7}, {"source": "digits", "members": 3, "holdout": 2, "skip": 7}),
+        ({"source": "folder", "path": "x"}, {}),
+        (
+            {"source": "cifar10", "path": "x", "holdout_path": "x", "image_size": 16, "skip": 7},
+            {"image_size": 16, "skip": 7},
+        ),
+        ({"source": "parquet", "path": "x", "image_column": "img"}, {"image_column": "img"}),
+        ({"source": "webdataset", "path": "x", "label_column": "fine"}, {"label_column": "fine"}),
+        ({"source": "celeba", "path": "x", "attributes": ["Male"], "labels_file": "l"}, {"attributes": ["Male"]}),
+        ({"source": "celeba_hq", "path": "x", "min_per_class": 4, "skip_corrupt": True}, {"min_per_class": 4}),
+    ],
+    ids=lambda each: each.get("source", ""),
+)
+def test_settings_are_what_fingerprints_have_always_hashed(given, hashed):
+    whole = {key: value for key, value in UNSET.items() if key != "labels_file"}
+    wanted = hashed if given["source"] == "digits" else {**whole, "source": given["source"], **hashed}
+    section = DataSection.model_validate({"members": 3, "holdout": 2, **given})
+    assert section.settings() == wanted
+    assert section.model_dump(mode="json").keys() - {"skip"} == UNSET.keys() | {
+        "source",
+        "path",
+        "holdout_path",
+        "skip_corrupt",
+    }
