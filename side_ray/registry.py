@@ -86,7 +86,8 @@ class Carrier:
     """
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        make, arguments, *state = super().__reduce_ex__(protocol)  # type: ignore[misc]
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, arguments, *state = reduced
         added = [(key, name, each[name]) for key, each in REGISTRIES.items() for name in sorted(each.added)]
         return (_arrive, (added, make, arguments), *state)
 

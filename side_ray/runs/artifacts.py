@@ -8,7 +8,7 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
-from side_ray.errors import UserError, naming
+from side_ray.errors import UserError
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
@@ -36,8 +36,7 @@ class Artifacts:
     @classmethod
     def open(cls, config: Config) -> "Artifacts":
         """The artifacts of a config in its run directory, which is not touched yet. Raises UserError for a wrong run.uri."""
-        with naming("run.uri"):
-            store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+        store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
         return cls(config, Run(store))
 
     def sharing(self, config: Config) -> "Artifacts":
@@ -213,7 +212,7 @@ def _file_hash(key: str, path: str) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        raise UserError(f"{key}: {path} is no file that can be read; give the local path of the weights") from None
+        raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
 
 
 def _content_hash(config: Config) -> str:

@@ -85,7 +85,7 @@ def test_other_weights_at_the_same_path_are_another_artifact(run, teacher, tmp_p
     save_file(ResNet.preset("resnet18", 6, stem="cifar", in_channels=1, width=8).state_dict(), teacher)
     assert key() != before
     (tmp_path / "teacher.safetensors").unlink()
-    with pytest.raises(UserError, match=r"surrogate\.teacher: .* is no file that can be read"):
+    with pytest.raises(UserError, match=r"surrogate\.teacher: .* is not a file that can be read"):
         key()
 
 
