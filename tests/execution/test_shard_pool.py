@@ -82,5 +82,5 @@ def test_no_task_starts_no_pool(tmp_path):
 def test_the_log_line_tells_rate_eta_and_retries():
     bar = Bar("extract", 100, "samples", 20)
     bar.advance(20, retries=3)
-    bar.reach(40, 4.0, "loss 0.1")
+    bar.update(40, 4.0, "loss 0.1")
     assert bar.describe() == "extract: 40/100 samples, 4.0/s, about 15 s left, loss 0.1, 3 retries"
