@@ -63,12 +63,12 @@ def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
 def test_clusters_of_a_classifiers_features_and_of_an_encoders(run, teacher, tmp_path):
     by_teacher, line = labelled(run, features="teacher", teacher=teacher, teacher_input="symmetric", cohesion=0.05)
     found = by_teacher.surrogate.read_json("labels.json")
-    assert f"{found['classes']} of 5 clusters of teacher are kept, of" in line
+    assert f"{found['classes']} of 5 clusters of teacher features kept (" in line
     assert (sum(found["sizes"]), found["asked"]) == (400, 5)
     clip = exported(tmp_path / "clip.pt", Vit())
     by_clip, _ = labelled(run, features="clip", encoder=clip, cohesion=0.05)
     by_sscd, line = labelled(run, features="sscd", encoder=clip, cohesion=0.05)
-    assert "clusters of sscd are kept" in line
+    assert "clusters of sscd features kept" in line
     keys = {each.surrogate.key for each in (by_teacher, by_clip, by_sscd)}
     assert len(keys) == 3
     labels = {tuple(read_labels(each).column("label").to_pylist()) for each in (by_teacher, by_clip, by_sscd)}
@@ -85,7 +85,7 @@ def test_other_weights_at_the_same_path_are_another_artifact(run, teacher, tmp_p
     save_file(ResNet.preset("resnet18", 6, stem="cifar", in_channels=1, width=8).state_dict(), teacher)
     assert key() != before
     (tmp_path / "teacher.safetensors").unlink()
-    with pytest.raises(UserError, match=r"surrogate\.teacher: .* is no file that can be read"):
+    with pytest.raises(UserError, match=r"surrogate\.teacher: the file .* cannot be read"):
         key()
 
 
