@@ -101,7 +101,7 @@ def test_the_paper_s_size_is_that_of_the_audit_of_its_data_set():
 def test_a_run_without_report_and_a_table_that_no_run_has_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="holds no report; run side-ray audit first"):
         reproduce_from("table1", str(tmp_path), None)
-    with pytest.raises(UserError, match="table2 needs a student for each number of classes"):
+    with pytest.raises(UserError, match="table2 needs one student per number of classes"):
         reproduce_from("table2", str(run), None)
 
 

@@ -109,7 +109,7 @@ def test_the_best_setting_is_handed_on_as_an_audit(plan_of):
         "too many classes": ({"classes": [900]}, r"surrogate\.classes: 900 classes cannot come from 400 images"),
         "interval": ({"intervals": [[0.8, 0.2]]}, r"extract\.guidance_interval: .* from < to"),
         "band": ({"band": "lo"}, r"sweep\.band: there is no band lo; known: calibrated, low, mid, high"),
-        "draws": ({"search": "random", "trials": 99}, r"sweep\.trials: 99 are wanted of 2 settings"),
+        "draws": ({"search": "random", "trials": 99}, r"sweep\.trials: 99 trials, but only 2 settings"),
     }.values(),
 )
 def test_a_setting_that_no_audit_can_have_is_refused_in_one_line(plan_of, sweep, message):
