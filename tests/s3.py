@@ -118,10 +118,10 @@ def _wait_for_bucket(endpoint: str, log: Path) -> None:
 class FaultyProxy(ThreadingHTTPServer):
     """Forwards HTTP requests to `target` and makes a `share` of them fail.
 
-    Faults: "503/SlowDown" answers with that status and code (or that body, if it begins with "<"); "reset" breaks the
-    connection before the request is forwarded; "lost" after the server has acted on it; "cut" breaks it in the middle
-    of the answer's body; "slow" forwards a second late. Which request fails how is drawn from `seed`, among those whose
-    "METHOD path?query" `only` matches, and `most` times at most. `seen` counts requests by method, `made` faults.
+    Faults: "503/SlowDown" answers with that status and code (or that body, if it begins with "<"); "reset" closes the
+    connection before the request is forwarded; "lost" closes it after the server has handled the request; "cut" closes it in
+    the middle of the response's body; "slow" forwards after one second. `seed` determines which requests fail and how, among
+    those whose "METHOD path?query" matches `only`, at most `most` times. `seen` counts requests by method, `made` faults.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""Labels of the synthetic set from weights that the config gives."""
+"""Labels of the synthetic set from weights in the config."""
 
 import shutil
 
@@ -24,7 +24,7 @@ from tests.surrogate.test_encoders import Vit, exported
 
 @pytest.fixture
 def run(tiny_audit, tmp_path):
-    """A run with its synthetic set and no labels yet."""
+    """A run with a synthetic set but no labels."""
     for stage in ("prepare", "synthetic"):
         shutil.copytree(f"{tiny_audit.run.store.uri}/{stage}", tmp_path / "run" / stage)
     return str(tmp_path / "run")
@@ -51,7 +51,7 @@ def labelled(run: str, **changes) -> tuple[Artifacts, str]:
 def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
     artifacts, line = labelled(run, labels="classifier", teacher=teacher, teacher_input="symmetric")
     images = decode_column(artifacts.synthetic.read_first(8, ["image"]).column("image"))
-    # A network's last bits depend on the batch, which is a shard.
+    # The last bits of a network's output depend on the batch, which is one shard.
     opened = open_teacher(teacher, None, "symmetric")
     expected = np.concatenate([opened.probabilities(images[start : start + 50]) for start in range(0, 400, 50)])
     table = read_labels(artifacts)
@@ -92,14 +92,14 @@ def test_other_weights_at_the_same_path_are_another_artifact(run, teacher, tmp_p
 def test_kept_clusters_and_accuracy_by_timestep_are_in_the_report(tiny_audit):
     metrics = tiny_audit.report.read_json("metrics.json")
     found = tiny_audit.surrogate.read_json("labels.json")
-    told = metrics["surrogate"]
-    assert (told["labels"], told["features"], told["kept"], told["sizes"]) == (
+    shown = metrics["surrogate"]
+    assert (shown["labels"], shown["features"], shown["kept"], shown["sizes"]) == (
         "cluster",
         "pixels",
         found["kept"],
         found["sizes"],
     )
-    assert [row["first"] for row in told["accuracy"]] == list(range(0, 1000, 100))
+    assert [row["first"] for row in shown["accuracy"]] == list(range(0, 1000, 100))
     assert (
         "Clusters of the synthetic set" in tiny_audit.report.store.read(f"{tiny_audit.report.key}/index.html").decode()
     )
