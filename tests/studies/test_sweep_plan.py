@@ -15,7 +15,7 @@ from tests.audits import tiny_config
 def plan_of(tmp_path):
     def make(**sweep):
         config = tiny_config(tmp_path, **{f"sweep__{key}": value for key, value in sweep.items()})
-        return SweepPlan(config, Artifacts(config, Run(open_store(str(tmp_path)))))
+        return SweepPlan(Artifacts(config, Run(open_store(str(tmp_path)))))
 
     return make
 
