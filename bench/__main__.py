@@ -1,4 +1,4 @@
-"""`make bench`: what each stage costs beside what one would run instead, in small sizes."""
+"""`make bench`: the cost of each stage beside its simplest alternative, at small sizes."""
 
 import subprocess
 import sys

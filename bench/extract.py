@@ -1,8 +1,8 @@
-"""Samples per second of the extract stage beside bare sampler loops, with one actor and with two.
+"""Samples per second of the extract stage and of bare sampler loops, with one actor and with two.
 
     python -m bench.extract [--shards 12] [--rounds 3] [--actors 1 2]
 
-Stage and bare processes run in turn, so that a busy machine slows both; starting up is left out on both sides. The ratio is
+Stage and bare processes alternate, so that a busy machine slows both. Start-up times are excluded on both sides. The ratio is
 the median over the rounds.
 """
 
@@ -37,7 +37,7 @@ DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
 
 def models(directory: Path, config: Config) -> None:
-    """An untrained U-Net and student of the digits audit's sizes: speed does not depend on the weights."""
+    """Untrained U-Net and student with the sizes of the digits audit; the speed does not depend on the weights."""
     unet = new_unet(unet_section(config.dpm).model_dump(), (1, 8, 8)).eval()
     save_pipeline(unet, new_schedule().config, directory / "dpm")
     student = ResNet.from_section(config.surrogate, num_classes=config.surrogate.classes, in_channels=1, time=True)
@@ -54,12 +54,12 @@ def stage(directory: Path, config: Config, shards: int, actors: int, name: str) 
     sized = config.model_copy(update={"cluster": cluster})
     run_tasks(Generator, spec, [Task(0, shard) for shard in range(shards)], sized, Bar("", shards, "", 0))
     written = sorted(output.written().values())
-    # The first shard of each actor holds its start.
+    # The first shard of each actor includes its start-up.
     return (len(written) - actors) * config.extract.shard_size / (written[-1] - written[actors - 1])
 
 
 def bare(directory: Path, config: Config, shards: int, answer) -> None:
-    """The sampler in a loop, as one would run it in a notebook; nothing is written."""
+    """A plain loop over the sampler, as in a notebook; nothing is written."""
     torch.set_num_threads(1)
     dpm = load_dpm(directory / "dpm")
     student = ResNet.load(directory / "student").requires_grad_(False)
@@ -67,7 +67,7 @@ def bare(directory: Path, config: Config, shards: int, answer) -> None:
     rates = []
     began = 0.0
     for batch in range(shards * settings.shard_size // size + 1):
-        if batch == 1:  # the first one warms up
+        if batch == 1:  # the first batch is a warm-up
             began = time.perf_counter()
         seeds = [sample_seed(0, "extract", i) for i in range(batch * size, (batch + 1) * size)]
         targets = torch.tensor([target_of(seed, 100) for seed in seeds])

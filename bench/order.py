@@ -1,7 +1,7 @@
-"""The paper's order at the calibrated cut (SIDE > Random > OL-TI), pooled over runs that differ in their seed.
+"""The paper's order at the calibrated cut (SIDE > Random > OL-TI), pooled over runs with different seeds.
 
-`python -m bench.order RUN [RUN …]` chooses each method's λ on the samples of even id and measures on those of odd id, so that
-the choice does not flatter the number. A λ is chosen once, by the AMS pooled over all runs.
+`python -m bench.order RUN [RUN …]` chooses the λ of each method on the samples with even ids and measures on those with odd ids,
+so that the choice does not bias the result. Each λ is chosen once, by the AMS pooled over all runs.
 """
 
 import json
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 
 class Half(NamedTuple):
-    """Matches at the calibrated cut among the samples of one half: how many samples, how many match, distinct best matches."""
+    """One half of the samples at the calibrated cut: number of samples, of matches, and of distinct best matches."""
 
     n: int
     matches: int
@@ -43,7 +43,7 @@ def halves(run: Path) -> dict[tuple[str, float], tuple[Half, Half]]:
 
 
 def pooled(runs: list[Path]) -> dict[str, tuple[float, list[Half]]]:
-    """For each method the λ that does best on the even half over all runs, and the odd half of each run at that λ."""
+    """For each method: the best λ on the even halves of all runs, and the odd half of each run at this λ."""
     each = [halves(run) for run in runs]
     shared = set.intersection(*(set(found) for found in each))
     chosen = {}

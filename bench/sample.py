@@ -1,8 +1,8 @@
-"""Images per second of side-ray's sampler beside a bare diffusers loop with the same U-Net, batch and steps.
+"""Images per second of side-ray's sampler and of a bare diffusers loop with the same U-Net, batch and steps.
 
     python bench/sample.py [--side 8] [--batch 250] [--steps 10] [--rounds 5] [--threads 1] [--device cpu]
 
-The two are timed in turn, so that a busy machine slows both; the ratio is the median over the rounds.
+The two alternate, so that a busy machine slows both. The ratio is the median over the rounds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 
 
 class Classifier(nn.Module):
-    """Stands in for the surrogate: three convolutions of the digits student's order of cost."""
+    """Replacement for the surrogate: three convolutions that cost about as much as the digits student."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def bare_loop(unet: UNet2DModel, scheduler: object, x: torch.Tensor, steps: int, **step: object) -> torch.Tensor:
-    """What a user of diffusers writes."""
+    """The sampling loop of a diffusers user."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         x = scheduler.step(unet(x, t).sample, t, x, **step).prev_sample
@@ -49,7 +49,7 @@ def bare_loop(unet: UNet2DModel, scheduler: object, x: torch.Tensor, steps: int,
 
 
 def bare_guided_loop(unet, classifier, scheduler, x, steps, targets, scale):
-    """The same with classifier guidance, as short as it can be written."""
+    """The same loop with a minimal classifier guidance."""
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         z = x.detach().requires_grad_()
@@ -104,7 +104,7 @@ def main() -> None:
             return sample(dpm, Noise(seeds, shape), SAMPLERS[name](steps))
 
         def bare(scheduler: object = scheduler, step: dict = step) -> torch.Tensor:
-            # A multistep solver keeps its history, so each run needs a new one.
+            # A multistep solver keeps a history, so each run needs a new one.
             solver = scheduler or DPMSolverMultistepScheduler.from_config(config, timestep_spacing="leading")
             return bare_loop(unet, solver, torch.randn(batch, *shape, device=device), steps, **step)
 

@@ -1,11 +1,11 @@
-"""Exact scoring against FAISS's own way to the same answer and against the bare matrix product, side by side.
+"""Exact scoring compared with FAISS computing the same result, and with the bare matrix product.
 
     python bench/score.py [--scale 0.1] [--threads 2] [--shape nl2] [--check 0]
 
 Two shapes at scale 1: nl2 20,000 samples × 50,000 training images × 3,072 pixel values (CIFAR-10), sscd 50,000 × 25,000 ×
-512 unit vectors. One sample in ten is a near copy of a training image. k = 50, all bands. Each way runs in a process of its
-own on the same threads; its peak memory is what it adds to the inputs. A part of the samples is compared with a float64
-brute force: ids of all 50 neighbours (equal values by the smaller id) and the counts of every training image in every band.
+512 unit vectors. One sample in ten is a near copy of a training image. k = 50, all bands. Each method runs in its own
+process with the same number of threads; its peak memory excludes the inputs. Some samples are compared with a float64 brute
+force: the ids of all 50 neighbours (ties by the smaller id) and the counts of every training image in every band.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Shape:
     train: int
     dimension: int
     at_most: float
-    """Of FAISS's time, what exact scoring may take."""
+    """Time limit of exact scoring as a multiple of FAISS's time."""
 
     def scaled(self, scale: float) -> "Shape":
         rows = max(1000, int(self.samples * scale)), max(1000, int(self.train * scale))
@@ -53,7 +53,7 @@ SHAPES = {"nl2": Shape("nl2", 20_000, 50_000, 3_072, 1 / 4), "sscd": Shape("sscd
 
 
 def make_data(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Samples float32 [Q, d] and training features float32 [n, d], random with planted near copies."""
+    """Random samples float32 [Q, d] with planted near copies, and training features float32 [n, d]."""
     rng = np.random.default_rng(0)
     train, samples = (_random(rng, shape, rows) for rows in (shape.train, shape.samples))
     copies = np.arange(0, shape.samples, 10)
@@ -88,10 +88,10 @@ def levels_of(shape: Shape) -> Levels:
 
 
 def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checked: int) -> dict[str, Any]:
-    """Side-ray's way: neighbours and counts at all levels."""
+    """Side-ray: neighbours and counts at all levels."""
     samples, train = make_data(shape)
     metric: Metric = "l2" if shape.name == "nl2" else "ip"
-    # Compiled once for a machine, and loaded: the time of neither is the search's.
+    # Compilation (once per machine) and loading are not part of the search time.
     score(shape, Index(train[:2000], np.arange(2000), metric, kernel=kernel, engine="torch"), samples[:100])
     measure = _Measure()
     index = Index(
@@ -105,7 +105,7 @@ def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checke
     neighbors, counts = score(shape, index, samples)
     result = measure.stop() | {"engine": index.engine, "kernel": index.kernel.name}
     if shape.name == "nl2":
-        # The paper's own low band reaches to 10, beyond the stored neighbours: a second pass.
+        # The paper's low band reaches up to 10, beyond the stored neighbours, which takes a second pass.
         start = time.perf_counter()
         paper = Bands.make("paper", Nl2).levels()
         index.count(samples, paper, Nl2().denominator(neighbors))
@@ -114,7 +114,7 @@ def exact(shape: Shape, threads: int, kernel: str | None, engine: Engine, checke
 
 
 def score(shape: Shape, index: Index, samples: np.ndarray) -> tuple[Neighbors, Counts]:
-    """What a scorer does with a block of samples."""
+    """The work of a scorer on one block of samples."""
     if shape.name == "sscd":
         neighbors, counts = index.search(samples, K, levels_of(shape))
         assert counts is not None
@@ -126,7 +126,7 @@ def score(shape: Shape, index: Index, samples: np.ndarray) -> tuple[Neighbors, C
 def check(
     shape: Shape, index: Index, samples: np.ndarray, train: np.ndarray, found: tuple[Neighbors, Counts], checked: int
 ) -> int:
-    """How many neighbours and counts of `checked` samples (0: all), copies among them, differ from float64 brute force."""
+    """Number of neighbours and counts that differ from float64 brute force, for `checked` samples (0 = all) including copies."""
     step = 1 if checked == 0 else max(1, shape.samples // checked) // 10 * 10 + 1
     rows = np.arange(0, shape.samples, step)[: checked or None]
     neighbors, counts = found if checked == 0 else score(shape, index, samples[rows])
@@ -137,7 +137,7 @@ def check(
         block = samples[rows[start : start + 200]].astype(np.float64)
         values = block @ train64.T
         if shape.name == "nl2":
-            # Whole numbers below 2^53: exact.
+            # Exact, since these are integers below 2^53.
             values = np.sqrt(np.einsum("ij,ij->i", block, block)[:, None] + norms - 2 * values)
         keys = values if shape.name == "nl2" else -values
         order = np.argsort(keys, axis=1, kind="stable")[:, :K]
@@ -159,7 +159,7 @@ def _triples(counts: Counts, levels: Levels) -> set[tuple[int, int, int]]:
 
 
 def by_faiss(shape: Shape, threads: int) -> dict[str, Any]:
-    """FAISS's own way: search k = 50, and for sscd a range search at 0.4."""
+    """FAISS: search with k = 50 and, for sscd, a range search at 0.4."""
     import faiss
 
     samples, train = make_data(shape)
@@ -174,7 +174,7 @@ def by_faiss(shape: Shape, threads: int) -> dict[str, Any]:
 
 
 def bare_product(shape: Shape, threads: int) -> dict[str, Any]:
-    """Nothing but the float32 product, in large blocks, its result thrown away."""
+    """Only the float32 matrix product, in large blocks; its result is discarded."""
     samples, train = make_data(shape)
     torch.set_num_threads(threads)
     a, b = torch.from_numpy(samples), torch.from_numpy(train)
@@ -192,7 +192,7 @@ def bare_product(shape: Shape, threads: int) -> dict[str, Any]:
 
 
 class _Measure:
-    """Seconds, processor seconds (steadier on a shared machine), and memory beyond what is held at the start."""
+    """Seconds, CPU seconds (less noisy on a shared machine), and memory in addition to that at the start."""
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")
@@ -210,13 +210,13 @@ def _memory(field: str) -> int:
 
 
 def apart(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """Run in a fresh process, so that neither memory nor OpenMP settings carry over."""
+    """Runs in a new process, so that memory and OpenMP settings do not carry over."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 
 
 def run(shape: Shape, threads: int, engine: Engine, checked: int) -> dict[str, Any]:
-    """All ways of one shape, printed as they come."""
+    """Run all methods on one shape and print each result."""
     print(f"\n{shape.name}: {shape.samples:,} × {shape.train:,} × {shape.dimension:,}, {threads} thread(s)")
     ways: dict[str, tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = {
         "bare float32 product": (bare_product, ()),
@@ -249,8 +249,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shape", choices=SHAPES, action="append", help="one shape; both by default")
     parser.add_argument("--engine", choices=("auto", "torch", "faiss"), default="auto")
-    parser.add_argument("--check", type=int, default=200, help="samples compared with brute force; 0 is all")
-    parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--check", type=int, default=200, help="samples compared with brute force; 0 = all")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     shapes = [SHAPES[name].scaled(options.scale) for name in options.shape or SHAPES]
     results = {shape.name: run(shape, options.threads, options.engine, options.check) for shape in shapes}

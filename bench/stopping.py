@@ -1,9 +1,9 @@
-"""What early stopping saves, and whether the λ that it keeps is as good as the best one: the digits sweep over 12 λ.
+"""Samples saved by early stopping, and whether it keeps a λ as good as the best one, on the digits sweep over 12 λ.
 
     python -m bench.stopping [--seeds 0 1 2] [--runs runs/stopping-{seed}]
 
-For each seed a sweep that stops early, then the whole grid in the same run directory, which samples what the first one left
-out. The samples of the first are counted before the second starts.
+For each seed, a sweep with early stopping runs first, then the whole grid in the same run directory, which adds the missing
+samples. The samples of the first are counted before the second starts.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Memory of the driver while a million samples stream past it, rows per second, and Ray's share of the time.
+"""Memory of the driver during the generation of a million samples, rows per second, and Ray's share of the time.
 
     python -m bench.stream [--samples 1000000] [--actors 2]
 
-The samples are tiny (4×4 pixels, two steps, the closed-form victim of 64 random images), so that bookkeeping weighs as much
-as it can. The driver's memory at the end is set against that after 50,000 samples.
+The samples are tiny (4×4 pixels, two steps, the closed-form DPM of 64 random images), so that the overhead has its largest
+share. The driver's memory at the end is compared with that after 50,000 samples.
 """
 
 import argparse
@@ -32,7 +32,7 @@ EARLY = 50_000
 
 
 class Memory(threading.Thread):
-    """Resident memory of this process in bytes, by how many samples are done, once a second."""
+    """Resident memory of this process in bytes by number of finished samples, recorded once per second."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__(daemon=True)

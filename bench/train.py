@@ -1,8 +1,8 @@
-"""Images per second of the training stage beside a bare PyTorch loop with the same U-Net, batch and precision.
+"""Images per second of the training stage and of a bare PyTorch loop with the same U-Net, batch and precision.
 
     python -m bench.train [--steps 40] [--rounds 5] [--threads 1]
 
-Both run in turn inside one Ray Train worker, so that a busy machine slows both; the ratio is the median over the rounds.
+Both alternate inside one Ray Train worker, so that a busy machine slows both. The ratio is the median over the rounds.
 """
 
 import argparse
@@ -34,7 +34,7 @@ DIGITS = Path(__file__).parents[1] / "jobs" / "configs" / "digits.yaml"
 
 
 def bare_steps(spec: TrainSpec) -> Callable[[int], None]:
-    """What one would write without side-ray: the same network, optimizer, clipping and EMA."""
+    """The loop without side-ray: same network, optimizer, clipping and EMA."""
     settings = spec.recipe.dpm
     images = to_float(read_split(spec.recipe.prepared.store, spec.recipe.prepared.key, "member").images)
     unet = new_unet(unet_section(settings).model_dump(), tuple(images.shape[1:]))
@@ -57,7 +57,7 @@ def bare_steps(spec: TrainSpec) -> Callable[[int], None]:
 
 
 def compare(config: dict) -> None:
-    """Runs in the Ray Train worker; the seconds of each round go to a file, since Ray keeps no metrics without checkpoints."""
+    """Runs in the Ray Train worker. Writes the seconds of each round to a file, as Ray keeps no metrics without checkpoints."""
     spec, steps, rounds = config["spec"], config["steps"], config["rounds"]
     torch.set_num_threads(spec.threads)
     loop = TrainingLoop(spec)
@@ -71,14 +71,14 @@ def compare(config: dict) -> None:
         for name, work in (("ours", ours), ("bare", bare)):
             began = time.perf_counter()
             work(steps)
-            if round_:  # the first round warms up
+            if round_:  # the first round is a warm-up
                 seconds[name].append(time.perf_counter() - began)
     Path(config["answer"]).write_text(json.dumps(seconds))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=40, help="steps per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

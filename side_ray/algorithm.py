@@ -1,6 +1,7 @@
-"""Algorithm 1 of the paper (SIDE), from training images to a report: the steps in order, each a stage of an audit.
+"""Algorithm 1 of the paper (SIDE), from training images to a report: the steps of an audit in order.
 
-Read it from top to bottom, then the module of `stages/` that a step names. `runs/artifacts.py` says where each output lies.
+Read `ALGORITHM` from top to bottom, then the module of `stages/` that implements a step. `runs/artifacts.py` defines the path
+of each output.
 """
 
 import time
@@ -27,12 +28,12 @@ from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 
 ABANDONED_S = 86_400.0
-"""Age (seconds) of a temporary file or an unfinished upload that is removed. A large upload over a slow line takes hours."""
+"""Temporary files and unfinished uploads older than this (seconds) are removed. A large upload on a slow line takes hours."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its name on the command line, the stage that does it, and what it is in the paper."""
+    """One step: its name in messages and `run_until`, the stage that implements it, and its place in the paper."""
 
     name: str
     stage: Callable[[Audit], None]
@@ -40,49 +41,45 @@ class Step:
 
 
 ALGORITHM = (
-    Step("prepare", prepare, "The training set D, and images of the same kind that the model never saw."),
-    Step(
-        "train_dpm", train_dpm, "Line 1, input: the unconditional DPM p_θ(x), here trained, imported or in closed form."
-    ),
+    Step("prepare", prepare, "The training set D, and similar images that the model never saw."),
+    Step("train_dpm", train_dpm, "Line 1, input: the unconditional DPM p_θ(x): trained, imported, or in closed form."),
     Step("synthesize", synthesize, "Line 12: D_synthetic ~ p_θ(x) (Eq. 153)."),
     Step("label", label, "Lines 3 and 13: implicit labels y_I of the synthetic images (Eq. 154)."),
-    Step(
-        "train_surrogate", train_surrogate, "Lines 8 to 11 and on: the time-dependent classifier by TDKD (Eq. 13, 155)."
-    ),
-    Step("extract", extract, "N_G images for each λ of the set S_λ, drawn from p_θ(x)·p_t(y|x)^λ (Eq. 151, 152)."),
-    Step("score", score, "Output, D_extracted: which samples are copies of which training images (Eq. 14, 15)."),
-    Step("control", control, "Beyond the paper: do the classifiers alone give copies?"),
-    Step("report", report, "Beyond the paper: counts, intervals, figures and evidence on one page."),
+    Step("train_surrogate", train_surrogate, "From line 8 on: the time-dependent classifier, by TDKD (Eq. 13, 155)."),
+    Step("extract", extract, "N_G images for each λ in the set S_λ, sampled from p_θ(x)·p_t(y|x)^λ (Eq. 151, 152)."),
+    Step("score", score, "Output, D_extracted: which samples match which training images (Eq. 14, 15)."),
+    Step("control", control, "Not in the paper: do the classifiers produce matches without the model?"),
+    Step("report", report, "Not in the paper: counts, intervals, figures and evidence on one page."),
 )
 GIVEN = (
     Step("prepare", prepare, ALGORITHM[0].paper),
-    Step("extract", import_samples, "Samples that are given stand for those of line `extract`."),
+    Step("extract", import_samples, "Imports given samples in place of sampling."),
     *(step for step in ALGORITHM if step.name in ("score", "control", "report")),
 )
-"""The same for samples that are given: nothing is trained and nothing is sampled."""
+"""The steps for given samples: no training and no sampling."""
 
 
 def steps(config: Config, last: str = "report") -> list[Step]:
     """The steps of an audit up to and including `last`.
 
     Raises:
-        UserError: samples are given, and `last` is a step that only sampling has.
+        UserError: samples are given, and `last` is a training or sampling step.
     """
     known = GIVEN if config.given else ALGORITHM
     names = [step.name for step in known]
     if last not in names:
-        raise UserError(f"given: samples are given, so there is nothing for {last} to do; drop the section `given`")
+        raise UserError(f"given: an audit of given samples has no step {last}; remove the section `given`")
     return list(known[: names.index(last) + 1])
 
 
 def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
-    """Run the steps up to and including `last`, making only what is not there yet.
+    """Run the steps up to and including `last`. Outputs that exist are not made again.
 
     Args:
         last: the name of a step.
 
     Raises:
-        UserError: see the stages; what is finished is kept.
+        UserError: see the stages. Finished outputs are kept.
     """
     audit = Audit.open(config, reporter)
     preflight(audit.artifacts)
@@ -94,14 +91,14 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     run_steps(audit, [step.stage for step in steps(config, last)])
     try:
         store.sweep(ABANDONED_S)
-    except UserError as error:  # a store may forbid it, and the run is done
-        reporter.warn(f"temporary files of killed writers are not removed: {error}")
+    except UserError as error:  # the store may forbid deletion; the run itself is complete
+        reporter.warn(f"temporary files of killed processes could not be removed: {error}")
     reporter.say(f"{last} done in {duration(time.monotonic() - began)}: {store.uri}")
     return audit
 
 
 def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
-    """Run stages in order; where one meets a damaged shard, those before it make that shard again first.
+    """Run stages in order. If one finds a damaged shard, the stages before it run again and make that shard again.
 
     Raises:
         UserError: see the stages.

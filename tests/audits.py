@@ -1,4 +1,4 @@
-"""Small audits for the tests: real digits and every stage, in the sizes of seconds."""
+"""Small audits for the tests: real digits and every stage, in some seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"
 
 
 def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
-    """Values of digits_tiny.yaml, an audit that takes seconds; `changes` are given as section__key=value or section={…}."""
+    """Values of digits_tiny.yaml, an audit of some seconds, with `changes` given as section__key=value or section={…}."""
     values: dict[str, Any] = yaml.safe_load(TINY.read_text())
     values["run"] = {"uri": uri, "seed": 3}
-    # Does not divide a shard, so that batches are padded.
+    # Does not divide the shard size, so that batches are padded.
     values["extract"]["batch_size"] = 30
     for name, value in changes.items():
         section, _, key = name.partition("__")
@@ -25,5 +25,5 @@ def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
 
 
 def tiny_config(uri: str | Path, **changes: Any) -> Config:
-    """`tiny_values`, checked."""
+    """`tiny_values` as a validated config."""
     return parse_config(tiny_values(str(uri), **changes), "tiny")

@@ -34,7 +34,7 @@ def read(directory: Path, count: int | None = None):
 
 
 def split_of(directory: Path, split: str) -> np.ndarray:
-    """The images of one split of the prepared data, by id; none where the audit has no unseen images."""
+    """The images of one split of the prepared data, by id; empty if the audit has no unseen images."""
     tables = [
         pq.read_table(path, filters=[("split", "==", split)]) for path in sorted(directory.glob("part-*.parquet"))
     ]
@@ -54,7 +54,7 @@ def nl2(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def inside(values: np.ndarray, band: list, stricter: list[list]) -> np.ndarray:
-    """Closed interval, less what belongs to a stricter band that shares an edge."""
+    """Closed interval, without an edge that belongs to a stricter band."""
     low, high = (
         np.float32(-math.inf if band[0] is None else band[0]),
         np.float32(math.inf if band[1] is None else band[1]),
@@ -77,7 +77,7 @@ def numbers(values: np.ndarray, holdout: np.ndarray | None, belongs) -> dict[str
 
 
 def check(run: str | Path) -> list[str]:
-    """Differences between the brute-force numbers and `metrics.json`, a line each; empty where all agree."""
+    """Differences between the brute-force numbers and `metrics.json`, one line each; empty if all agree."""
     root = Path(run)
     latest = json.loads((root / "latest.json").read_text())
     metrics = json.loads((root / latest["report"] / "metrics.json").read_text())

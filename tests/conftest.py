@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Fixtures for tests of several packages."""
 
 import os
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from hypothesis import settings
 
 from tests.s3 import Server, s3_server
 
-# Ray reads these once, when any test first imports it.
+# Ray reads these when it is first imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Property tests on a shared machine have no deadline, and the same examples on every run.
+# Property tests have no deadline, because machines may be shared, and use the same examples on every run.
 settings.register_profile("side_ray", deadline=None, derandomize=True, database=None)
 settings.load_profile("side_ray")
 
@@ -48,7 +48,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def s3(s3_process: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """The session's S3 server, with the environment set for it and a cache of downloads for this test alone."""
+    """The session's S3 server, with its environment variables set and a separate download cache for each test."""
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_process.env.items():
@@ -59,7 +59,7 @@ def s3(s3_process: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for the whole session, with more logical processors than the machine, so that pools fit beside each other."""
+    """One local Ray for the whole session, with more logical CPUs than the machine, so that several pools fit."""
     import ray
 
     ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)
@@ -69,8 +69,8 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "Artifacts":
-    """An undisturbed small audit, for tests that only read it."""
-    # Imported here, since a test of a lower floor should not wait for what the stages load.
+    """An uninterrupted small audit, for tests that only read it."""
+    # Imported here, so that tests of lower floors do not load the stages.
     from side_ray.algorithm import run_until
     from side_ray.execution.progress import Reporter
     from tests.audits import tiny_config

@@ -1,4 +1,4 @@
-"""Writes small data sets in the formats that people publish theirs in, byte for byte as the originals are laid out."""
+"""Writes small data sets with the same file layout as published ones."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
 def pictures(count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.ndarray:
-    """uint8 [count, H, W, 3]: smooth, so that they survive JPEG, and all different."""
+    """uint8 [count, H, W, 3]: distinct images, smooth so that JPEG hardly changes them."""
     rng = np.random.default_rng(seed)
     rough = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     resized = [np.asarray(Image.fromarray(each).resize(size[::-1], Image.Resampling.BICUBIC)) for each in rough]
@@ -30,7 +30,7 @@ def pictures(count: int, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.
 
 
 def of_classes(classes: np.ndarray, size: tuple[int, int] = (32, 32)) -> np.ndarray:
-    """uint8 [N, H, W, 3]: as `pictures`, with a colour for each class, int64 [N], that a classifier can learn to tell."""
+    """uint8 [N, H, W, 3]: like `pictures`, with one colour per class (int64 [N]), so that a classifier can learn them."""
     colours = np.random.default_rng(1).integers(0, 256, (int(classes.max()) + 1, 1, 1, 3))
     return (0.3 * pictures(len(classes), size) + 0.7 * colours[classes]).astype(np.uint8)
 
@@ -46,13 +46,13 @@ def everything(source: Source) -> list[Record]:
 
 
 def pools(source: str, path: Path | str, **options) -> tuple[Source, ...]:
-    """The sources that a config with these settings of `data` opens."""
+    """The sources of a config with these settings in `data`."""
     data = DataSection(source=source, path=str(path), members=1, holdout=1, **options)  # type: ignore[arg-type]
     return open_pools(data, StorageSection())
 
 
 def zipped(directory: Path, archive: Path) -> Path:
-    """A zip archive of a directory, whose name its entries begin with."""
+    """A zip archive of a directory; its entries start with the name of the directory."""
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(directory.rglob("*")):
             file.write(path, path.relative_to(directory.parent))
@@ -65,7 +65,7 @@ def planes(images: np.ndarray) -> np.ndarray:
 
 
 def python2_batch(images: np.ndarray, labels: list[int], name: str) -> bytes:
-    """A CIFAR batch as Python 2 pickled it in 2009: protocol 2, byte strings, numpy.core."""
+    """A CIFAR batch as pickled by Python 2 in 2009: protocol 2, byte strings, numpy.core."""
 
     def text(value: str) -> bytes:
         return b"U" + bytes([len(value)]) + value.encode()
@@ -129,7 +129,7 @@ def write_celeba(directory: Path, count: int = 12) -> np.ndarray:
     names = [f"{number:06d}.jpg" for number in range(1, count + 1)]
     for name, image in zip(names, images, strict=True):
         (directory / "img_align_celeba" / name).write_bytes(encoded(image, "JPEG", quality=95))
-    listed = [*names, "202599.jpg"]  # a subset of the images goes with the whole list
+    listed = [*names, "202599.jpg"]  # the list also names an image that is missing
     (directory / "identity_CelebA.txt").write_text(
         "".join(f"{name} {2880 - n // 3}\n" for n, name in enumerate(listed))
     )
@@ -140,7 +140,7 @@ def write_celeba(directory: Path, count: int = 12) -> np.ndarray:
 
 
 def write_celeba_hq(directory: Path) -> np.ndarray:
-    """Ten images; persons 7 and 9 have four each, person 8 has one, 9.jpg is nobody's."""
+    """Ten images; persons 7 and 9 have four each, person 8 has one, 9.jpg has no person."""
     images = pictures(10, (48, 48))
     (directory / "CelebA-HQ-img").mkdir(parents=True)
     for number, image in enumerate(images):
@@ -151,7 +151,7 @@ def write_celeba_hq(directory: Path) -> np.ndarray:
 
 
 def write_celeba_hq_fi(directory: Path, persons: int, each: int, others: int) -> None:
-    """As `write_celeba_hq`: `persons` with `each` images, and `others` of whom there is one image each."""
+    """Like `write_celeba_hq`: `persons` with `each` images, and `others` with one image each."""
     whose = [number % persons if number < persons * each else number for number in range(persons * each + others)]
     images = of_classes(np.array(whose), (48, 48))
     (directory / "CelebA-HQ-img").mkdir(parents=True)
@@ -161,7 +161,7 @@ def write_celeba_hq_fi(directory: Path, persons: int, each: int, others: int) ->
 
 
 def write_folder(directory: Path, images: np.ndarray, classes: int = 2) -> None:
-    """PNG files in `classes` sub-folders, in turn; flat with 0."""
+    """PNG files distributed over `classes` sub-folders; in one folder with 0."""
     for number, image in enumerate(images):
         folder = directory / f"class-{number % classes}" if classes else directory
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def write_folder(directory: Path, images: np.ndarray, classes: int = 2) -> None:
 def write_parquet(
     path: Path, images: np.ndarray, labels: list[Any] | None, rows: int = 3, column: str = "image"
 ) -> None:
-    """HuggingFace's layout."""
+    """Parquet in Hugging Face's layout."""
     struct_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {
         column: pa.array([{"bytes": encoded(image), "path": f"{n}.png"} for n, image in enumerate(images)], struct_type)

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, started as on a real one, whose processes can be killed."""
+"""A Ray cluster of several nodes on this machine, started as on real machines, whose processes can be killed."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Nodes:
-    """The nodes that were started; `env` is what a driver needs to reach them, token authentication being on."""
+    """The started nodes. `env`: the environment variables for a driver to reach them, with token authentication."""
 
     def __init__(self, directory: Path, cpus: int) -> None:
         (directory / "token").write_text(TOKEN)
@@ -35,7 +35,7 @@ class Nodes:
         self.env["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
 
     def start(self, *options: str) -> None:
-        """Start a node, of the cluster unless it is the head."""
+        """Start a node: the head, or a worker node that joins it."""
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={self.cpus}"]
         command += [f"--object-store-memory={100 * 2**20}", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
         command += options or [f"--address=127.0.0.1:{self.port}"]
@@ -49,7 +49,7 @@ class Nodes:
             time.sleep(0.2)
 
     def raylet(self, node: int) -> psutil.Process | None:
-        """The raylet of one node, None where it does not run."""
+        """The raylet process of one node; None if it is not running."""
         try:
             children = self.processes[node].children()
         except psutil.NoSuchProcess:
@@ -81,7 +81,7 @@ class Nodes:
 
 @contextmanager
 def ray_nodes(directory: Path, count: int, cpus: int) -> Iterator[Nodes]:
-    """`count` nodes of `cpus` logical processors each; every process of them is gone at the end."""
+    """`count` nodes with `cpus` logical CPUs each. All their processes are ended at the end."""
     nodes = Nodes(directory, cpus)
     try:
         for _ in range(count - 1):

@@ -1,4 +1,4 @@
-"""A real S3 server for tests, SeaweedFS in one process, and a proxy that makes the way to it bad."""
+"""A real S3 server for tests (SeaweedFS in one process), and a proxy that injects faults."""
 
 import http.client
 import math
@@ -27,7 +27,7 @@ FAULTS = ("500/InternalError", "503/SlowDown", "reset", "slow", "lost", "cut")
 
 @dataclass
 class Server:
-    """Where the server is and what it takes to use it; `env` is what a process needs in its environment."""
+    """Endpoint and credentials of the server. `env`: the environment variables that a client needs."""
 
     endpoint: str
     bucket: str = BUCKET
@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """The AWS variables for `endpoint`; the instance's own credentials and config are kept out."""
+    """The AWS environment variables for `endpoint`; credentials and config of the machine are not used."""
     return {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -60,7 +60,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def s3_server(directory: Path) -> Iterator[Server]:
-    """SeaweedFS with one bucket, its data in `directory`, every port free and on 127.0.0.1 alone."""
+    """SeaweedFS with one bucket and its data in `directory`, on free ports of 127.0.0.1."""
     weed = Path(sys.executable).with_name("weed")
     http_ports = ["master.port", "filer.port", "volume.port", "admin.port", "s3.port"]
     names = http_ports + [f"{name}.grpc" for name in http_ports]
@@ -76,7 +76,7 @@ def s3_server(directory: Path) -> Iterator[Server]:
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
     ]
-    # The shell ends the server when its own standard input ends, as it does when this process is killed.
+    # The shell stops the server when its standard input closes, which also happens if this process is killed.
     shell = ["sh", "-c", '"$@" & read -r _; kill -9 $!; wait', "sh"]
     env = os.environ | environment(endpoint)
     with (directory / "weed.log").open("wb") as log:
@@ -118,10 +118,10 @@ def _wait_for_bucket(endpoint: str, log: Path) -> None:
 class FaultyProxy(ThreadingHTTPServer):
     """Forwards HTTP requests to `target` and makes a `share` of them fail.
 
-    Faults: "503/SlowDown" answers with that status and code (or that body, if it begins with "<"); "reset" breaks the
-    connection before the request is forwarded; "lost" after the server has acted on it; "cut" breaks it in the middle
-    of the answer's body; "slow" forwards a second late. Which request fails how is drawn from `seed`, among those whose
-    "METHOD path?query" `only` matches, and `most` times at most. `seen` counts requests by method, `made` faults.
+    Faults: "503/SlowDown" answers with that status and code (or that body, if it begins with "<"); "reset" closes the
+    connection before the request is forwarded; "lost" closes it after the server has handled the request; "cut" closes it in
+    the middle of the response's body; "slow" forwards after one second. `seed` determines which requests fail and how, among
+    those whose "METHOD path?query" matches `only`, at most `most` times. `seen` counts requests by method, `made` faults.
     """
 
     daemon_threads = True
@@ -144,7 +144,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
     def draw(self, request: str) -> str:
-        """The next request's fault, "" for none."""
+        """The fault for the next request; "" for none."""
         with self.lock:
             self.seen[request.split()[0]] += 1
             if not self.only.search(request) or self.made.total() >= self.most or self.random.random() >= self.share:
@@ -154,7 +154,7 @@ class FaultyProxy(ThreadingHTTPServer):
             return kind
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
+        """Ignore clients that disconnect."""
 
 
 class _Forward(BaseHTTPRequestHandler):
@@ -167,7 +167,7 @@ class _Forward(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         parsed = super().parse_request()
         if parsed:
-            # BaseHTTPRequestHandler looks for do_GET and so on: all methods are one here.
+            # BaseHTTPRequestHandler calls do_GET and so on; one function handles all methods.
             setattr(self, f"do_{self.command}", self.forward)
         return parsed
 
@@ -195,7 +195,7 @@ class _Forward(BaseHTTPRequestHandler):
                 self.answer(response.status, dict(response.getheaders()), content, cut=fault == "cut")
 
     def body(self) -> bytes:
-        """The request's body as it came, chunk headers and all."""
+        """The raw body of the request, including chunk headers."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         raw = b""
@@ -247,6 +247,6 @@ def faulty_proxy(target: str, share: float, **faults: Any) -> Iterator[FaultyPro
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """An endpoint that takes connections and never answers."""
+    """An endpoint that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""What runs the audit elsewhere: manifests, launcher file and image, against the schemas of those who will read them."""
+"""Manifests, launcher file and image, checked against the schemas of KubeRay, Ray, EC2 and Docker."""
 
 import copy
 import importlib.metadata
@@ -31,7 +31,7 @@ FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "m
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Of two equal keys PyYAML keeps the last in silence."""
+    """PyYAML silently keeps the last of two equal keys; this loader refuses them."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -44,7 +44,7 @@ def load(path: Path) -> Any:
 
 
 def kuberay_faults(manifest: Any) -> list[str]:
-    """What KubeRay's CRDs say against a manifest, unknown keys included."""
+    """Errors of a manifest under KubeRay's CRDs, including unknown keys."""
     kind = manifest.get("kind")
     if kind not in KUBERAY["kinds"]:
         return [f"no such kind: {kind}"]
@@ -67,7 +67,7 @@ def at(node: Any, path: tuple[Any, ...]) -> Any:
 
 
 def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value at `path`; without the key where the value is `...`."""
+    """A copy with `value` at `path`; `...` removes the key."""
     document = copy.deepcopy(document)
     parent = at(document, path[:-1])
     if value is ...:
@@ -191,7 +191,7 @@ def test_everybody_runs_the_same_ray() -> None:
     assert SPEC["rayVersion"] == pinned["ray"] == importlib.metadata.version("ray")
 
 
-# What is run
+# Commands
 
 
 def commands() -> list[list[str]]:
@@ -225,7 +225,7 @@ RUN_INSTANCES = botocore.session.get_session().get_service_model("ec2").operatio
 
 
 def launcher_faults(config: Any) -> list[str]:
-    """What Ray's schema says against a launcher file, and EC2's own model against the machines in it."""
+    """Errors of a launcher file under Ray's schema, and of its machines under EC2's API model."""
     faults = [
         f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(LAUNCHER).iter_errors(config)
     ]
@@ -306,7 +306,7 @@ INSTRUCTION = re.compile(r"^(FROM|ARG|ENV|RUN|COPY|WORKDIR|USER|CMD)\s+(.*)$")
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage of the Dockerfile, those of the stages it stands on first."""
+    """The instructions of each stage of the Dockerfile, preceded by those of its base stages."""
     text = re.sub(r"(?m)^\s*#.*\n", "", (CLUSTER / "Dockerfile").read_text())
     found: dict[str, list[tuple[str, str]]] = {"": []}
     name = ""

@@ -1,4 +1,4 @@
-"""The floors of the house: a module imports its own floor and those below, in no circle, and only some of them know Ray."""
+"""The floors of the package: modules import only their own floor and lower ones, without circles; few may import Ray."""
 
 import ast
 import subprocess
@@ -19,7 +19,7 @@ FLOORS = (
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 KNOW_RAY = ("execution", "training", "stages", "studies/sweep")
-"""What may import Ray, as the start of a path."""
+"""Prefixes of the paths that may import Ray."""
 MOST_FILES = 11
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
@@ -30,7 +30,7 @@ def package_of(module: str) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Everything that a file imports, late imports too: modules by their whole names."""
+    """Full names of all modules that a file imports, including imports inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Every command of the README that this kind of machine can run is run."""
+"""Runs every command of the README that works on a single machine."""
 
 import os
 import re
@@ -23,7 +23,7 @@ COMMANDS = [
 
 
 def of_verb(verb: str) -> list[str]:
-    """Arguments of the README's one `side-ray VERB` command that is run on a laptop."""
+    """Arguments of the README's only `side-ray VERB` command for a laptop."""
     found = [shlex.split(line)[2:] for line in COMMANDS if line.startswith(f".venv/bin/side-ray {verb} ")]
     assert len(found) == 1
     return found[0]
@@ -36,7 +36,7 @@ def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 
 def test_no_command_is_left_out_here():
-    # `make audit` is the job of tests/end_to_end/test_order.py, `make test` is what runs this; test_jobs.py submits jobs.
+    # tests/end_to_end/test_order.py covers `make audit`, test_jobs.py the submitted jobs; `make test` runs this file.
     known = ("make audit", "make test", "ray job submit ", "side-ray status s3://", ".venv/bin/side-ray ")
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 

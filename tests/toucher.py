@@ -1,4 +1,4 @@
-"""An actor for tests of the pool, in a module that Ray's workers can import."""
+"""An actor for tests of the shard pool, in a module that Ray's workers can import."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from side_ray.runs.shards import DamagedShard
 
 
 class Toucher(ShardActor):
-    """Makes a file per task, and fails as its spec says."""
+    """Creates one file per task, and fails as specified."""
 
     stage = "touch"
     phases = ("touch",)

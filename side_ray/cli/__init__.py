@@ -1,6 +1,7 @@
-"""The `side-ray` command: `app` has the verbs, `actions` what they do, `given` a config made from paths alone.
+"""The `side-ray` command: `app` parses the verbs, `actions` runs them, `given` makes a config from paths.
 
-A new verb is a function of `app`; one that runs a study is one line of `actions.STUDIES` beside it.
+A new verb is a function in `app` that calls one in `actions`. A verb that runs a study needs, instead of the latter, one line
+in `actions.STUDIES`.
 """
 
 from side_ray.cli.actions import job

@@ -1,4 +1,4 @@
-"""What the verbs do: run, then print. Libraries are imported late, so that a wrong config is reported at once."""
+"""Runs the verbs and prints their results. Heavy libraries are imported late, so that a wrong config is reported at once."""
 
 import argparse
 import sys
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
 
 STUDIES = {"theory": "side_ray.studies.theory:run_theory", "twins": "side_ray.studies.twins:run_twins"}
-"""Verbs that go beyond an audit: by name, a function of a config and a reporter that returns lines for the terminal."""
+"""Studies by verb: `module:function`, a function of a config and a reporter that returns lines for the terminal."""
 
 
 @contextmanager
 def _reporter() -> Iterator["Reporter"]:
-    """A reporter, and Ray shut down at the end."""
+    """Yield a reporter; shut down Ray at the end."""
     from side_ray.execution.progress import Reporter
     from side_ray.execution.session import shut_down
 
@@ -37,7 +37,7 @@ def _print(table: Any) -> None:
 
 
 def audit(last: str, config: Config) -> None:
-    """Run an audit up to a step, and print the table where that is the report."""
+    """Run an audit up to the step `last`; print the table of results if that is the report."""
     with _reporter() as reporter:
         from side_ray.algorithm import run_until
         from side_ray.report.table import terminal_table
@@ -50,17 +50,24 @@ def audit(last: str, config: Config) -> None:
 
 
 def study(name: str, config: Config) -> None:
-    """Run a study of `STUDIES` and print what it found."""
+    """Run a study of `STUDIES` and print its results."""
     with _reporter() as reporter:
         module, _, function = STUDIES[name].partition(":")
         print("\n".join(getattr(import_module(module), function)(config, reporter)))
 
 
 def score(given: list[str], samples: str | None, train: str | None, unseen: str | None, run: str) -> None:
-    """Score the samples of an audit, or samples that are given by paths.
+    """Score the samples of an audit, or the images at given paths.
 
     Args:
-        given: the config file and overrides, or overrides alone where `samples` and `train` are given.
+        given: the config file and overrides; only overrides if `samples` and `train` are set.
+        samples: path of the generated images.
+        train: path of the training set.
+        unseen: path of images that the model never saw.
+        run: run directory for scores and report.
+
+    Raises:
+        UserError: only one of `samples` and `train` is set, or there is neither a config nor a path.
     """
     if samples is None and train is None:
         if not given:
@@ -77,7 +84,7 @@ def score(given: list[str], samples: str | None, train: str | None, unseen: str 
 
 
 def sweep(config: Config) -> None:
-    """Run a sweep, and print its table and where its files are."""
+    """Run a sweep; print its table and the paths of its files."""
     with _reporter() as reporter:
         from side_ray.report.sweep import samples_made, terminal_table
         from side_ray.studies.sweep import BEST, TABLE
@@ -107,7 +114,7 @@ def reproduce(table: str, overrides: list[str], preset: str, run: str | None, en
 
 
 def status(run: str, endpoint: str | None) -> None:
-    """Print how far a run is."""
+    """Print the progress of a run."""
     from side_ray.runs.status import rows, table
     from side_ray.storage import open_store
 
@@ -115,7 +122,12 @@ def status(run: str, endpoint: str | None) -> None:
 
 
 def plan(config: Config, timed: bool, throughput: float | None) -> None:
-    """Print what an audit would do and cost; `timed` measures the throughput on this machine."""
+    """Print what an audit would do and cost.
+
+    Args:
+        timed: measure the throughput on this machine.
+        throughput: samples per second of one device, if known.
+    """
     from side_ray.runs.artifacts import Artifacts
     from side_ray.runs.cost import plan_lines, probe
     from side_ray.runs.preflight import preflight
@@ -124,26 +136,26 @@ def plan(config: Config, timed: bool, throughput: float | None) -> None:
     try:
         preflight(artifacts)
     except (NotThere, RunError) as error:
-        # What an audit costs is known before its data, weights and storage are there.
+        # The cost can be computed before the data, weights and storage are available.
         obstacle = str(error)
     print("\n".join(plan_lines(artifacts, probe(artifacts) if timed else throughput, obstacle)))
 
 
 def guarded(action: Callable[[], object]) -> int:
-    """Call `action` and return the exit code; a user's error is printed on stderr in one line, without a traceback."""
+    """Call `action` and return the exit code. A UserError is printed on stderr as one line, without a traceback."""
     try:
         action()
     except UserError as error:
         print(f"side-ray: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("side-ray: stopped; what is finished is kept: run the same command again to resume", file=sys.stderr)
+        print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 
 
 def run_verb(name: str, path: str, overrides: list[str]) -> int:
-    """Run a step of the algorithm and all before it, a study, or `sweep`, on a config file; returns the exit code."""
+    """Run a verb on a config file: a step with all steps before it, a study, or `sweep`. Returns the exit code."""
 
     def action() -> None:
         config = load_config(path, overrides)
@@ -161,12 +173,10 @@ def job(name: str) -> None:
     """Entry point of a submitted job: `python jobs/audit.py --config FILE [section.key=value …]`.
 
     Args:
-        name: see `run_verb`.
+        name: the verb, see `run_verb`.
     """
-    parser = argparse.ArgumentParser(description=f"Run {name} and all that it needs.")
+    parser = argparse.ArgumentParser(description=f"Run {name} and all steps before it.")
     parser.add_argument("--config", required=True, help="YAML file of the audit")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     arguments = parser.parse_args()
     sys.exit(run_verb(name, arguments.config, arguments.overrides))

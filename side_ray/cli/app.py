@@ -1,4 +1,4 @@
-"""The verbs of the `side-ray` command: one per step, `audit` for all of them, and the studies. Nothing but parsing."""
+"""Parses the verbs of the `side-ray` command: steps of an audit, `audit` for all of them, and studies."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Audit what a diffusion model memorised of its training set, and how much of it can be extracted.",
+    help="Audit how much of its training set a diffusion model has memorised, and how much of that can be extracted.",
 )
 
 ConfigPath = Annotated[
@@ -16,7 +16,7 @@ ConfigPath = Annotated[
 ]
 OptionalConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the audit")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that replace those of the file")
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that override the file")
 ]
 
 
@@ -28,13 +28,13 @@ def _verb(name: str, config: str, overrides: list[str] | None) -> None:
 
 @app.command("prepare")
 def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Bring the training images into the run directory, split into members and unseen sets."""
+    """Copy the training images into the run directory, split into members and unseen images."""
     _verb("prepare", config, overrides)
 
 
 @app.command("train-dpm")
 def train_dpm(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Train the DPM under audit, or import it."""
+    """Train or import the DPM under audit."""
     _verb("train_dpm", config, overrides)
 
 
@@ -55,13 +55,13 @@ def score(
     config: OptionalConfigPath = None,
     overrides: Overrides = None,
     samples: Annotated[str | None, typer.Option(help="Generated images: a folder, a zip archive or Parquet")] = None,
-    train: Annotated[str | None, typer.Option(help="The training set they are compared with")] = None,
+    train: Annotated[str | None, typer.Option(help="Training set to compare them with")] = None,
     unseen: Annotated[
-        str | None, typer.Option(help="Similar images that the model never saw: they set the cut")
+        str | None, typer.Option(help="Similar images that the model never saw; they set the cut")
     ] = None,
     run: Annotated[str, typer.Option(help="Run directory for the scores and the report")] = "runs/score",
 ) -> None:
-    """Score every sample of an audit; or, with --samples and --train, generated images that you have, without a config."""
+    """Score every sample of an audit; or, with --samples and --train and without a config, your own generated images."""
     from side_ray.cli import actions
 
     given = [text for text in (config, *(overrides or [])) if text is not None]
@@ -76,25 +76,25 @@ def report(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command("audit")
 def audit(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Run the whole audit, making only what is not there yet."""
+    """Run the whole audit. Outputs that exist are not made again."""
     _verb("report", config, overrides)
 
 
 @app.command("theory")
 def theory(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Compute the paper's theory on the DPM: its densities, its latents, and what labels do to them."""
+    """Compute the paper's theoretical quantities of the DPM: its densities, its latents, and the effect of labels on them."""
     _verb("theory", config, overrides)
 
 
 @app.command("twins")
 def twins(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Audit the DPM's class-conditional twins beside it: true, random and unique labels."""
+    """Audit the DPM and its class-conditional twins with true, random and unique labels."""
     _verb("twins", config, overrides)
 
 
 @app.command("sweep")
 def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Audit every setting that the config's section `sweep` lists, and report which extracts most."""
+    """Audit every setting of the config's section `sweep`, and report which one extracts most."""
     _verb("sweep", config, overrides)
 
 
@@ -103,10 +103,10 @@ def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4, fig4, fig5 or fig7")],
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="tiny (a minute), digits (a laptop) or paper (a GPU cluster)")] = "digits",
-    run: Annotated[str | None, typer.Option(help="Take the newest report of this run directory instead")] = None,
+    run: Annotated[str | None, typer.Option(help="Use the newest report of this run directory instead")] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server, for --run")] = None,
 ) -> None:
-    """Recompute a table or figure of the paper, and report where it agrees."""
+    """Recompute a table or figure of the paper, and report where the results agree."""
     from side_ray.cli import actions
 
     raise typer.Exit(actions.guarded(lambda: actions.reproduce(table, overrides or [], preset, run, endpoint)))
@@ -121,7 +121,7 @@ def plan(
         float | None, typer.Option(min=1e-9, help="Samples per second of one device, if known")
     ] = None,
 ) -> None:
-    """Print what an audit would do, what of it is there already and what it costs, without starting anything."""
+    """Print what an audit would do, which outputs exist already, and what it costs, without starting it."""
     from side_ray.cli import actions
     from side_ray.config.file import load_config
 
@@ -133,7 +133,7 @@ def status(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://bucket/prefix")],
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
 ) -> None:
-    """Print how far a run is, from any machine that can read its storage."""
+    """Print the progress of a run, on any machine that can read its storage."""
     from side_ray.cli import actions
 
     raise typer.Exit(actions.guarded(lambda: actions.status(run, endpoint)))

@@ -1,4 +1,4 @@
-"""The config of an audit of samples that are given, from paths alone."""
+"""Makes the config of an audit of given samples from paths."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +14,17 @@ WHERE = "side-ray score"
 
 
 def given_config(samples: str, train: str, unseen: str | None, run: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of an audit of given samples, from paths alone: all training images are members.
+    """The config of an audit of given samples, from paths. All training images are members.
 
     Args:
         samples: generated images; see `GivenSection`.
         train: the training set, in any format of `data.source`.
-        unseen: images of the same kind that the model never saw; half of them set the cut, half check it.
+        unseen: similar images that the model never saw; half of them set the cut, the other half check it.
+        run: run directory.
         overrides: `section.key=value`, for example `data.image_size=64` or `score.similarity=sscd`.
 
     Raises:
-        UserError: a path leads nowhere or holds no images of a known format, or an override is wrong.
+        UserError: a path does not exist or holds no images of a known format, or an override is wrong.
     """
     chosen: dict[str, Any] = {}
     override(chosen, overrides)
@@ -48,21 +49,21 @@ def given_config(samples: str, train: str, unseen: str | None, run: str, overrid
 
 
 def _counts(config: Config) -> dict[str, dict[str, int]]:
-    """How many images there are, as settings."""
+    """The numbers of images at the given paths, as config values by section."""
     assert config.given is not None
     samples = open_samples(config.given.samples, config.storage).count() or 0
     pools = [pool.count() for pool in open_pools(config.data, config.storage)]
     if None in pools:
         if config.data.members == 1:
             raise UserError(
-                f"data.members: only reading {config.data.path} would tell how many images it holds; give data.members=… "
+                f"data.members: the number of images in {config.data.path} is unknown until all are read; give data.members=… "
                 "(and data.holdout=…, half of the unseen images)"
             )
         pools = [config.data.members, 2 * config.data.holdout]
     members, unseen = [*pools, 0][:2]
     if config.data.holdout_path and (unseen or 0) < 2:
         raise UserError(
-            f"data.holdout_path: {config.data.holdout_path} holds fewer than two images; give more, or none"
+            f"data.holdout_path: {config.data.holdout_path} holds fewer than two images; give more, or leave it out"
         )
     return {
         "data": {"members": members or 0, "holdout": (unseen or 0) // 2},

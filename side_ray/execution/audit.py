@@ -1,4 +1,4 @@
-"""One audit under way: its config, its run directory, where each artifact lies, and who is told."""
+"""The state of a running audit: its config, its run directory, the paths of its artifacts, and its reporter."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from side_ray.runs.run import Run
 
 @dataclass(frozen=True)
 class Audit:
-    """What every stage takes. It stays in the driver: actors are given paths and sections of the config."""
+    """The argument of every stage. It stays in the driver: actors receive paths and sections of the config."""
 
     artifacts: Artifacts
     reporter: Reporter
@@ -25,9 +25,9 @@ class Audit:
 
     @classmethod
     def open(cls, config: Config, reporter: Reporter) -> "Audit":
-        """The audit of a config, before anything of it is made. Raises UserError for a run.uri that cannot be a store."""
+        """The audit of a config; nothing is written yet. Raises UserError if run.uri is not a valid store."""
         return cls(Artifacts.open(config), reporter)
 
     def of(self, artifacts: Artifacts) -> "Audit":
-        """Another audit that reports to the same person."""
+        """An audit of other artifacts with the same reporter."""
         return Audit(artifacts, self.reporter)

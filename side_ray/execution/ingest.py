@@ -1,8 +1,8 @@
-"""Reads a data source in tasks: each takes one piece of it by path and writes what it found, or its images, to the run.
+"""Reads a data source in Ray tasks: each reads one unit of it by path and writes its results to the run directory.
 
-Three passes over the pieces, which only the source's content determines, so that the result does not depend on how many
-processes share them: `Scan` reads every image for its hash and label, `Near` compares all with all where asked to, `Write`
-reads the chosen ones again and writes the canonical parts.
+There are three passes over the units. `Scan` hashes every image and reads its label. `Near` compares all images with each
+other, if near duplicates are to be removed. `Write` reads the chosen images again and writes the canonical parts. The source's
+content alone determines the units, so the result does not depend on the number of processes.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from side_ray.sources.reading.pixels import Transform, Unusable
 from side_ray.sources.select import DIGEST_BYTES, SPLITS
 
 PART_IMAGES = 1024
-"""Most images of one part: bounds the memory of the task that writes it."""
+"""Maximum number of images in one part. It bounds the memory of the task that writes the part."""
 
 UNITS, DISTINCT, PLAN = "scan/units.parquet", "scan/distinct.parquet", "scan/plan.parquet"
 SCAN_SCHEMA = pa.schema(
@@ -79,10 +79,11 @@ class IngestSpec(Carrier):
     """Everything that a task needs, by path.
 
     Attributes:
-        artifact: the `prepare` artifact, whose `scan/` holds the units and what is found of them.
+        artifact: the `prepare` artifact; its `scan/` holds the list of units and the results of the scan.
         pools: the sources.
-        near: bound of near duplicates; None = they are not looked for, and no pixels are kept for it.
-        units: how many units there are.
+        transform: decodes, crops and resizes an image.
+        near: two images at a normalized L2 distance below this are near duplicates; None = do not search for them.
+        units: number of units.
     """
 
     artifact: Artifact
@@ -100,25 +101,25 @@ class IngestSpec(Carrier):
             return pq.read_table(source, filters=[("unit", "==", unit)])
 
     def records(self, unit: int, only: Container[int] | None = None) -> Iterator[Record]:
-        """The images of one unit, in order; see `Source.read`."""
+        """The images of one unit, in order. See `Source.read`."""
         row = self.rows(UNITS, unit)
         return self.pools[row.column("pool")[0].as_py()].read(json.loads(row.column("content")[0].as_py()), only)
 
 
 class Pass:
-    """One pass; a subclass says what is done with one unit. Picklable."""
+    """One pass over the units; subclasses implement `make`. Picklable."""
 
     def __init__(self, spec: IngestSpec) -> None:
         self.spec = spec
 
     def make(self, unit: int) -> None:
-        """Read one unit and write what comes of it."""
+        """Read one unit and write its results."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit failed, and whether its images are to blame: then only other images help, and not another try."""
+    """Why a unit failed. `wrong_input`: its images are the cause, so a retry would fail too."""
 
     reason: str
     wrong_input: bool
@@ -130,18 +131,18 @@ def _make(batch: dict[str, np.ndarray], work: Pass) -> dict[str, np.ndarray]:
         work.make(unit)
     except UserError as wrong:
         error, wrong_input = str(wrong), not isinstance(wrong, RunError)
-    except Exception as failure:  # a failure stays with its unit; the driver names it when the others are done
+    except Exception as failure:  # one failed unit does not stop the others; the driver reports it at the end
         error = one_line(failure)
     return {"unit": np.array([unit]), "error": np.array([error]), "wrong_input": np.array([wrong_input])}
 
 
 def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar) -> dict[int, Failure]:
-    """Have units done in Ray's tasks, at most `cluster.actors[1]` at a time; what failed, by unit.
+    """Process units in Ray tasks, at most `cluster.actors[1]` at a time. Returns the failures by unit.
 
-    Tasks, not actors: there are several short passes, and Ray's worker processes serve them all.
+    Uses tasks instead of actors: the passes are short, and Ray's worker processes are reused from one to the next.
 
     Raises:
-        RunError: Ray cannot continue at all.
+        RunError: Ray stopped.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -171,7 +172,7 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
 
 
 class Scan(Pass):
-    """Decodes every image of a unit; writes its name, label, the hash and size of its pixels, or what is wrong with it."""
+    """Decodes every image of a unit. Writes its name, label, pixel hash and size, or the reason why it cannot be used."""
 
     def make(self, unit: int) -> None:
         spec, columns = self.spec, {name: list[Any]() for name in SCAN_SCHEMA.names}
@@ -195,7 +196,7 @@ class Scan(Pass):
                 values.append(found.get(name))
         if kept:
             buffer = io.BytesIO()
-            # Images of several sizes are refused before anyone compares them.
+            # Images of several sizes are refused before they would be compared.
             np.save(
                 buffer, np.stack([image.ravel() for image in kept if image.size == kept[0].size]), allow_pickle=False
             )
@@ -204,17 +205,17 @@ class Scan(Pass):
 
 
 def digest(pixels: np.ndarray) -> bytes:
-    """Hash of pixels uint8 [H, W, C] and their shape: 128 bits of BLAKE2b."""
+    """128-bit BLAKE2b hash of pixels uint8 [H, W, C] and of their shape."""
     hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     hashed.update(pixels.tobytes())
     return hashed.digest()
 
 
 class Near(Pass):
-    """Finds for every distinct image of a unit the others of the whole set at a normalized L2 below the bound.
+    """Finds the near duplicates of every distinct image of a unit: all images at a normalized L2 distance below the bound.
 
-    As in the scores, the unit of distance is half the mean distance to the 50 nearest *other* images, so an image at less
-    than 2 is among these 50 and none is missed.
+    As in the scores, the unit of distance is half the mean distance to the 50 nearest *other* images. An image at a distance
+    below 2 is therefore among these 50, and none is missed.
     """
 
     def make(self, unit: int) -> None:
@@ -223,7 +224,7 @@ class Near(Pass):
         self.spec.write(near_key(unit), to_parquet(pa.table({"first": pairs[:, 0], "second": pairs[:, 1]})))
 
     def _pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """int64 [P, 2]: index of a query and of an image that is near to it."""
+        """int64 [P, 2]: census indices of a query image and of a near duplicate of it."""
         similarity = Nl2()
         k = similarity.neighbors + 1
         parts = []
@@ -232,7 +233,7 @@ class Near(Pass):
             if len(ids):
                 parts.append(Index(features, ids, "l2", engine="torch").search(queries, k)[0])
         found = merge(parts, k, "l2")
-        # Distinct images are at a distance above 0, so each is its own nearest.
+        # Distinct images have a distance above 0, so the nearest neighbour of each image is itself.
         others = Neighbors(found.ids[:, 1:], found.values[:, 1:])
         if not others.ids.shape[1]:
             return np.empty((0, 2), np.int64)
@@ -250,14 +251,14 @@ class Near(Pass):
 
 
 class Write(Pass):
-    """Writes the chosen images of a unit as canonical parts, in each part split by split in the order of the ids."""
+    """Writes the chosen images of a unit as canonical parts; each part is sorted by split, then by id."""
 
     def make(self, unit: int) -> None:
         plan = self.spec.rows(PLAN, unit).sort_by("position")
-        waiting = {each["position"]: each for each in plan.to_pylist()}
-        last, part, images = max(waiting), plan.column("part")[0].as_py(), list[dict[str, Any]]()
-        for position, record in enumerate(self.spec.records(unit, waiting)):
-            wanted = waiting.get(position)
+        chosen = {each["position"]: each for each in plan.to_pylist()}
+        last, part, images = max(chosen), plan.column("part")[0].as_py(), list[dict[str, Any]]()
+        for position, record in enumerate(self.spec.records(unit, chosen)):
+            wanted = chosen.get(position)
             if wanted is not None:
                 if wanted["part"] != part:
                     self._write_part(part, images)
@@ -280,7 +281,7 @@ class Write(Pass):
 
     def _changed(self) -> UserError:
         return UserError(
-            "data.path: its images changed while they were read; let them be and run the same command again"
+            "data.path: its images changed while they were read; leave them unchanged and run the same command again"
         )
 
     def _write_part(self, part: int, images: list[dict[str, Any]]) -> None:

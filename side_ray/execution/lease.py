@@ -1,4 +1,4 @@
-"""A lease on an artifact: of two drivers on one run directory, the second waits instead of writing the same checkpoints."""
+"""A lease on an artifact: if two drivers share a run directory, the second waits instead of writing the same checkpoints."""
 
 import json
 import os
@@ -19,7 +19,10 @@ STALE_AFTER_S = 60.0
 
 
 class Lease:
-    """The right to train one artifact. It expires when its driver is gone: at once on the same machine, elsewhere by its age."""
+    """The exclusive right to make one artifact.
+
+    A lease expires when its driver has died: on the same machine at once, on another one `STALE_AFTER_S` after its last renewal.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -27,22 +30,22 @@ class Lease:
         self._renewed = 0.0
 
     def wait_for(self, reporter: Reporter, title: str) -> None:
-        """Take the lease, or wait until its owner has finished (the artifact is then complete) or is gone."""
-        said = False
+        """Take the lease, waiting until its owner dies. Returns without the lease once the artifact is complete."""
+        announced = False
         while not self.artifact.done and not self._take():
-            if not said:
+            if not announced:
                 reporter.say(f"{title}: another driver is working on it; waiting until it finishes")
-                said = True
+                announced = True
             time.sleep(1.0)
 
     def renew(self) -> None:
-        """Record that the owner is alive; cheap enough to be called every second."""
+        """Record that the owner is alive, at most every `RENEW_EVERY_S`; cheap enough to be called every second."""
         if time.monotonic() - self._renewed >= RENEW_EVERY_S:
             self._renewed = time.monotonic()
             self.artifact.write_json(LEASE, self._content())
 
     def release(self) -> None:
-        """Give the lease up."""
+        """Delete the lease."""
         self.artifact.store.delete(f"{self.artifact.key}/{LEASE}")
 
     def _take(self) -> bool:
@@ -65,25 +68,25 @@ class Lease:
 
 @contextmanager
 def hold_lease(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[None]:
-    """Hold the lease on an artifact while the block runs. Waits as `Lease.wait_for` does: the artifact may then be complete."""
+    """Hold the lease on an artifact while the block runs. Waits as `Lease.wait_for` does; the artifact may then be complete."""
     lease = Lease(artifact)
     lease.wait_for(reporter, title)
     if artifact.done:
         yield
         return
-    over = threading.Event()
+    done = threading.Event()
 
-    def keep() -> None:
-        while not over.wait(1.0):
+    def renew() -> None:
+        while not done.wait(1.0):
             lease.renew()
 
-    keeper = threading.Thread(target=keep, daemon=True)
-    keeper.start()
+    renewer = threading.Thread(target=renew, daemon=True)
+    renewer.start()
     try:
         yield
     finally:
-        over.set()
-        keeper.join()
+        done.set()
+        renewer.join()
         lease.release()
 
 
@@ -94,7 +97,7 @@ def _expired(lease: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """This boot of this machine: a name alone may be shared by containers."""
+    """Host name, boot id and PID namespace: containers may share a host name."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     words = [platform.node(), boot.read_text().strip() if boot.exists() else ""]
@@ -102,7 +105,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot, which tells a pid given out again; None where it is gone or a zombie."""
+    """Start time of a process in clock ticks since boot, which detects a reused pid; None if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return None if fields[0] == "Z" else fields[19]

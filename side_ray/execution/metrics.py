@@ -1,4 +1,4 @@
-"""Counters and gauges that Ray's metrics endpoint serves to Prometheus; none of them outside of Ray."""
+"""Counters and gauges that Ray's metrics endpoint exports to Prometheus. Outside of Ray they do nothing."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> Non
     """Add one finished or failed shard to the counters.
 
     Args:
-        row: what the actor says of the shard, see `shard_pool.ShardActor`.
+        row: the statistics of the shard, see `shard_pool.ShardActor.new_row`.
     """
     import ray
 
@@ -35,7 +35,7 @@ def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> Non
 
 
 def gauges(prefix: str, about: dict[str, str], tags: tuple[str, ...]) -> dict[str, Any]:
-    """A gauge `side_ray_<prefix>_<name>` for each name of `about` (what it shows); empty outside of Ray."""
+    """A gauge `side_ray_<prefix>_<name>` for each name of `about` (name → description); empty outside of Ray."""
     import ray
 
     if not ray.is_initialized():

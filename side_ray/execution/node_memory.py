@@ -1,7 +1,7 @@
-"""Arrays that the processes of one node hold together: made by the first, mapped by all, gone with the last of them.
+"""Arrays shared by the processes of one node: the first process creates one, all map it, and it is freed with the last.
 
-The memory is a file without a name in the node's temporary directory, so that a killed process leaves nothing behind. Who
-maps it writes down where it can be had (`/proc/<pid>/fd/<n>`) under a lock that a dead process cannot keep.
+The memory is an unlinked file in the node's temporary directory, so a killed process leaves nothing behind. Each process that
+maps it records where others can open it (`/proc/<pid>/fd/<n>`), under a file lock that the kernel releases when the process dies.
 """
 
 import fcntl
@@ -21,27 +21,27 @@ Fill = Callable[[np.ndarray], None]
 
 
 def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
-    """A float32 array that all processes of this user on this node hold once; not to be written to.
+    """A float32 array that all processes of this user on this node share. Do not write to it.
 
     Args:
-        key: names the content.
-        shape: not empty.
-        fill: writes the content into the array, in the one process that comes first; the others wait.
+        key: identifies the content.
+        shape: shape of the array, at least one element.
+        fill: writes the content into the array; called in the first process only, while the others wait.
 
     Raises:
-        OSError: the temporary directory cannot take it.
+        OSError: the temporary directory has no room for it, or cannot be used.
     """
     name, size = hashlib.sha256(f"{key} {shape}".encode()).hexdigest()[:32], 4 * int(np.prod(shape))
-    with _locked(_directory() / name) as place:
-        descriptor = _of_another(place, size)
+    with _locked(_directory() / name) as record:
+        descriptor = _of_another(record, size)
         if descriptor is None:
             descriptor = _made(shape, size, fill)
-        # Not closed while this process lives: it is where others find the memory.
+        # Kept open while this process lives: other processes open the memory through it.
         found = os.fstat(descriptor)
-        place.seek(0)
-        place.truncate()
-        json.dump({"pid": os.getpid(), "fd": descriptor, "inode": found.st_ino, "device": found.st_dev}, place)
-    # Copied on write, as torch asks for writable memory.
+        record.seek(0)
+        record.truncate()
+        json.dump({"pid": os.getpid(), "fd": descriptor, "inode": found.st_ino, "device": found.st_dev}, record)
+    # Copy on write, because torch requires writable memory.
     return _mapped(descriptor, size, mmap.ACCESS_COPY).reshape(shape)
 
 
@@ -56,22 +56,22 @@ def _directory() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
-    with path.open("a+") as place:
-        fcntl.flock(place, fcntl.LOCK_EX)
-        yield place
+    with path.open("a+") as record:
+        fcntl.flock(record, fcntl.LOCK_EX)
+        yield record
 
 
-def _of_another(place: IO[str], size: int) -> int | None:
-    """A descriptor of the file that another process has written down, if it still has it."""
-    place.seek(0)
+def _of_another(record: IO[str], size: int) -> int | None:
+    """A descriptor of the file that another process has recorded, if that process still has it open."""
+    record.seek(0)
     try:
-        told: dict[str, Any] = json.load(place)
-        # By now the number may be another process's, and its descriptor a pipe or a terminal.
-        descriptor = os.open(f"/proc/{told['pid']}/fd/{told['fd']}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        recorded: dict[str, Any] = json.load(record)
+        # The pid may have been reused by another process, and its descriptor may be a pipe or a terminal.
+        descriptor = os.open(f"/proc/{recorded['pid']}/fd/{recorded['fd']}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     found = os.fstat(descriptor)
-    if (found.st_ino, found.st_dev, found.st_size) == (told["inode"], told["device"], size):
+    if (found.st_ino, found.st_dev, found.st_size) == (recorded["inode"], recorded["device"], size):
         return descriptor
     os.close(descriptor)
     return None
@@ -81,7 +81,7 @@ def _made(shape: tuple[int, ...], size: int, fill: Fill) -> int:
     descriptor, path = tempfile.mkstemp(dir=_directory())
     Path(path).unlink()
     try:
-        # Taken at once: a full disk met while writing through a map would kill the process.
+        # Reserve the space first: a write through a map on a full disk would kill the process (SIGBUS).
         os.posix_fallocate(descriptor, 0, size)
         fill(_mapped(descriptor, size, mmap.ACCESS_WRITE).reshape(shape))
     except BaseException:

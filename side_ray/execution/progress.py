@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: a bar with rate and ETA, or a plain line every 30 s where there is no terminal."""
+"""Progress of a stage: a bar with rate and ETA on a terminal, otherwise a plain line every 30 s."""
 
 import sys
 import threading
@@ -17,7 +17,7 @@ BAR_EVERY_S = 0.5
 
 
 class Bar:
-    """Counts the units of one stage that are done. Thread-safe."""
+    """Counts the finished units of one stage. Thread-safe."""
 
     def __init__(self, title: str, total: int, unit: str, start: int) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -29,25 +29,26 @@ class Bar:
         self._lock = threading.Lock()
 
     def advance(self, units: int, retries: int = 0) -> None:
+        """Add finished units, and the storage requests that were retried for them."""
         with self._lock:
             self.done += units
             self.retries += retries
 
-    def reach(self, done: int, rate: float, note: str) -> None:
-        """Set count and units per second, for a stage that itself reports where it stands."""
+    def update(self, done: int, rate: float, note: str) -> None:
+        """Set the number of finished units and the units per second, for a stage that measures them itself."""
         with self._lock:
             self.done, self._rate, self.note = done, rate, note
 
     @property
     def rate(self) -> float:
-        """Units per second: as reported, or since the start of the bar."""
+        """Units per second: the value given to `update`, else the mean since the bar started."""
         if self._rate is not None:
             return self._rate
         seconds = time.monotonic() - self._began
         return (self.done - self.start) / seconds if seconds > 0 else 0.0
 
     def describe(self) -> str:
-        """One plain line: done, rate, what is left, retries."""
+        """One line of text: units done, rate, time left, note, retries."""
         rate = self.rate
         left = (
             f", about {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
@@ -58,20 +59,22 @@ class Bar:
 
 
 class Reporter:
-    """Prints what an audit does. One instance per command."""
+    """Prints messages and progress on stderr. One instance per command."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
+        """Print one message."""
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
+        """Print one warning."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
-        """Show the progress of one stage while the block runs."""
+        """Show the progress of one stage while the block runs: `total` units, of which `done` are finished at the start."""
         bar = Bar(title, total, unit, done)
         stop = threading.Event()
         show = self._draw if self.console.is_terminal and sys.stderr.isatty() else self._log

@@ -1,4 +1,4 @@
-"""Repair of damaged shards: what made them makes them again."""
+"""Repair of damaged shards: delete them and make them again."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,13 +13,13 @@ Result = TypeVar("Result")
 
 
 def repairing(store: Store, work: Callable[[], Result], remake: Callable[[DamagedShard], object]) -> Result:
-    """Do `work`; where it meets a damaged shard, delete that shard, call `remake`, and do the work again.
+    """Call `work`. If it finds a damaged shard, delete that shard, call `remake`, and call `work` again.
 
     Args:
-        remake: makes again what the deleted shard was made by; it is told which shard was damaged.
+        remake: makes the deleted shard again; its argument says which one.
 
     Raises:
-        RunError: shards are damaged again and again, as by a store that does not keep what it is given.
+        RunError: there was still a damaged shard after `MOST_REPAIRS` repairs: the store loses data.
     """
     damaged = ""
     for _ in range(MOST_REPAIRS):
@@ -29,4 +29,4 @@ def repairing(store: Store, work: Callable[[], Result], remake: Callable[[Damage
             damaged = str(damage)
             store.delete(damage.key)
             remake(damage)
-    raise RunError(f"{damaged}, after {MOST_REPAIRS} repairs: check the store that the run is in")
+    raise RunError(f"{damaged}, after {MOST_REPAIRS} repairs: check the storage that holds the run")

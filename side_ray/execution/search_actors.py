@@ -1,4 +1,4 @@
-"""Actors that hold the training features in parts."""
+"""The training features in memory: split over search actors, or complete in every scorer."""
 
 import contextlib
 import json
@@ -22,15 +22,15 @@ from side_ray.similarity.base import Similarity
 from side_ray.sources.select import Split
 
 PART_BYTES = 2 * 2**30
-"""Features of one index; those of a larger training set are split."""
+"""Size limit of the features of one index; larger sets are split over actors."""
 PIECE = 4096
-"""Images that are embedded at a time."""
+"""Number of images embedded at a time."""
 
 
 class SearchPart:
-    """One part of the features of one or more splits, loaded by path, so that a restarted actor loads them again.
+    """One part of the features of one or more splits. It is loaded by path, so a restarted actor loads it again.
 
-    The part that is all (`parts` 1) is held once by the scorers of a node.
+    If there is only one part (`parts` = 1), the scorers of a node share it in memory.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class SearchPart:
     def search(
         self, split: Split, queries: np.ndarray, k: int, levels: Levels | None
     ) -> tuple[Neighbors, Counts | None] | None:
-        """Nearest of this part, and its counts per level; None where the part holds nothing of the split."""
+        """The `k` nearest images of this part and its counts per level; None if the part holds no image of the split."""
         index = self.indices.get(split)
         return index.search(queries, k, levels) if index else None
 
     def count(self, split: Split, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> Counts | None:
-        """How often each training image of this part is hit at each level."""
+        """How often each training image of this part is hit at each level; None if the part holds no image of the split."""
         index = self.indices.get(split)
         return index.count(queries, levels, unit) if index else None
 
@@ -64,7 +64,7 @@ def features_of(
     """Ids int64 [n] and features float32 [n, d] of the images `start` … `stop` − 1 of a split.
 
     Args:
-        shared: hold the features once for all processes of the node that ask for the same, where its disk has room.
+        shared: share the features between all processes of the node that request the same ones, if its disk has room.
     """
 
     def embed(features: np.ndarray) -> None:
@@ -72,7 +72,7 @@ def features_of(
         for row in range(0, len(features), PIECE):
             features[row : row + PIECE] = similarity.embed(images[row : row + PIECE])
 
-    # Noise instead of an image of the split, which would take a look into every file of it.
+    # Noise tells the dimension as well as an image would, and reading one image means opening every file of the split.
     noise = np.random.default_rng(0).integers(0, 256, (1, *prepared.info()["shape"]), np.uint8)
     shape = stop - start, similarity.embed(noise).shape[1]
     if shared:
@@ -85,14 +85,14 @@ def features_of(
 
 
 def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
-    """Parts to split the training features into; 1 = every scorer holds them all."""
+    """Number of parts that the training features are split into; 1 = every scorer holds all of them."""
     return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
 
 
 class SearchActors:
-    """The training features of an audit: held in parts by actors, or, where they are small, by every scorer itself.
+    """The training features of an audit: split over actors or, if they are small, loaded by every scorer itself.
 
-    A context manager: the actors start when they are first asked for, and end with the block.
+    A context manager: the actors start on first use of `handles` and are killed at the end of the block.
     """
 
     def __init__(self, artifacts: Artifacts, score: ScoreSection | None = None) -> None:
@@ -111,7 +111,7 @@ class SearchActors:
 
     @property
     def handles(self) -> list[Any]:
-        """Handles of remote `SearchPart`s; empty where every scorer holds all features."""
+        """Handles of the remote `SearchPart`s; empty if every scorer holds all features."""
         if self._handles is None:
             self._handles = self._start()
         return self._handles
@@ -125,7 +125,7 @@ class SearchActors:
             return []
         import ray
 
-        # Half of the processors are for the search and half for the scorers, so that both can start.
+        # The search gets half of the CPUs and the scorers get the other half, so that both can start.
         processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * cluster.actor_cpus
         share = min(cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
         gpus = float(cluster.gpus) if uses_gpu(self.artifacts.config) else 0
@@ -135,19 +135,19 @@ class SearchActors:
 
 
 def uses_gpu(config: Config) -> bool:
-    """Whether whoever holds training features may embed or search on a GPU."""
+    """Whether an actor that holds training features may embed or search on a GPU."""
     return SIMILARITIES[config.score.similarity].uses_gpu or (config.score.engine != "torch" and _faiss_has_gpu_code())
 
 
 def _faiss_has_gpu_code() -> bool:
-    # Asked in the driver, whose machine may have no GPU while the cluster's have.
+    # Checks for the code, not for a GPU: this runs in the driver, which may have none while the cluster's nodes do.
     return find_spec("faiss") is not None and hasattr(import_module("faiss"), "StandardGpuResources")
 
 
 def ask(
     part: SearchPart | None, handles: list[Any], method: str, split: Split, queries: np.ndarray, *arguments: Any
 ) -> list[Any]:
-    """The answers of the local part, or of every actor that holds some of the split, to `method` of `SearchPart`."""
+    """Call `method` of `SearchPart` on the local part, or on every actor; returns the answers that are not None."""
     if part is not None:
         answers = [getattr(part, method)(split, queries, *arguments)]
     else:

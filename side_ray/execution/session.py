@@ -1,4 +1,4 @@
-"""Starts Ray once per command, and only when a stage has work for it."""
+"""Starts Ray once per command, when the first stage needs it."""
 
 import logging
 import os
@@ -15,26 +15,26 @@ from side_ray.runs.shards import DamagedShard
 Result = TypeVar("Result")
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Bulk data never passes through the object store, so a laptop need not reserve a third of its memory for it."""
+"""Bulk data never passes through the object store, so Ray's default of about a third of a laptop's memory is not needed."""
 
 
 def ensure_ray(cluster: ClusterSection) -> None:
-    """Attach to the configured, submitted or already started Ray cluster, or start one on this machine.
+    """Connect to the Ray cluster of the config or of RAY_ADDRESS; if there is neither, start Ray on this machine.
 
-    A Ray started here keeps token authentication on: its ports listen on every interface.
+    A Ray started here uses token authentication, because its ports listen on every interface.
     """
-    # Ray warns at import about a default that it will change for zero-GPU tasks.
+    # Silences a warning at import about a future default for zero-GPU tasks.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # How long a thread spins at a barrier before it sleeps. On two cores a training step of the digits took 53 ms with
-    # libgomp's own count, 60 ms with this one, 90 ms sleeping at once; beside two other busy processes over 1,000, 170-300
+    # How long an OpenMP thread spins at a barrier before it sleeps. Time of a training step of the digits on two cores with
+    # libgomp's default, this value, and no spinning: 53, 60 and 90 ms; beside two other busy processes: over 1,000, 170-300
     # and 140 ms.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, where Ray reads it
-    # Ray Data hands its actors' arguments over by reference, of which Ray's core warns on the terminal for each pool; the
-    # driver keeps those references for as long as the pool lives.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it at import
+    # Ray Data passes its actors' arguments by reference, and Ray's core prints a warning about that for each pool. It does not
+    # apply: the driver keeps the references as long as the pool lives.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
@@ -54,14 +54,14 @@ def ensure_ray(cluster: ClusterSection) -> None:
 
 
 def shut_down() -> None:
-    """End the Ray that this process started or leave the one it attached to; does nothing where none is."""
+    """Stop the Ray that this process started, or disconnect from the cluster; does nothing if neither happened."""
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Ray's core writes to the terminal past Python that it took the log level from the environment."""
+    """Silence stderr at the level of file descriptors: Ray's C++ core prints that it read the log level from the environment."""
     sys.stderr.flush()
     terminal = os.dup(2)
     try:
@@ -74,7 +74,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Leave the terminal to side-ray's own progress; Ray's logs stay in its session directory."""
+    """Turn off Ray's output on the terminal, which shows side-ray's own progress. Ray's logs stay in its session directory."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -88,15 +88,15 @@ def _quiet() -> None:
 def run_remotely(
     function: Callable[..., Result], *arguments: Any, title: str, cpus: float, gpus: float, retries: int
 ) -> Result:
-    """Run a function in one Ray task.
+    """Run a function in one Ray task and return its result.
 
     Args:
-        title: names the work in an error.
-        retries: how often the task is started again when its process dies; -1 = without limit.
+        title: name of the work in error messages.
+        retries: how often Ray restarts the task if its process dies; -1 = no limit.
 
     Raises:
-        UserError, DamagedShard: those of the function.
-        RunError: the process died too often, or the function raised anything else.
+        UserError, DamagedShard: raised by the function.
+        RunError: the process died more than `retries` times, or the function raised another exception.
     """
     import ray
     from ray.exceptions import RayError

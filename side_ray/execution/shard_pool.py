@@ -1,4 +1,4 @@
-"""Makes shards by a pool of actors with Ray Data. What comes back to the driver is one row of statistics per shard."""
+"""Makes shards with a pool of Ray Data actors. Each shard returns only one row of statistics to the driver."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,25 +16,25 @@ from side_ray.execution.session import ensure_ray
 from side_ray.runs.shards import DamagedShard, ShardSet
 
 MOST_BLOCKS = 2000
-"""Ray Data keeps bookkeeping per block: past this many shards a block holds several, still made one by one."""
+"""Limit on blocks, since Ray Data keeps state for each. With more shards a block holds several, made one after the other."""
 MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Shards that are to be there: the first `shards` of `output`. A stage's subclass says how they are made."""
+    """The first `shards` shards of `output` are to be made. Each stage's subclass adds what its actor needs for that."""
 
     output: ShardSet
     shards: int
 
     def rows(self, indices: Sequence[int] | range) -> int:
-        """Rows of some of its shards."""
+        """Total number of rows in these shards of `output`."""
         return sum(self.output.size(index) for index in indices)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard to make: `job` is the index of its job, `shard` its index in that job's output."""
+    """One shard to make: `job` is the index of its job, `shard` its index in the output of that job."""
 
     job: int
     shard: int
@@ -42,7 +42,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a stage's tasks. `damaged` are the keys of input shards that could not be read."""
+    """Result of a stage's tasks: finished shards, failures, keys of damaged input shards, seconds by phase, and notes."""
 
     finished: int = 0
     failures: dict[Task, str] = field(default_factory=dict)
@@ -52,9 +52,9 @@ class Outcome:
 
 
 class ShardActor:
-    """Makes shards, one per call, for Ray Data's `map_batches`; a subclass says how, and what it needs.
+    """Makes one shard per call, for Ray Data's `map_batches`. Subclasses implement `make` and `uses_gpu`.
 
-    Two calls run at a time in one actor, so that one can encode and write while the other has the device.
+    Two calls run concurrently in an actor, so that one can encode and write while the other uses the device.
     """
 
     stage: ClassVar[str]
@@ -62,20 +62,20 @@ class ShardActor:
 
     @classmethod
     def uses_gpu(cls, config: Config) -> bool:
-        """Whether an actor holds `cluster.gpus`."""
+        """Whether an actor reserves `cluster.gpus` GPUs."""
         raise NotImplementedError
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
-        """Make and write one shard; note in `row` the seconds of each phase, retries, and what is unusual about it.
+        """Make and write one shard; record in `row` the seconds of each phase, the retries, the rows, and a note if needed.
 
         Raises:
-            DamagedShard: the shard that this one is made from cannot be read.
-            UserError: the store failed after its own retries, or the input is wrong: every other shard would fail too.
+            DamagedShard: the input shard cannot be read.
+            UserError: the store failed after its own retries, or the input is wrong. Every other shard would fail too.
         """
         raise NotImplementedError
 
     def new_row(self, task: Task) -> dict[str, Any]:
-        """The statistics of a shard that is not made yet."""
+        """The initial statistics of a shard, before `make`."""
         row: dict[str, Any] = {"job": task.job, "shard": task.shard, "retries": 0, "rows": 0, "note": ""}
         row |= {"error": "", "final": False, "damaged": ""}
         return row | {f"seconds_{phase}": 0.0 for phase in self.phases}
@@ -89,7 +89,7 @@ class ShardActor:
             row |= {"error": str(damage), "damaged": damage.key}
         except UserError as error:
             row |= {"error": str(error), "final": True}
-        except Exception as error:  # a failure stays with its shard; the driver names it when the others are done
+        except Exception as error:  # one failed shard does not stop the others; the driver reports it at the end
             row["error"] = one_line(error)
         count_shard(self.stage, self.phases, row)
         return {name: np.array([value]) for name, value in row.items()}
@@ -103,24 +103,27 @@ def run_shards(
     title: str,
     unit: str = "samples",
 ) -> None:
-    """Have the missing shards of all jobs made by a pool of `actor`s; does nothing where none is missing.
+    """Make the missing shards of all jobs with a pool of `actor`s; does nothing if none is missing.
 
-    Shard by shard over all jobs, so that an interrupted run has the same samples of every condition. An actor or node that
-    dies has its shards made by another one. A failure stays with its shard, and the others finish; a failure that every shard
-    would meet (a full disk, a wrong key) ends the stage at once.
+    The order is by shard index, then by job, so that an interrupted run has the same samples of every condition. If an actor or
+    a node dies, another actor makes its shards. If a shard fails, the others still finish. A failure that every shard would
+    have (a full disk, a wrong access key) stops the stage at once.
 
     Args:
-        spec: makes what the actors are constructed with, once Ray runs: small and picklable, paths instead of data.
+        spec: returns the argument of the actors' constructor; called after Ray has started. Small and picklable: paths, no data.
+        title: name of the stage in messages.
+        unit: what a row of a shard is, for messages.
 
     Raises:
-        DamagedShard: some input shards cannot be read. They are deleted: make them again, then call this again.
-        RunError: some shards failed; the others are written, and the message names those that failed.
+        DamagedShard: some input shards cannot be read. The one named here is to be deleted and made again; the others are
+            deleted already.
+        RunError: some shards failed. The message names them; all others are written.
     """
     missing = [job.output.missing(job.shards) for job in jobs]
     tasks = sorted((Task(j, s) for j, left in enumerate(missing) for s in left), key=lambda t: (t.shard, t.job))
     total = sum(job.rows(range(job.shards)) for job in jobs)
     if not tasks:
-        audit.reporter.say(f"{title}: {total:,} {unit} are there")
+        audit.reporter.say(f"{title}: {total:,} {unit} exist already")
         return
     left = sum(job.rows(indices) for job, indices in zip(jobs, missing, strict=True))
     ensure_ray(audit.config.cluster)
@@ -132,10 +135,10 @@ def run_shards(
 
 
 def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config: Config, bar: Bar) -> Outcome:
-    """Have every task done by a pool of `actor`s, each constructed with `spec`; `bar` advances by the rows of every shard.
+    """Run all tasks on a pool of `actor`s constructed with `spec`; `bar` advances by the rows of each finished shard.
 
     Raises:
-        RunError: Ray or the store cannot continue at all.
+        RunError: Ray stopped, or a failure that every shard would have.
     """
     outcome = Outcome()
     for row in _stream(actor, spec, tasks, config) if tasks else ():
@@ -157,7 +160,7 @@ def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config:
 
 
 def _settle(title: str, outputs: Sequence[ShardSet], outcome: Outcome) -> None:
-    """Record failed shards beside the finished ones, for `status`; delete damaged inputs; raise if there are any."""
+    """Record failed shards for `status`, delete damaged inputs, and raise if there are failures or damaged inputs."""
     for number, shards in enumerate(outputs):
         shards.record_failures({task.shard: why for task, why in outcome.failures.items() if task.job == number})
     if outcome.damaged:

@@ -1,4 +1,4 @@
-"""What an audit consists of: its conditions, their shards, and where each artifact of it lies. No Ray in here."""
+"""The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
 import hashlib
 from dataclasses import asdict
@@ -17,17 +17,17 @@ from side_ray.sources.pools import describe, open_pools, open_samples, shape_by_
 from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
-# A stage's number goes up when its output changes for the same config: old artifacts are then left alone.
+# Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 2, "hits": 1}
 VERSIONS |= {"report": 1, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
 CUT_EVERY = 2
-"""Of samples that are given, every second one also sets the calibrated cut."""
+"""Every second given sample is also used to set the calibrated cut."""
 
 
 class Artifacts:
-    """Paths of everything that a config makes, each named by the fingerprint of what it depends on."""
+    """The artifacts of a config. Each path contains the fingerprint of all that the artifact depends on."""
 
     def __init__(self, config: Config, run: Run) -> None:
         self.config = config
@@ -35,12 +35,12 @@ class Artifacts:
 
     @classmethod
     def open(cls, config: Config) -> "Artifacts":
-        """The artifacts of a config in its run directory, which is not touched yet. Raises UserError for a wrong run.uri."""
+        """The artifacts of a config in its run directory; nothing is read or written. Raises UserError for an invalid run.uri."""
         store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
         return cls(config, Run(store))
 
     def sharing(self, config: Config) -> "Artifacts":
-        """The artifacts of a config that has the same data and victim as this one: those need not be looked at again."""
+        """The artifacts of a config with the same data and DPM; the fingerprints of these are not computed again."""
         other = Artifacts(config, self.run)
         other.pools, other.prepare, other.dpm = self.pools, self.prepare, self.dpm
         return other
@@ -55,7 +55,7 @@ class Artifacts:
 
     @cached_property
     def prepare(self) -> Artifact:
-        # The content counts, not where it lies.
+        # The fingerprint covers the content of the sources, not their paths.
         content = [identity for pool in self.pools if (identity := pool.identity()) is not None]
         return self._artifact("prepare", self.config.data.settings(), self.config.run.seed, *content)
 
@@ -73,7 +73,7 @@ class Artifacts:
 
     @cached_property
     def given(self) -> Source:
-        """The samples that are given in place of a DPM."""
+        """The source of the given samples, which take the place of a DPM."""
         assert self.config.given is not None
         return open_samples(self.config.given.samples, self.config.storage)
 
@@ -92,7 +92,7 @@ class Artifacts:
         return self._artifact("surrogate", settings, self.synthetic.fingerprint, self.prepare.fingerprint, *weights)
 
     def samples(self, condition: Condition) -> ShardSet:
-        """Shards of one condition. Random's do not depend on any classifier, OL-TI's not on the surrogate labels."""
+        """The samples of one condition. Random's depend on no classifier, and OL-TI's do not depend on the surrogate labels."""
         if condition.method == "given":
             artifact = self._artifact("samples", *self._given)
             return self._shards(artifact.child(condition.name), self.config.extract.samples)
@@ -108,13 +108,13 @@ class Artifacts:
         return self._shards(artifact.child(condition.name))
 
     def classifier(self, condition: Condition) -> str | None:
-        """Key of the classifier that guides a condition; None for Random."""
+        """Key of the classifier that guides a condition; None if it is unguided."""
         part = {"td": "student", "ti": "ol_ti"}.get(condition.method)
         return self.surrogate.child(part).key if part else None
 
     def scores(self, condition: Condition) -> ShardSet:
-        """Scores of one condition's samples, shard for shard."""
-        # The hits hold those of the calibrated cut, which the synthetic set's size and the rate decide.
+        """Scores of one condition's samples: one shard of scores per shard of samples."""
+        # Hits are also counted at the calibrated cut, which depends on the size of the synthetic set and on the rate.
         cut = [self.cut.fingerprint, self.config.surrogate.synthetic, self.config.score.false_match_rate]
         bands = self.config.score.model_dump(mode="json", include={"bands"})
         samples = self.samples(condition)
@@ -122,23 +122,23 @@ class Artifacts:
         return self._shards(artifact.child(condition.name), samples.total)
 
     def hits(self, condition: Condition) -> ShardSet:
-        """Which training images one condition's samples hit in each band, a file per shard of its scores; see `hits_of`."""
+        """The training images that one condition's samples hit in each band: one file per shard of scores, see `hits_of`."""
         return hits_of(self.run, self.scores(condition), condition)
 
     @cached_property
     def cut(self) -> ShardSet:
-        """Scores of the synthetic set against the calibration images; they set the calibrated cut."""
+        """Scores of the synthetic set against the calibration images, which set the calibrated cut."""
         artifact = self._artifact("scores", *self._scoring, self.synthetic.fingerprint)
         return self._shards(artifact.child("method=synthetic/lambda=0.0"), self.synthetic.total)
 
     @property
     def sample_shards(self) -> int:
-        """Shards of every condition."""
+        """Number of shards of each condition."""
         return shards_of(self.config.extract.samples, self.config.extract.shard_size)
 
     @property
     def cut_shards(self) -> int:
-        """Shards of the synthetic set that set the calibrated cut; none where no image is unseen."""
+        """Number of shards of the synthetic set that set the calibrated cut; 0 without unseen images."""
         return (
             shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
             if self.config.data.holdout
@@ -154,13 +154,13 @@ class Artifacts:
 
     @cached_property
     def theory(self) -> Artifact:
-        """The theory's quantities on this DPM and its members."""
+        """The paper's theoretical quantities of this DPM and its members."""
         settings = self.config.theory.model_dump(mode="json")
         return self._artifact("theory", settings, self.config.run.seed, self.dpm.fingerprint, self.prepare.fingerprint)
 
     @cached_property
     def control(self) -> Artifact:
-        """What a DPM of other images gives under the same classifiers."""
+        """The control: results of a DPM trained on other images, guided by the same classifiers."""
         assert self.config.control is not None
         settings = self.config.control.model_dump(mode="json")
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
@@ -168,7 +168,7 @@ class Artifacts:
 
     @property
     def sizes(self) -> dict[Split, int]:
-        """Images in each split of the prepared data."""
+        """Number of images in each split of the prepared data."""
         info = self.prepare.info()
         return {split: info[split] for split in SPLITS}
 
@@ -186,7 +186,7 @@ class Artifacts:
 
     @cached_property
     def _sampling(self) -> list[Any]:
-        # The batch size is here because a network's last bits depend on it.
+        # Includes the batch size, because the last bits of a network's output depend on it.
         return [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
 
     @cached_property
@@ -195,19 +195,19 @@ class Artifacts:
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
-    """The files of hits that belong to some scores: every training image in a band (Eq. 15), any number of rows in each."""
+    """The files of hits that belong to `scores`, one per shard: every training image in a band (Eq. 15). Row counts vary."""
     artifact = run.artifact("hits", VERSIONS["hits"], scores.fingerprint).child(condition.name)
     return ShardSet(artifact.store, artifact.key, artifact.fingerprint, scores.rows)
 
 
 def check_label_weights(config: Config) -> None:
-    """Read the files of weights that the surrogate's labels are made with. Raises UserError where one cannot be read."""
+    """Check that the weight files used for the surrogate's labels can be read. Raises UserError if one cannot."""
     for key, path in config.label_weights.items():
         _file_hash(key, path)
 
 
 def _file_hash(key: str, path: str) -> str:
-    """SHA-256 of a file of weights; the same path with other weights makes other labels."""
+    """SHA-256 of a weight file, because other weights at the same path make other labels."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -216,7 +216,7 @@ def _file_hash(key: str, path: str) -> str:
 
 
 def _content_hash(config: Config) -> str:
-    """SHA-256 over the imported model's files: the same path with other weights is another victim."""
+    """SHA-256 over the imported model's files, because other weights at the same path are another model."""
     assert config.dpm.path is not None
     store = open_store(config.dpm.path, key="dpm.path", endpoint=config.storage.endpoint, region=config.storage.region)
     entries = sorted(store.list(), key=lambda entry: entry.key)
@@ -231,10 +231,10 @@ def _content_hash(config: Config) -> str:
 
 
 def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:
-    """(C, H, W) of the images: from the config where it gives their size, else from the data set.
+    """(C, H, W) of the images, from the config if it sets their size, otherwise from the data set.
 
     Raises:
-        UserError: the config does not give it, and the data set cannot be read.
+        UserError: the config does not set the size, and the data set cannot be read.
     """
     if shape := shape_by_config(artifacts.config.data):
         height, width, channels = shape

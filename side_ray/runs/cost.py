@@ -1,4 +1,4 @@
-"""What an audit costs, told before anything starts: counted evaluations and FLOPs, bytes, and what is there already."""
+"""The cost of an audit before it starts: network evaluations, FLOPs, bytes, and which outputs exist already."""
 
 import time
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from side_ray.surrogate.resnet import ResNet
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of sampling. `unet_flops` and `classifier_flops` are FLOPs of one evaluation on one image; a classifier's
-    includes its backward pass to the image."""
+    """Cost of sampling. `unet_flops` and `classifier_flops` are the FLOPs of one evaluation of one image; those of the
+    classifier include the backward pass to the image."""
 
     samples: int
     unet_evaluations: int
@@ -39,11 +39,12 @@ class Estimate:
 
     @property
     def flops(self) -> int:
+        """FLOPs of all evaluations."""
         return self.unet_evaluations * self.unet_flops + self.classifier_evaluations * self.classifier_flops
 
 
 def estimate(artifacts: Artifacts) -> Estimate:
-    """Count what the synthetic set and all conditions take."""
+    """The cost of sampling the synthetic set and all conditions."""
     config, shape = artifacts.config, image_shape(artifacts)
     per_sample = sampler_of(config.extract).evaluations
     many = conditions(config)
@@ -60,7 +61,7 @@ def estimate(artifacts: Artifacts) -> Estimate:
 
 
 def _guided_steps(config: Config) -> int:
-    """Visited timesteps within the guidance interval."""
+    """Number of visited timesteps within the guidance interval."""
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
     start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
     visited = sampler_of(config.extract).visited_timesteps(schedule)
@@ -68,26 +69,28 @@ def _guided_steps(config: Config) -> int:
 
 
 def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
-    """The plan for a terminal: what would run, what of it is there, and what sampling takes.
+    """The plan as lines of text: what would run, what exists already, and the cost of sampling.
 
     Args:
-        throughput: samples per second of one device, measured or known; None leaves out the hours.
-        obstacle: why the audit could not start yet; it is then not known what of it is there.
+        throughput: samples per second of one device; None = print no device-hours.
+        obstacle: why the audit cannot start yet; existing outputs are then not listed.
 
     Raises:
-        UserError: samples are given, so nothing is sampled; or see `image_shape`.
+        UserError: samples are given, so nothing is sampled. See also `image_shape`.
     """
     config = artifacts.config
     if config.given:
-        raise UserError("given.samples: a plan tells what sampling costs, and here the samples are given")
+        raise UserError("given.samples: a plan estimates the cost of sampling, but the samples of this audit are given")
     cost, many = estimate(artifacts), conditions(config)
     shards = f"{len(many) * artifacts.sample_shards:,}"
     if not obstacle:
         missing = sum(len(artifacts.samples(each).missing(artifacts.sample_shards)) for each in many)
-        shards = f"{len(many) * artifacts.sample_shards - missing:,} of {shards} are there (synthetic apart)"
+        shards = (
+            f"{len(many) * artifacts.sample_shards - missing:,} of {shards} exist already (without the synthetic set)"
+        )
 
     def state(stage: str) -> str:
-        return "" if obstacle else "[there]" if getattr(artifacts, stage).done else "[to do]"
+        return "" if obstacle else "[done]" if getattr(artifacts, stage).done else "[to do]"
 
     made = made_from_members(config.dpm)
     victim = made.title if made else f"train for {config.dpm.steps:,} steps" if config.dpm.kind == "train" else "import"
@@ -105,23 +108,23 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
         "U-Net": f"{cost.unet_evaluations:,} evaluations × {_si(cost.unet_flops)}FLOP",
         "classifier": f"{cost.classifier_evaluations:,} evaluations with gradient × {_si(cost.classifier_flops)}FLOP",
         "sampling": f"{_si(cost.flops)}FLOP",
-        "images": f"at most about {_si(cost.bytes_written)}B (the size of images that do not compress)",
+        "images": f"at most about {_si(cost.bytes_written)}B (the size of incompressible images)",
     }
     if config.control:
         more = len(control_conditions(config)) * config.extract.samples
-        lines["control"] = f"not counted above: a second DPM, made alike, and {more:,} samples of it"
+        lines["control"] = f"not counted above: training a second DPM and {more:,} samples of it"
     if throughput is not None:
         hours = cost.samples / throughput / 3600
-        lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s of a device"
+        lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s per device"
     if obstacle:
         lines["not ready"] = obstacle
     return [f"{name:14}{text.rstrip()}" for name, text in lines.items()]
 
 
 def probe(artifacts: Artifacts) -> float:
-    """Samples per second of this machine's device with one guided batch at the config's own settings, timed after a first one.
+    """Samples per second of this machine's device, from one guided batch with the settings of the config, after a warm-up batch.
 
-    The weights are random where the models are not there yet: speed does not depend on them.
+    If a model does not exist yet, random weights take its place: the speed does not depend on them.
     """
     config, shape = artifacts.config, image_shape(artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -158,7 +161,7 @@ def _student(config: Config, shape: tuple[int, int, int]) -> ResNet:
 
 
 def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = False) -> int:
-    """FLOPs of one call, counted on tensors without data."""
+    """FLOPs of one call, counted on meta tensors."""
     counter = FlopCounterMode(display=False)
     with counter:
         output = module.to("meta")(

@@ -1,4 +1,4 @@
-"""The digits, the seeded split, and the run's own Parquet of images."""
+"""The run's Parquet tables of images: writing them, and reading one split."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
 
 
 def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
-    """The canonical table of one split; `id` counts from 0 within it."""
+    """The canonical table (`SCHEMA`) of the images `indices` int64 [n] of `source` as one split; `id` is 0 … n − 1."""
     labels = None if source.labels is None else source.labels[indices]
     return pa.table(
         {
@@ -36,7 +36,7 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
 
 
 def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
-    """Tables of one schema as the bytes of one Parquet file, each in row groups of its own of at most `rows` rows."""
+    """Tables of one schema as one Parquet file. Each table starts a new row group; a row group has at most `rows` rows."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, tables[0].schema, compression="zstd") as writer:
         for table in tables:
@@ -47,10 +47,10 @@ def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
 def read_split(
     store: Store, prepared: str, split: str, start: int = 0, stop: int | None = None, ids: Sequence[int] | None = None
 ) -> ImageSet:
-    """One split of a prepared data set, or its images of ids `start` … `stop` − 1 or of `ids`, in the order of the ids.
+    """The images of one split with ids `start` … `stop` − 1, or of these only `ids`; sorted by id.
 
     Args:
-        store: where the run lives.
+        store: the store of the run.
         prepared: key of the `prepare` artifact.
         split: `member`, `calibration` or `holdout`.
     """

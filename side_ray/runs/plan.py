@@ -1,4 +1,4 @@
-"""What an audit consists of, told from its config alone: its conditions, and a description for the terminal."""
+"""The conditions of an audit and a one-sentence description of it, from its config alone."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,18 +10,19 @@ from side_ray.diffusion.draw import sampler_of
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """One way of sampling: a method and its guidance scale λ. Samples that are given are a method of their own."""
+    """One way of sampling: a method and its guidance scale λ. Given samples count as a method, `given`."""
 
     method: Method | Literal["given"]
     scale: float
 
     @property
     def name(self) -> str:
+        """`method=…/lambda=…`, as in the paths of the run directory."""
         return f"method={self.method}/lambda={self.scale}"
 
 
 def conditions(config: Config) -> list[Condition]:
-    """Every condition of the audit: Random first, then OL-TI and SIDE by ascending λ; or the given samples alone."""
+    """All conditions of the audit: Random, then OL-TI and SIDE, each by ascending λ; or only the given samples."""
     if config.given:
         return [Condition("given", 0.0)]
     methods: list[Method] = [method for method in ("random", "ti", "td") if method in config.extract.methods]
@@ -29,7 +30,7 @@ def conditions(config: Config) -> list[Condition]:
 
 
 def describe(config: Config) -> str:
-    """What an audit will do, in one sentence for the terminal."""
+    """One sentence for the terminal about what the audit does."""
     many, samples = conditions(config), config.extract.samples
     if config.given:
         unseen = f" and 2 × {config.data.holdout:,} unseen images" if config.data.holdout else ""

@@ -1,4 +1,4 @@
-"""Checks that need more than the config's own text, made before anything is written."""
+"""Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from side_ray.surrogate.encoders import open_teacher
 
 
 def preflight(artifacts: Artifacts) -> None:
-    """Refuse what could only fail later.
+    """Check a config for faults that would otherwise stop the audit in a later stage.
 
     Raises:
-        UserError: one line naming the key and the remedy.
-        RunError: the run directory cannot be read and written.
+        UserError: one line that names the config key and the remedy.
+        RunError: the run directory cannot be read or written.
     """
     config = artifacts.config
     similarity = similarity_of(config.score)
@@ -74,20 +74,20 @@ def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
 
 def _check_batch(config: Config) -> None:
     batch, workers, parts = config.dpm.batch_size, config.cluster.train_workers, config.dpm.grad_accumulation
-    # An elastic group has any size in between, and unequal shares.
+    # An elastic group may have any size in its range, so its shares may be unequal.
     if isinstance(workers, int) and batch % workers:
         raise UserError(
             f"dpm.batch_size: {batch} is not divisible by cluster.train_workers ({workers}); choose a multiple"
         )
     if batch < config.cluster.most_train_workers * parts:
         raise UserError(
-            f"dpm.batch_size: {batch} images do not suffice for {config.cluster.most_train_workers} workers in {parts} "
-            "part(s) each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
+            f"dpm.batch_size: {batch} images are too few for {config.cluster.most_train_workers} workers with {parts} part(s) "
+            "each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
         )
 
 
 def _check_control(artifacts: Artifacts) -> None:
-    """Refuse a control for which the source holds too few other images."""
+    """Raise UserError if the source holds too few other images for the control."""
     config, other = artifacts.config, control_artifacts(artifacts)
     if other.prepare.done:
         return
@@ -98,7 +98,7 @@ def _check_control(artifacts: Artifacts) -> None:
 
 
 def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """The imported pipeline's directory, after it was opened and found to make images of `shape` (C, H, W).
+    """Local directory of the imported pipeline, after a check that its images have `shape` (C, H, W).
 
     Raises:
         UserError: it cannot be opened, or its images have another shape.
@@ -117,15 +117,15 @@ def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
 
 
 def check_given(artifacts: Artifacts) -> None:
-    """Refuse a config whose sizes are not those of the samples.
+    """Check that `extract.samples` is the number of given samples.
 
     Raises:
-        UserError: there are other samples than the config says, or none.
+        UserError: it is another number, or there are no samples.
     """
     config, count = artifacts.config, artifacts.given.count()
     assert config.given is not None
     if count != config.extract.samples:
         raise UserError(
-            f"extract.samples: {config.extract.samples:,} samples are to be scored, but {config.given.samples} holds {count:,}; "
-            "set it to that"
+            f"extract.samples: the config says {config.extract.samples:,}, but {config.given.samples} holds {count:,} samples; "
+            "set it to that number"
         )

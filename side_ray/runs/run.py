@@ -1,4 +1,4 @@
-"""The run directory: artifacts under fingerprints, markers of what is done, and what the last run used."""
+"""The run directory: artifacts named by fingerprints, completion markers, and `latest.json`."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ LATEST = "latest.json"
 
 
 def fingerprint(*parts: Any) -> str:
-    """Twelve hex digits that change whenever one of the JSON-able `parts` does (first 48 bits of a SHA-256)."""
+    """Twelve hex digits, the first 48 bits of a SHA-256 of the JSON-serializable `parts`."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The output of one stage: a directory of the run that is named by what it depends on."""
+    """The output of one stage: a directory of the run, named by the fingerprint of all that it depends on."""
 
     store: Store
     key: str
@@ -30,18 +30,20 @@ class Artifact:
         return self.key.split("/")[1]
 
     def child(self, name: str) -> "Artifact":
+        """A part of this artifact, in the subdirectory `name`."""
         return Artifact(self.store, f"{self.key}/{name}")
 
     @property
     def done(self) -> bool:
+        """Whether the artifact is complete."""
         return self.store.exists(f"{self.key}/{DONE}")
 
     def finish(self, **info: Any) -> None:
-        """Mark as complete. To be called last, when everything else is written."""
+        """Mark as complete, with JSON-serializable facts. Call it last, after everything else is written."""
         self.write_json(DONE, info)
 
     def info(self) -> dict[str, Any]:
-        """What `finish` was given.
+        """The facts passed to `finish`.
 
         Raises:
             FileNotFoundError: the artifact is not complete.
@@ -62,23 +64,23 @@ class Run:
         self.store = store
 
     def artifact(self, stage: str, *parts: Any) -> Artifact:
-        """The artifact of `stage` that depends on `parts` (its config, its inputs' fingerprints, its version)."""
+        """The artifact of `stage` for `parts`: version, config and fingerprints of the inputs, all JSON-serializable."""
         return Artifact(self.store, f"{stage}/{fingerprint(stage, *parts)}")
 
     def latest(self) -> dict[str, Any]:
-        """What the last run used, as paths relative to the run directory; empty where nothing ran yet."""
+        """The artifacts that the last command used, as paths relative to the run directory; empty before the first one."""
         try:
             return json.loads(self.store.read(LATEST))
         except FileNotFoundError:
             return {}
 
     def point_latest(self, **entries: Any) -> None:
-        """Replace entries of `latest.json`: a path, or a dict of condition names to paths."""
+        """Replace entries of `latest.json`. A value is a path, or a dict from condition names to paths."""
         self.store.write(LATEST, json.dumps({**self.latest(), **entries}, indent=1, sort_keys=True).encode())
 
 
 def read_progress(artifact: Artifact) -> dict[str, Any]:
-    """Where a training stands: `step`, `steps`, `loss`, `rate` (steps/s), `at` (seconds since 1970); empty at first."""
+    """Progress of a training: `step`, `steps`, `loss`, `rate` (steps/s), `at` (Unix time, s); empty before the first report."""
     try:
         return artifact.read_json(PROGRESS)
     except (FileNotFoundError, json.JSONDecodeError):

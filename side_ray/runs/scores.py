@@ -1,4 +1,4 @@
-"""The scores of a run, read back: the calibrated cut, and what a condition's samples match."""
+"""Reads the scores of a run: the calibrated cut, and the scores and hits of each condition."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,16 @@ HITS_SCHEMA = pa.schema(
 
 
 def find_cut(artifacts: Artifacts) -> Cut | None:
-    """The calibrated cut; None where samples are given and there are no images that nothing was trained on."""
+    """The calibrated cut; None if there are no unseen images (possible with given samples only)."""
     return read_cut(artifacts) if artifacts.cut_shards else None
 
 
 def read_cut(artifacts: Artifacts) -> Cut:
-    """The calibrated cut, from the synthetic set's scores against images that nothing was trained on."""
+    """The calibrated cut, from the scores of the synthetic set against the calibration images.
+
+    Raises:
+        DamagedShard: a shard of these scores cannot be read.
+    """
     score = artifacts.config.score
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
     larger_is_closer = SIMILARITIES[score.similarity].larger_is_closer
@@ -33,7 +37,7 @@ def read_cut(artifacts: Artifacts) -> Cut:
 
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
-    """The scores of every condition of an audit."""
+    """The scores of every condition of an audit. Raises what `read_scores` does."""
     return {
         each: read_scores(artifacts, artifacts.scores(each), artifacts.hits(each))
         for each in conditions(artifacts.config)
@@ -41,17 +45,18 @@ def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
 
 
 def read_scores(artifacts: Artifacts, scores: ShardSet, hits: ShardSet) -> ConditionScores:
-    """The scores of N_G samples of one condition, in the order of the sample ids.
+    """The scores of N_G samples of one condition, sorted by sample id.
 
     Raises:
-        DamagedShard: a shard of scores is missing, cut short or belongs to another plan, or its hits are or do.
+        DamagedShard: a shard of scores is truncated or belongs to another plan, or its hits are missing or cannot be read.
+        FileNotFoundError: a shard of scores is missing.
     """
     section = artifacts.config.score
     return join([read_shard(section, scores, hits, index) for index in range(artifacts.sample_shards)])
 
 
 def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int) -> ConditionScores:
-    """The scores of one shard; raises what `read_scores` does."""
+    """The scores of one shard. Raises what `read_scores` does."""
     table = scores.read(index)
     best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
     holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
@@ -66,6 +71,6 @@ def _read_hits(scores: ShardSet, hits: ShardSet, index: int) -> Hits:
         with hits.store.open_input(hits.key(index)) as source:
             columns = pq.read_table(source, columns=HITS_SCHEMA.names).to_pydict()
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        # A shard of scores says that its hits are written: it is the scores that are made again.
-        raise DamagedShard(scores.key(index), f"has no hits that can be read ({error})") from error
+        # Hits are written before their scores, so hits that are missing here are lost. Naming the scores has both made again.
+        raise DamagedShard(scores.key(index), f"has hits that cannot be read ({error})") from error
     return hits_from_columns(*(np.array(columns[name]) for name in ("band", "train_id", "count", "sample_id")))

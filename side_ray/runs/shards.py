@@ -1,4 +1,4 @@
-"""Shards: the unit of distributed work, written whole under a deterministic key, found again by listing."""
+"""Shards, the unit of distributed work: each is written atomically under a deterministic key, and listing finds them again."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from side_ray.runs.dataset import to_parquet
 from side_ray.storage import Store
 
-# Magic, one byte of footer and its length, magic: no Parquet file is shorter.
+# Magic, a footer of one byte, its length, magic: the shortest possible Parquet file.
 SMALLEST_PARQUET = 13
 FAILED = "_failed.json"
 _FINGERPRINT = b"side_ray.fingerprint"
@@ -18,7 +18,7 @@ _NOTE = b"side_ray.note"
 
 
 class DamagedShard(Exception):
-    """A shard's file is not that shard: it is cut short, or belongs to another plan. `key` is to be deleted and made again."""
+    """A file is not the expected shard: it is truncated or belongs to another plan. Delete `key` and make the shard again."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)
@@ -29,15 +29,15 @@ class DamagedShard(Exception):
 
 
 def shards_of(samples: int, rows: int) -> int:
-    """Shards that hold `samples` rows, `rows` in each."""
+    """Number of shards for `samples` rows, `rows` in each."""
     return -(-samples // rows)
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """The shards of one table: `part-000000.parquet`, `part-000001.parquet`, … of `rows` rows each.
+    """The shards of one table: `part-000000.parquet`, `part-000001.parquet`, … with `rows` rows each.
 
-    With `total` given, the table has that many rows, and its last shard may be a shorter one.
+    With `total`, the table has that many rows, and its last shard may be shorter.
     """
 
     store: Store
@@ -47,16 +47,16 @@ class ShardSet:
     total: int | None = None
 
     def size(self, index: int) -> int:
-        """Rows of one shard."""
+        """Number of rows of one shard."""
         return self.rows if self.total is None else min(self.rows, self.total - index * self.rows)
 
     def key(self, index: int) -> str:
         return f"{self.directory}/part-{index:06d}.parquet"
 
     def written(self) -> dict[int, float]:
-        """When each shard that is there was written (seconds since 1970), by one listing.
+        """The Unix time (s) at which each existing shard was written, by index, from one listing.
 
-        A file too short to be Parquet does not count.
+        Files too short to be Parquet are ignored.
         """
         found = {}
         for entry in self.store.list(self.directory):
@@ -67,15 +67,15 @@ class ShardSet:
         return found
 
     def present(self) -> set[int]:
-        """Indices of the shards that are there."""
+        """Indices of the existing shards."""
         return set(self.written())
 
     def missing(self, count: int) -> list[int]:
-        """Those of the first `count` shards that are still to be made, in ascending order."""
+        """Indices of those of the first `count` shards that do not exist, ascending."""
         return sorted(set(range(count)) - self.present())
 
     def write(self, index: int, table: pa.Table, note: str = "") -> None:
-        """Put one shard, whole. `note` marks a shard whose last bits may differ, and why."""
+        """Write one shard atomically. `note` states why its last bits may differ. Raises ValueError for a wrong row count."""
         if table.num_rows != self.size(index):
             raise ValueError(f"shard {index} has {self.size(index)} rows, not {table.num_rows}")
         metadata = {**(table.schema.metadata or {}), _FINGERPRINT: self.fingerprint.encode()}
@@ -84,11 +84,11 @@ class ShardSet:
         self.store.write(self.key(index), to_parquet(table.replace_schema_metadata(metadata)))
 
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
-        """One shard.
+        """Read one shard.
 
         Raises:
-            DamagedShard: the file is cut short, has another number of rows, or belongs to another plan.
-            FileNotFoundError: there is none.
+            DamagedShard: the file is truncated, has another number of rows, or belongs to another plan.
+            FileNotFoundError: the shard does not exist.
         """
         key = self.key(index)
         try:
@@ -104,7 +104,7 @@ class ShardSet:
             raise DamagedShard(key, f"cannot be read: {error}") from error
 
     def record_failures(self, reasons: dict[int, str]) -> None:
-        """Write beside the shards which of them failed and why, or remove that file where none did."""
+        """Write the failed shards and their reasons to `_failed.json` beside the shards; delete that file if none failed."""
         key = f"{self.directory}/{FAILED}"
         if reasons:
             self.store.write(
@@ -114,12 +114,12 @@ class ShardSet:
             self.store.delete(key)
 
     def failures(self) -> dict[int, str]:
-        """What `record_failures` wrote last."""
+        """The failed shards and their reasons, as last recorded by `record_failures`."""
         key = f"{self.directory}/{FAILED}"
         if not self.store.exists(key):
             return {}
         return {int(index): reason for index, reason in json.loads(self.store.read(key)).items()}
 
     def read_first(self, count: int, columns: list[str] | None = None) -> pa.Table:
-        """The first `count` shards as one table, in order."""
+        """The first `count` shards as one table, in order. Raises what `read` does."""
         return pa.concat_tables([self.read(index, columns) for index in range(count)])

@@ -1,4 +1,4 @@
-"""Where a run stands, told from its storage alone: any machine that can read the run directory can ask."""
+"""Progress of a run, read from its storage alone, so it works on any machine that can read the run directory."""
 
 import time
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from side_ray.runs.run import Artifact, Run, read_progress
 from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
 
-# Shards written within this time tell the present rate.
+# The rate is computed from shards that were written within this time.
 RECENT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage: units done of total, units per second lately (None = no word of it), and the names of failed shards."""
+    """One stage: finished and total units, recent rate in units/s (None = unknown), and keys of failed shards."""
 
     stage: str
     done: int
@@ -37,10 +37,10 @@ class Row:
 
 
 def read_config(store: Store, where: str) -> Config:
-    """The config that the run last used.
+    """The config of the last command on a run.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run at this place.
     """
     import yaml
 
@@ -51,7 +51,7 @@ def read_config(store: Store, where: str) -> Config:
 
 
 def rows(store: Store, where: str) -> list[Row]:
-    """The stages of a run in order, by one listing each."""
+    """The stages of a run in order; each costs one listing per condition. Raises UserError if there is no run."""
     config = read_config(store, where)
     artifacts = Artifacts(config, Run(store))
     size = config.extract.shard_size
@@ -89,7 +89,7 @@ def _control_rows(artifacts: Artifacts) -> list[Row]:
 
 
 def table(found: list[Row]) -> Table:
-    """The rows for a terminal."""
+    """The rows as a table for the terminal."""
     shown = Table("stage", "done", "left", "rate", "ETA", "failed shards", box=None)
     for row in found:
         rate = "" if row.rate is None else f"{row.rate:,.1f}/s"
@@ -103,8 +103,8 @@ def _training(stage: str, artifact: Artifact, steps: int) -> Row:
     if artifact.done:
         return Row(stage, steps, steps, "steps")
     progress = read_progress(artifact)
-    lately = time.time() - progress.get("at", 0.0) < RECENT_S
-    return Row(stage, progress.get("step", 0), steps, "steps", progress.get("rate") if lately else None)
+    recent = time.time() - progress.get("at", 0.0) < RECENT_S
+    return Row(stage, progress.get("step", 0), steps, "steps", progress.get("rate") if recent else None)
 
 
 def _shards(stage: str, sets: list[ShardSet], count: int, unit: str) -> Row:

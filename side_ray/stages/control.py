@@ -1,4 +1,4 @@
-"""Step: tell the model from the classifier, by a DPM of other images that the audited DPM's classifiers guide."""
+"""Step: separate the effect of the model from that of the classifiers, with a DPM of other images that they guide too."""
 
 from typing import Any
 
@@ -24,16 +24,16 @@ from side_ray.statistics.scores import condition_metrics, reaches
 
 
 def control(audit: Audit) -> None:
-    """Train the control DPM, sample it and score its samples as the audit does; nothing where the config has no `control`.
+    """Train the control DPM, sample it and score its samples as the audit does. Does nothing without a section `control`.
 
     Raises:
         UserError: the source does not hold enough other images.
-        RunError: training or shards failed; what is finished is kept.
+        RunError: training or some shards failed. Finished work is kept.
     """
     if audit.config.control is None:
         return
     artifacts, other = audit.artifacts, audit.of(control_artifacts(audit.artifacts))
-    audit.reporter.say("control: a DPM of other images")
+    audit.reporter.say("control: train, sample and score a DPM of other images")
     with naming("control.members"):
         prepare(other)
     train_dpm(other)
@@ -59,8 +59,8 @@ def control(audit: Audit) -> None:
 
 
 def control_metrics(artifacts: Artifacts) -> dict[str, Any]:
-    """`metrics.json`'s `control`: the control DPM, each condition's matches with the members and with `holdout`, and whether
-    the first rise above the second.
+    """The entry `control` of `metrics.json`: the control DPM, the matches of each condition with the members and with `holdout`,
+    and whether matches with members are significantly more frequent.
     """
     other, bands, sizes = control_artifacts(artifacts), bands_of(artifacts.config), artifacts.sizes
     cut = read_cut(artifacts)

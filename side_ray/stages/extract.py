@@ -1,4 +1,4 @@
-"""Step: sample every condition from the DPM, unguided (Random) or guided (OL-TI, SIDE), shard by shard."""
+"""Step: sample every condition from the DPM, unguided (Random) or guided (OL-TI, SIDE), in shards."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ from side_ray.surrogate.resnet import ResNet
 
 @dataclass(frozen=True)
 class SamplingJob(ShardJob):
-    """Samples of one condition: their random stream, λ, and the key of the classifier that guides (None = unguided)."""
+    """Samples of one condition: their random stream, λ, and the key of the guiding classifier (None = unguided)."""
 
     stream: str
     scale: float
@@ -108,7 +108,7 @@ def extract(audit: Audit) -> None:
     """Sample every condition of the audit: x ~ p_θ(x)·p_t(y|x)^λ, Eq. 151 and 152.
 
     Raises:
-        RunError: some shards failed; the others are written, and the message names those that failed.
+        RunError: some shards failed. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)
     run_sampling(audit, [sampling_job(each, artifacts, artifacts.samples(each)) for each in many], "extract")
@@ -116,12 +116,12 @@ def extract(audit: Audit) -> None:
 
 
 def sampling_job(condition: Condition, artifacts: Artifacts, output: ShardSet) -> SamplingJob:
-    """N_G samples of a condition, written to `output`."""
+    """The job that samples N_G images of a condition into `output`."""
     return SamplingJob(output, artifacts.sample_shards, "extract", condition.scale, artifacts.classifier(condition))
 
 
 def run_sampling(audit: Audit, jobs: list[SamplingJob], title: str, dpm: Artifact | None = None) -> None:
-    """Have the missing samples of all jobs made, by the audited DPM or another one; raises what `run_shards` does."""
+    """Make the missing samples of all jobs, with the audited DPM or with `dpm`. Raises what `run_shards` does."""
     run_shards(audit, Generator, jobs, lambda: generator_spec(audit.artifacts, jobs, dpm), title)
 
 

@@ -1,6 +1,6 @@
-"""Step, in place of training and sampling: import samples that are given, so that they are scored without a DPM.
+"""Step: import given samples, which are scored without a DPM. It takes the place of training and sampling.
 
-Every sample is scored; every second one also sets the calibrated cut, where unseen images are given.
+All samples are scored. If there are unseen images, every second sample also sets the calibrated cut.
 """
 
 import time
@@ -26,7 +26,7 @@ from side_ray.sources.reading.pixels import Transform, Unusable
 
 @dataclass(frozen=True)
 class ImportJob(ShardJob):
-    """Given samples to import: every `stride`-th one."""
+    """Given samples to import: every `stride`-th one of the source."""
 
     stride: int
 
@@ -42,7 +42,7 @@ class ImporterSpec(Carrier):
 
 
 class SampleImporter(ShardActor):
-    """Writes given samples into the run, shard by shard."""
+    """Writes given samples into the run directory, in shards."""
 
     stage = "samples"
     phases = ("read", "write")
@@ -73,7 +73,7 @@ class SampleImporter(ShardActor):
         row |= {"retries": shards.store.retries - retries, "rows": size}
 
     def _images(self, wanted: range) -> Iterator[dict[str, Any]]:
-        """The samples of the given numbers, counted through the whole source."""
+        """The samples with the numbers `wanted`, counted over all units of the source, as rows of `IMAGE_TYPE`."""
         source, before = self.spec.source, 0
         for unit in source.units():
             after = before + source.size(unit)
@@ -91,7 +91,7 @@ class SampleImporter(ShardActor):
                 raise Unusable(error)
             pixels = self.spec.transform(content)
         except Unusable as reason:
-            raise UserError(f"given.samples: {name} cannot be used ({reason}); mend or remove it") from None
+            raise UserError(f"given.samples: {name} cannot be used ({reason}); repair or remove it") from None
         if pixels.shape != self.spec.shape:
             (height, width, _), (wanted_height, wanted_width, _) = pixels.shape, self.spec.shape
             raise UserError(
@@ -102,11 +102,11 @@ class SampleImporter(ShardActor):
 
 
 def import_samples(audit: Audit) -> None:
-    """Import the given samples: all of them, and every second one as the set that sets the cut.
+    """Import all given samples, and every second one again as the set for the cut.
 
     Raises:
-        RunError: an image cannot be used, has another size than the training images, or cannot be written; the shards that
-            are written are kept.
+        RunError: an image cannot be used, has another size than the training images, or cannot be written. Finished shards
+            are kept.
     """
     artifacts = audit.artifacts
     (condition,) = conditions(audit.config)

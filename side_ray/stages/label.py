@@ -1,4 +1,4 @@
-"""Step: label the synthetic set (Eq. 154): what the student learns to tell apart."""
+"""Step: label the synthetic set with implicit labels (Eq. 154), on which the student is trained."""
 
 import io
 from typing import Any
@@ -25,15 +25,15 @@ FOUND = "labels.json"
 
 
 def label(audit: Audit) -> None:
-    """Label the synthetic set for method `td`; does nothing where it is labelled, or where `td` is not asked for.
+    """Label the synthetic set for method `td`. Does nothing if it is labelled already or `td` is not used.
 
-    A worker writes `labels.parquet`: sample_id · label (−1 = its cluster was dropped) · teacher (probabilities), and
-    `labels.json`, what is worth knowing of them. A teacher is trained first where the labels need one.
+    A worker writes `labels.parquet` (sample_id · label, −1 = its cluster was dropped · teacher, the probabilities) and
+    `labels.json` (number of classes, cluster sizes). If the labels need a teacher, it is trained first.
 
     Raises:
-        UserError: the members have no labels to train a teacher on, the weights that the config names do not fit, or no
-            clusters are left.
-        RunError: the worker died too often, or failed otherwise.
+        UserError: the members have no labels to train a teacher on, the weights in the config do not fit, or no cluster
+            is cohesive enough to be kept.
+        RunError: the worker died more often than `cluster.train_failures`, or raised another exception.
     """
     config, artifacts = audit.config, audit.artifacts
     surrogate = artifacts.surrogate
@@ -44,12 +44,12 @@ def label(audit: Audit) -> None:
         train_classifier(audit, "teacher")
     ensure_ray(config.cluster)
     cluster = config.cluster
-    # Random labels and clusters of pixels use no network.
+    # Random labels and clusters of pixels need no network.
     uses_gpu = config.surrogate.labels == "classifier" or config.surrogate.features != "pixels"
     found = run_remotely(
         _write_labels,
         artifacts,
-        title="label: labelling",
+        title="label",
         cpus=cluster.train_cpus,
         gpus=cluster.gpus if uses_gpu else 0,
         retries=cluster.train_failures,
@@ -58,26 +58,26 @@ def label(audit: Audit) -> None:
 
 
 def require_labels(audit: Audit, what: str) -> None:
-    """Refuse `what`, which is trained on the members' labels, where these have none. Raises UserError."""
+    """Raise UserError if the members have no labels, which `what` is trained on."""
     if not audit.artifacts.prepare.info()["classes"]:
         raise UserError(
-            f"{what} needs labels, and {audit.config.data.source} has none; drop it or use surrogate.labels: cluster"
+            f"{what} needs labels, and {audit.config.data.source} has none; remove it or use surrogate.labels: cluster"
         )
 
 
 def described(config: Config, found: dict[str, Any]) -> str:
-    """One clause about the labels, with the kept clusters and their sizes."""
+    """The number of labels, or of kept clusters with their sizes, for a message."""
     if "kept" not in found:
         return f"{found['classes']} {config.surrogate.labels} labels"
     sizes = [found["sizes"][cluster] for cluster in found["kept"]]
     return (
-        f"{found['classes']} of {found['asked']} clusters of {config.surrogate.features} are kept, of {min(sizes):,} to "
-        f"{max(sizes):,} images,"
+        f"{found['classes']} of {found['asked']} clusters of {config.surrogate.features} features kept ({min(sizes):,} to "
+        f"{max(sizes):,} images each)"
     )
 
 
 def read_labels(artifacts: Artifacts) -> pa.Table:
-    """The labelled synthetic set, without its images."""
+    """`labels.parquet`: sample_id, label and teacher probabilities of the synthetic set."""
     data = artifacts.run.store.read(f"{artifacts.surrogate.key}/{LABELS}")
     return pq.read_table(io.BytesIO(data))
 
@@ -98,7 +98,7 @@ def _write_labels(artifacts: Artifacts) -> dict[str, Any]:
 
 
 def _label(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels int64 [N], teacher probabilities float32 [N, K], and what is worth knowing of them."""
+    """Labels int64 [N], teacher probabilities float32 [N, K], and the content of `labels.json`."""
     config, section = artifacts.config, artifacts.config.surrogate
     if section.labels == "random":
         drawn = implicit.random_labels(section.synthetic, section.classes, config.run.seed)
@@ -119,14 +119,14 @@ def _label(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]
 
 
 def _over_shards(artifacts: Artifacts, function: Encoder) -> np.ndarray:
-    """float32 [N, d] of the whole synthetic set, of which one shard of images is in memory at a time."""
+    """`function` of the whole synthetic set, float32 [N, d], with one shard of images in memory at a time."""
     config, shards = artifacts.config, artifacts.synthetic
     count = config.surrogate.synthetic // config.extract.shard_size
     return np.concatenate([function(decode_column(shards.read(i, ["image"]).column("image"))) for i in range(count)])
 
 
 def _encoder(artifacts: Artifacts) -> Encoder:
-    """What gives the features to cluster."""
+    """The function that computes the features to cluster."""
     config = artifacts.config
     kind = config.surrogate.features
     if kind == "pixels":
@@ -138,7 +138,7 @@ def _encoder(artifacts: Artifacts) -> Encoder:
 
 
 def _teacher(artifacts: Artifacts) -> Teacher:
-    """The classifier that the config gives, or the one that was trained on the members' labels."""
+    """The classifier of the config, or else the one that was trained on the members' labels."""
     section = artifacts.config.surrogate
     if section.teacher is not None:
         return open_teacher(section.teacher, section.teacher_size, section.teacher_input, _device())

@@ -1,4 +1,4 @@
-"""Brings the training images into the run's canonical Parquet, split into members and two sets that nothing is trained on."""
+"""Step: write the training images as canonical Parquet, split into members and two sets of unseen images."""
 
 import json
 from collections.abc import Sequence
@@ -39,19 +39,19 @@ from side_ray.sources.select import SPLITS, Census, Chosen, capped, choose, copi
 
 BROKEN = "broken.json"
 READERS = 16
-"""Small tables that the driver reads at a time: object storage takes its time for each."""
+"""Small tables that the driver reads concurrently, because object storage has a high latency."""
 
 
 def prepare(audit: Audit) -> None:
-    """Write `part-*.parquet`; does nothing if they are there.
+    """Write `part-*.parquet`; does nothing if the artifact is complete.
 
     Raises:
-        UserError: the source holds fewer images than the splits need, some that cannot be used, or several sizes.
+        UserError: the source holds too few images for the splits, images that cannot be used, or images of several sizes.
         RunError: a part of the source could not be read.
     """
     artifact = audit.artifacts.prepare
     if artifact.done:
-        audit.reporter.say("prepare: images are there")
+        audit.reporter.say("prepare: the images exist already")
     else:
         if audit.config.data.source == "digits":
             _write_digits(audit.config, artifact)
@@ -76,7 +76,7 @@ def _write_digits(config: Config, artifact: Artifact) -> None:
 
 
 class _Preparation:
-    """One data source on its way into the run. The driver sees a few tens of bytes per image, never an image."""
+    """Reads one data source into the run. The driver holds some tens of bytes per image, never an image."""
 
     def __init__(self, audit: Audit) -> None:
         self.config, self.data, self.reporter = audit.config, audit.config.data, audit.reporter
@@ -85,7 +85,7 @@ class _Preparation:
 
     def run(self) -> None:
         self._list_units()
-        self._do(Scan, "read", {unit: [scan_key(unit)] for unit in range(len(self.unit_pools))})
+        self._run_pass(Scan, "read", {unit: [scan_key(unit)] for unit in range(len(self.unit_pools))})
         with ThreadPoolExecutor(READERS) as readers:
             columns = ["label", "digest", "height", "width"]
             scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), range(len(self.unit_pools))))
@@ -100,7 +100,7 @@ class _Preparation:
         if copies:
             self.reporter.warn(
                 f"{copies:,} unseen images are exact copies of members, which makes false matches look frequent; "
-                "set data.dedup=exact unless that is meant"
+                "set data.dedup=exact unless this is intended"
             )
         self.artifact.finish(
             source=self.data.source,
@@ -115,18 +115,18 @@ class _Preparation:
         )
 
     def _warn_of_members(self, census: Census, candidates: np.ndarray) -> None:
-        """An imported model was trained on what it was trained on, whatever is drawn here."""
+        """Warn if the members drawn here may not be the training set of an imported model."""
         if self.config.dpm.kind != "import":
             return
         if self.data.holdout_path is None:
             self.reporter.warn(
-                f"the unseen images are drawn from {self.data.path}, which is right only if the imported model was not "
-                "trained on them; give others as data.holdout_path"
+                f"the unseen images are drawn from {self.data.path}, which is valid only if the imported model was not "
+                "trained on them; give unseen images as data.holdout_path"
             )
         elif (count := int((census.pool[candidates] == 0).sum())) > self.data.members:
             self.reporter.warn(
-                f"data.members: {self.data.members:,} of the {count:,} images of {self.data.path} are searched for; set it to "
-                f"{count} if the imported model was trained on all"
+                f"data.members: {self.data.members:,} of the {count:,} images of {self.data.path} are used as members; set it "
+                f"to {count} if the imported model was trained on all of them"
             )
 
     def _list_units(self) -> None:
@@ -143,11 +143,11 @@ class _Preparation:
         near = self.data.dedup_bound if self.data.dedup == "near" else None
         return IngestSpec(self.artifact, self.pools, transform_of(self.data), near, len(self.unit_pools))
 
-    def _do(self, work: type[Pass], verb: str, outputs: dict[int, list[str]]) -> None:
-        """Have the units done whose outputs (keys below the artifact) are not all there."""
-        there = {entry.key for entry in self.artifact.store.list(self.artifact.key)}
+    def _run_pass(self, work: type[Pass], verb: str, outputs: dict[int, list[str]]) -> None:
+        """Run a pass over the units of which an output (key relative to the artifact) is missing."""
+        existing = {entry.key for entry in self.artifact.store.list(self.artifact.key)}
         missing = [
-            unit for unit, keys in outputs.items() if not {f"{self.artifact.key}/{key}" for key in keys} <= there
+            unit for unit, keys in outputs.items() if not {f"{self.artifact.key}/{key}" for key in keys} <= existing
         ]
         if not missing:
             return
@@ -160,12 +160,12 @@ class _Preparation:
                 raise UserError(wrong[0])
             reason = failures[min(failures)].reason
             raise RunError(
-                f"prepare: {len(failures)} of {len(outputs)} parts of {self.data.path} could not be done ({reason}); "
-                "the others are kept: run the same command again, with the data where every machine can read it"
+                f"prepare: {len(failures)} of {len(outputs)} parts of {self.data.path} could not be read or written ({reason}); "
+                "the others are kept: check that every machine can read the data, and run the same command again"
             )
 
     def _check_usable(self, census: Census) -> int:
-        """How many images cannot be used; all are listed in `broken.json`."""
+        """Number of images that cannot be used; lists them in `broken.json`. Raises UserError unless they may be skipped."""
         found: list[dict[str, str]] = []
         for unit in np.unique(census.unit[~census.usable]).tolist():
             table = self._table(scan_key(unit), ["name", "error"])
@@ -180,14 +180,14 @@ class _Preparation:
         )
         if not self.data.skip_corrupt:
             raise UserError(
-                f"data.path: {count}; mend or remove them, or leave them out with "
+                f"data.path: {count}; repair or remove them, or skip them with "
                 f"data.skip_corrupt=true. All are listed in {where}"
             )
-        self.reporter.warn(f"{count} and are left out; all are listed in {where}")
+        self.reporter.warn(f"{count} and are skipped; all are listed in {where}")
         return len(found)
 
     def _check_shape(self, scans: Sequence[pa.Table]) -> list[int]:
-        """[H, W, C] of all usable images."""
+        """[H, W, C] of all usable images. Raises UserError if they have several sizes."""
         sizes: dict[tuple[int, int], int] = {}
         for unit, table in enumerate(scans):
             for size in (
@@ -217,25 +217,25 @@ class _Preparation:
         return str(table.filter(same).column("name")[0].as_py())
 
     def _candidates(self, census: Census) -> np.ndarray:
-        """Census indices of the images that may be drawn, ascending."""
+        """Census indices int64 [n], ascending, of the images that the splits are drawn from."""
         candidates = np.flatnonzero(census.usable) if self.data.dedup == "none" else census.distinct()
         if self.data.dedup == "near":
             candidates = without_near(candidates, self._near_pairs(census, candidates))
         left_out = int(census.usable.sum()) - len(candidates)
         if left_out:
-            self.reporter.say(f"prepare: {left_out:,} duplicates are left out")
+            self.reporter.say(f"prepare: left out {left_out:,} duplicates")
         if self.data.per_class is not None:
             candidates = capped(census, candidates, self.data.per_class, self.config.run.seed)
         return candidates
 
     def _near_pairs(self, census: Census, candidates: np.ndarray) -> np.ndarray:
-        # Row of each usable image in the pixels that the scan kept of its unit.
+        # Row of each candidate in the array of pixels that the scan saved for its unit.
         usable = np.cumsum(census.usable)
         before = np.r_[0, usable][np.searchsorted(census.unit, census.unit[candidates])]
         rows = usable[candidates] - 1 - before
         self._put(DISTINCT, pa.table({"unit": census.unit[candidates], "row": rows, "index": candidates}), rows=4096)
         units = range(len(self.unit_pools))
-        self._do(Near, "compare", {unit: [near_key(unit)] for unit in units})
+        self._run_pass(Near, "compare", {unit: [near_key(unit)] for unit in units})
         tables = [self._table(near_key(unit)) for unit in units]
         for unit in units:
             self.artifact.store.delete(f"{self.artifact.key}/{pixels_key(unit)}")
@@ -243,7 +243,7 @@ class _Preparation:
         return np.stack([pairs.column("first").to_numpy(), pairs.column("second").to_numpy()], axis=1)
 
     def _write(self, census: Census, chosen: Chosen) -> None:
-        """Plan where each chosen image goes, and have it written there."""
+        """Assign each chosen image to a part and write the parts."""
         rows = np.concatenate([chosen.rows[split] for split in SPLITS])
         sizes = [len(chosen.rows[split]) for split in SPLITS]
         order = np.argsort(rows)
@@ -251,7 +251,7 @@ class _Preparation:
         splits = np.repeat(np.array(SPLITS), sizes)[order]
         rows = rows[order]
         units = census.unit[rows]
-        # Parts are numbered through, and none holds images of two units.
+        # Parts are numbered consecutively, and each holds images of one unit only.
         starts = np.flatnonzero(np.r_[True, np.diff(units) != 0])
         within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
         parts = np.cumsum((within % PART_IMAGES) == 0) - 1
@@ -269,7 +269,7 @@ class _Preparation:
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
             outputs.setdefault(unit, []).append(part_key(part))
-        self._do(Write, "write", outputs)
+        self._run_pass(Write, "write", outputs)
 
     def _put(self, key: str, table: pa.Table, rows: int) -> None:
         self.artifact.store.write(f"{self.artifact.key}/{key}", to_parquet(table, rows=rows))

@@ -1,4 +1,4 @@
-"""Step: turn the stored scores into metrics.json, metrics.csv and index.html."""
+"""Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
 import hashlib
 from importlib.metadata import version
@@ -29,7 +29,11 @@ SCHEMA = 1
 
 
 def report(audit: Audit) -> None:
-    """Write the report; does nothing if it is there."""
+    """Write the report; does nothing if it exists.
+
+    Raises:
+        DamagedShard: scores or samples cannot be read.
+    """
     artifacts, target = audit.artifacts, audit.artifacts.report
     if not target.done:
         cut = find_cut(artifacts)
@@ -125,7 +129,7 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
 
 
 def _surrogate(artifacts: Artifacts) -> dict[str, Any]:
-    """What the student was taught, and its accuracy by timestep on images that it was not trained on; empty without one."""
+    """The student's labels, and its accuracy by timestep on images that it was not trained on; empty without a student."""
     student = artifacts.surrogate.child("student")
     if not student.done:
         return {}
@@ -142,7 +146,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
-    """SHA-256 of every weight file that the numbers depend on, by its path in the run."""
+    """SHA-256 of every weight file of the DPM and the surrogate, by its path in the run."""
     store = artifacts.run.store
     keys = [
         entry.key
@@ -154,7 +158,7 @@ def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
 
 
 def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
-    """Loss curves of what was trained, and the student's accuracy by timestep."""
+    """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
     curves = []
     surrogate = artifacts.surrogate
     trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in ("teacher", "student", "ol_ti")}
@@ -174,7 +178,7 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
 
 
 def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
-    """The best matches of each method with distinct training images, with both images as PNG."""
+    """The best matches of each method, at most one per training image, with both images as PNG."""
     config = artifacts.config
     closest_first = -1 if SIMILARITIES[config.score.similarity].larger_is_closer else 1
     limit = config.report.options(GalleryOptions).gallery

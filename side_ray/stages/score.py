@@ -1,7 +1,8 @@
-"""Step: score every sample against the members and the held-out images, exactly, and set the calibrated cut.
+"""Step: score every sample against the members and the holdout images, exactly, and set the calibrated cut.
 
-AMS and UMS (Eq. 14, 15) are counted from what this step writes. The training features are one index in every scorer where
-they are small, or split over search actors: each batch of queries goes to all of them, and their results merge exactly.
+AMS and UMS (Eq. 14, 15) are computed from the output of this step. If the training features are small, every scorer holds them
+in one index. Otherwise they are split over search actors: each batch of queries goes to all of them, and merging their results
+is exact.
 """
 
 import time
@@ -33,9 +34,9 @@ from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 
 @dataclass(frozen=True)
 class ScoringJob(ShardJob):
-    """Scores of some samples: what these are compared with, and where their hits go.
+    """Scores of the samples `samples` against the images of `splits`; their hits at `levels` are written to `hits`.
 
-    The scores that set the cut have neither `levels` nor `hits`.
+    The job whose scores set the calibrated cut has neither `levels` nor `hits`.
     """
 
     samples: ShardSet
@@ -46,7 +47,7 @@ class ScoringJob(ShardJob):
 
 @dataclass(frozen=True)
 class ScorerSpec(Carrier):
-    """Everything that a scorer needs, by path. `search` are handles of remote `SearchPart`s; empty = hold all features."""
+    """Everything that a scorer needs, by path. `search`: handles of remote `SearchPart`s; empty = hold all features."""
 
     prepared: Artifact
     jobs: list[ScoringJob]
@@ -57,7 +58,7 @@ class ScorerSpec(Carrier):
 
 
 class Scorer(ShardActor):
-    """Scores whole shards of samples and writes the scores."""
+    """Scores whole shards of samples and writes their scores and hits."""
 
     stage = "score"
     phases = ("read", "search", "write")
@@ -102,7 +103,7 @@ class Scorer(ShardActor):
             assert job.hits is not None
             hits = hits_to_columns(band_hits(counts, job.levels, sample_ids.to_numpy()))
             job.hits.store.write(job.hits.key(shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
-        # Last, since its presence says that the shard is scored.
+        # Written last: a shard of scores marks the shard as done, including its hits.
         job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
         row |= {"retries": self.spec.prepared.store.retries - retries, "rows": job.output.size(shard)}
@@ -110,7 +111,7 @@ class Scorer(ShardActor):
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
     ) -> tuple[Neighbors, np.ndarray, Counts | None]:
-        """Nearest images over the whole split, their values float32 [Q, k], and the counts at `levels`."""
+        """Nearest images in the whole split, their values float32 [Q, k], and the counts at `levels` (None without levels)."""
         similarity, size = self.similarity, self.spec.sizes[split]
         one_pass = levels if similarity.metric == "ip" else None
         answers = self._ask("search", split, queries, self.spec.score.neighbors, one_pass)
@@ -140,8 +141,8 @@ def score(audit: Audit) -> None:
     """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
 
     Raises:
-        DamagedShard: some samples cannot be read; they are deleted, to be sampled again.
-        RunError: some shards could not be scored; the others are written, and the message names those that failed.
+        DamagedShard: some samples cannot be read and have to be sampled again.
+        RunError: some shards could not be scored. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)
     with SearchActors(artifacts) as search:
@@ -159,7 +160,7 @@ def score(audit: Audit) -> None:
 
 
 def score_synthetic(audit: Audit) -> None:
-    """Score the synthetic set alone, which sets the cut; raises what `score` does."""
+    """Score only the synthetic set, which sets the cut. Raises what `score` does."""
     with SearchActors(audit.artifacts) as search:
         _score_synthetic(audit, search)
 
@@ -172,12 +173,12 @@ def _score_synthetic(audit: Audit, search: SearchActors) -> None:
 
 
 def run_scoring(audit: Audit, jobs: list[ScoringJob], search: SearchActors, title: str) -> None:
-    """Have the missing scores of all jobs made; raises what `run_shards` does."""
+    """Make the missing scores of all jobs. Raises what `run_shards` does."""
     run_shards(audit, Scorer, jobs, lambda: scorer_spec(audit.artifacts, jobs, search), title)
 
 
 def levels_of(artifacts: Artifacts) -> Levels:
-    """What the samples of every condition are counted at: the bands and the calibrated cut."""
+    """The levels at which hits are counted: the bounds of the bands and the calibrated cut."""
     cut = find_cut(artifacts)
     return bands_of(artifacts.config).levels(cut.value if cut else None)
 
@@ -185,7 +186,7 @@ def levels_of(artifacts: Artifacts) -> Levels:
 def scoring_job(
     artifacts: Artifacts, samples: ShardSet, scores: ShardSet, hits: ShardSet, levels: Levels
 ) -> ScoringJob:
-    """Scores of N_G samples against the members and, where there are any, the held-out images."""
+    """The job that scores N_G samples against the members and, if there are any, the holdout images."""
     splits: tuple[Split, ...] = ("member", "holdout") if artifacts.sizes["holdout"] else ("member",)
     return ScoringJob(scores, artifacts.sample_shards, samples, splits, levels, hits)
 

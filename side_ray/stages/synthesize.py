@@ -1,4 +1,4 @@
-"""Step: sample the synthetic set D_synthetic ~ p_θ (Eq. 153), unguided, on which the surrogate condition is distilled."""
+"""Step: sample the synthetic set D_synthetic ~ p_θ (Eq. 153), unguided. The surrogate condition is distilled on it."""
 
 from side_ray.execution.audit import Audit
 from side_ray.stages.extract import SamplingJob, run_sampling
@@ -8,7 +8,7 @@ def synthesize(audit: Audit) -> None:
     """Sample the synthetic set: λ = 0, stream `synthetic`.
 
     Raises:
-        RunError: some shards failed; the others are written, and the message names those that failed.
+        RunError: some shards failed. The message names them; all others are written.
     """
     artifacts = audit.artifacts
     shards = audit.config.surrogate.synthetic // audit.config.extract.shard_size

@@ -1,4 +1,4 @@
-"""Makes the victim: trains a DPM on the members, imports one, or writes the closed-form optimum."""
+"""Step: make the DPM under audit. Trains it on the members, imports it, or writes the closed-form optimum."""
 
 import tempfile
 from dataclasses import dataclass
@@ -26,32 +26,32 @@ from side_ray.runs.run import Artifact
 from side_ray.training.data import open_members
 from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members
-from side_ray.training.preview import WatchSpec, watch
+from side_ray.training.preview import PreviewSpec, preview
 from side_ray.training.trainer import train
 
 
 @dataclass(frozen=True)
 class DpmRecipeMaker:
-    """Builds the recipe in the worker, which reads the members from storage itself."""
+    """Builds the recipe of the DPM in the worker, which reads the members from storage."""
 
     prepared: Artifact
     dpm: DpmSection
     seed: int
     cache_bytes: float = float("inf")
-    watch: WatchSpec | None = None
+    preview: PreviewSpec | None = None
 
     def __call__(self, device: torch.device) -> "DpmRecipe":
         members = open_members(self.prepared, self.cache_bytes, self.dpm.batch_size, None, self.seed, device)
-        return DpmRecipe(members, self.dpm, self.seed, device, self.watch)
+        return DpmRecipe(members, self.dpm, self.seed, device, self.preview)
 
 
 class DpmRecipe(Recipe):
     """Denoising score matching: the mean squared error of the U-Net's prediction (Ho et al. 2020, Eq. 14)."""
 
     def __init__(
-        self, members: Members, dpm: DpmSection, seed: int, device: torch.device, watch: WatchSpec | None = None
+        self, members: Members, dpm: DpmSection, seed: int, device: torch.device, preview: PreviewSpec | None = None
     ) -> None:
-        self.members, self.dpm, self.seed, self.device, self.watch_spec = members, dpm, seed, device, watch
+        self.members, self.dpm, self.seed, self.device, self.preview_spec = members, dpm, seed, device, preview
         torch.manual_seed(seed)
         self.schedule = new_schedule(dpm.schedule, dpm.timesteps, dpm.prediction)
         self.alphas_cumprod = self.schedule.alphas_cumprod.to(device)
@@ -63,7 +63,7 @@ class DpmRecipe(Recipe):
         self.module: nn.Module = new_unet(unet_section(dpm).model_dump() | classes, members.shape)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
-        """x₀ and ε, float32 [n, C, H, W], t, int64 [n], and of a conditional model the class, int64 [n]."""
+        """x₀ and ε, float32 [n, C, H, W]; t, int64 [n]; and, for a conditional model, the class, int64 [n]."""
         generator = torch.Generator(self.device).manual_seed(_step_seed(self.seed, step))
         size = self.dpm.batch_size
         x0, ids = self.members.draw(step, rows)
@@ -73,7 +73,7 @@ class DpmRecipe(Recipe):
             mirrored = torch.rand(size, generator=generator, device=self.device) < 0.5
             x0 = torch.where(mirrored[rows, None, None, None], x0.flip(-1), x0)
         if unet_section(self.dpm).dropout:
-            # Dropout draws from the common generator, which a resumed training would find elsewhere.
+            # Dropout uses the global generator; seeding it per step makes a resumed training draw the same numbers.
             torch.manual_seed(_step_seed(self.seed, step) ^ rows.start)
         return x0, eps[rows], t[rows], *(() if self.labels is None else (self.labels[ids],))
 
@@ -87,9 +87,9 @@ class DpmRecipe(Recipe):
             return eps
         return x0 if self.dpm.prediction == "sample" else self.schedule.get_velocity(x0, eps, t)
 
-    def watch(self) -> tuple[dict[str, float], np.ndarray]:
-        assert self.watch_spec is not None
-        return watch(self.watch_spec, UnetDpm(self.module, self.schedule, self.condition), self.members.pieces())
+    def preview(self) -> tuple[dict[str, float], np.ndarray]:
+        assert self.preview_spec is not None
+        return preview(self.preview_spec, UnetDpm(self.module, self.schedule, self.condition), self.members.pieces())
 
     def export(self, directory: Path) -> dict[str, Any]:
         self.members.close()
@@ -100,10 +100,10 @@ class DpmRecipe(Recipe):
 
 
 def classes_of_members(own: np.ndarray | None, count: int, dpm: DpmSection, seed: int) -> np.ndarray | None:
-    """The class that each member is trained with, int64 [count]; None for an unconditional model.
+    """The class condition of each member in training, int64 [count]; None for an unconditional model.
 
     Args:
-        own: int64 [count], the members' labels, None without.
+        own: int64 [count], the members' labels; None if they have none.
     """
     return condition_labels(dpm.condition, own, count, dpm.condition_classes, seed)
 
@@ -113,7 +113,12 @@ def _step_seed(seed: int, step: int) -> int:
 
 
 def train_dpm(audit: Audit) -> None:
-    """Make the victim that `dpm.kind` asks for; does nothing if it is there."""
+    """Train, import or write the DPM, depending on `dpm.kind`; does nothing if it exists.
+
+    Raises:
+        RunError: training failed. Checkpoints are kept, and re-running resumes.
+        UserError: the imported model cannot be opened, or its images have another shape.
+    """
     config, artifacts = audit.config, audit.artifacts
     artifact, dpm = artifacts.dpm, config.dpm
     if dpm.kind == "train":
@@ -130,16 +135,16 @@ def train_dpm(audit: Audit) -> None:
             ema_decay=dpm.ema_decay,
             ema_power=dpm.ema_power,
             ema_inv_gamma=dpm.ema_inv_gamma,
-            watch_every=dpm.samples_every,
+            preview_every=dpm.samples_every,
         )
         settings = DrawSettings.of(config.extract, config.cluster.precision)
-        watched = WatchSpec(config.run.seed, settings, config.score, dpm.probe) if dpm.samples_every else None
+        preview_spec = PreviewSpec(config.run.seed, settings, config.score, dpm.probe) if dpm.samples_every else None
         cache_bytes = config.cluster.train_cache_gb * 2**30
-        maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, watched)
+        maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, preview_spec)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
         train(audit, spec)
     elif artifact.done:
-        audit.reporter.say("dpm: the model is there")
+        audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":
         _import(artifacts)
         audit.reporter.say(f"dpm: imported {dpm.path}")

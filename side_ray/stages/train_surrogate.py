@@ -1,4 +1,4 @@
-"""Step: distil the time-dependent student p_t(y|x_t) on the labelled synthetic set (TDKD, Eq. 13), and train OL-TI."""
+"""Step: distil the time-dependent student p_t(y|x_t) on the labelled synthetic set (TDKD, Eq. 13) and train OL-TI."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,13 @@ from side_ray.training.classifier import train_classifier, train_part
 from side_ray.training.loop import Recipe
 from side_ray.training.members import floats, on_device
 
-HELD_BACK = 0.1
-"""Share of the images that the student is not trained on: its accuracy by timestep is measured on them."""
+HELD_OUT = 0.1
+"""Share of the synthetic images that is held out from training, to measure the student's accuracy by timestep."""
 
 
 @dataclass(frozen=True)
 class StudentRecipeMaker:
-    """Builds the TDKD recipe from the labelled synthetic set."""
+    """Builds the recipe of the student in the worker, from the labelled synthetic set."""
 
     artifacts: Artifacts
 
@@ -49,12 +49,12 @@ class StudentRecipeMaker:
 
 
 class StudentRecipe(Recipe):
-    """Time-dependent knowledge distillation (Eq. 13): the student sees x_t and t, the teacher's probabilities are of x₀.
+    """Time-dependent knowledge distillation (Eq. 13): the student sees x_t and t and learns the teacher's probabilities of x₀.
 
     Args:
         images: uint8 [N, H, W, C], sampled from the DPM.
-        teacher: float32 [N, K], rows sum to 1.
-        alphas_cumprod: float64 [T] of the DPM's own noise schedule.
+        teacher: float32 [N, K], the teacher's probabilities; rows sum to 1.
+        alphas_cumprod: float64 [T], ᾱ_t of the DPM's noise schedule.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StudentRecipe(Recipe):
         seed: int,
         device: torch.device,
     ) -> None:
-        held = max(1, round(len(images) * HELD_BACK))
+        held = max(1, round(len(images) * HELD_OUT))
         self.pixels = on_device(images, device)
         self.teacher, self.device = torch.from_numpy(teacher).to(device), device
         self.trained_on = len(images) - held
@@ -101,11 +101,11 @@ class StudentRecipe(Recipe):
 
 
 def train_surrogate(audit: Audit) -> None:
-    """Train what the methods need: for `td` the time-dependent student, for `ti` the OL-TI classifier.
+    """Train the classifiers of the methods in use: the time-dependent student for `td`, OL-TI for `ti`.
 
     Raises:
-        UserError: OL-TI needs labels that the data set does not have.
-        RunError: training failed, or the student does not beat chance on nearly clean images.
+        UserError: OL-TI needs labels, and the data set has none.
+        RunError: training failed, or the student is not better than chance on nearly clean images.
     """
     config, surrogate = audit.config, audit.artifacts.surrogate
     if "ti" in config.extract.methods:

@@ -1,4 +1,4 @@
-"""Recomputes a table or figure of the paper: runs what it needs, in one of three sizes, or takes a run that is there."""
+"""Recomputes a table or figure of the paper, from a new run of a preset or from a finished run."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -46,10 +46,11 @@ FROM_METRICS: dict[str, Callable[[Mapping[str, Any]], Recomputed]] = {
 
 
 def reproduce(table: str, config: Config, reporter: Reporter) -> tuple[Store, Recomputed]:
-    """Run what a table needs and recompute it; the files go to `<run>/reproduce/<table>/`.
+    """Run what a table needs and recompute it. Writes the files to `<run>/reproduce/<table>/`.
 
     Args:
         table: one of `presets.TABLES`.
+        config: see `presets.preset_config`.
 
     Raises:
         UserError: see the stages.
@@ -66,13 +67,13 @@ def reproduce(table: str, config: Config, reporter: Reporter) -> tuple[Store, Re
 
 
 def reproduce_from(table: str, uri: str, endpoint: str | None) -> tuple[Store, Recomputed]:
-    """Recompute a table from a finished run.
+    """Recompute a table from the finished run at `uri`.
 
     Raises:
-        UserError: a table that a single run cannot give, or a run without report.
+        UserError: the table needs several runs, or the run has no report.
     """
     if table in BY_CLASSES:
-        raise UserError(f"{table} needs a student for each number of classes; run it with --preset instead of --run")
+        raise UserError(f"{table} needs one student per number of classes; run it with --preset instead of --run")
     store = open_store(uri, endpoint=endpoint)
     found = of_run(table, store)
     write(store, found)
@@ -80,7 +81,7 @@ def reproduce_from(table: str, uri: str, endpoint: str | None) -> tuple[Store, R
 
 
 def of_run(table: str, store: Store) -> Recomputed:
-    """A table from the newest report of a run and the scores that it was made of."""
+    """A table from the newest report of a run and its scores. Raises UserError if there is no report."""
     try:
         latest = json.loads(store.read(LATEST))
         metrics = json.loads(store.read(f"{latest['report']}/metrics.json"))
@@ -92,7 +93,7 @@ def of_run(table: str, store: Store) -> Recomputed:
 
 
 def write(store: Store, found: Recomputed) -> None:
-    """Write the data (CSV, Parquet), the drawing (SVG) and the text."""
+    """Write the data (CSV, Parquet), the figure (SVG) and the text."""
     key = f"reproduce/{found.name}/{found.name}"
     store.write(f"{key}.csv", rows_csv(found.rows).encode())
     store.write(f"{key}.parquet", to_parquet(pa.Table.from_pylist(found.rows)))
@@ -101,7 +102,7 @@ def write(store: Store, found: Recomputed) -> None:
 
 
 def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
-    """Table 2 and Figure 7: one student per C, one λ, a fixed number of images per class."""
+    """Table 2 and Figure 7: one student per number of classes C, one λ, a fixed number of images per class."""
     share_stages(plan, reporter)
     guided = [each for each in plan.settings if each.scale]
     bands = bands_of(plan.config)
@@ -141,7 +142,7 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
 def _growths(
     store: Store, latest: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> tuple[dict[str, Growth], Mapping[str, Any], str]:
-    """The growth curve of Random and of SIDE's best λ at the calibrated cut."""
+    """Growth curves of Random and of SIDE at its best λ, the metrics, and a phrase for what counts as a match."""
     criterion = findings.main_criterion(metrics)
     assert criterion is not None
     curves = {}
@@ -152,16 +153,18 @@ def _growths(
             continue
         directory = latest["scores"][f"method={condition['method']}/lambda={float(condition['lambda'])}"]
         shards = ShardSet(store, directory, directory.split("/")[1], rows)
-        samples, images, whole = _pairs(shards, condition["n"], metrics)
-        if not whole:
+        samples, images, complete = _pairs(shards, condition["n"], metrics)
+        if not complete:
             words = f"best matches within the calibrated cut ({wording.cut_text(metrics)})"
         curves[wording.condition_name(condition)] = growth(samples, images, condition["n"])
     return curves, metrics, words
 
 
 def _pairs(shards: ShardSet, n: int, metrics: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, bool]:
-    """(sample, training image) within the calibrated cut, int64 each, and whether these are all: beyond the stored neighbours
-    there may be more, and then only best matches are taken."""
+    """Pairs within the calibrated cut: sample ids int64 [P], training ids int64 [P], and whether these are all pairs.
+
+    If there may be more pairs than the stored neighbours, only the best match of each sample is returned.
+    """
     larger = not wording.lower_is_closer(metrics["similarity"])
     table = shards.read_first(n // shards.rows, ["sample_id", "best_id", "best", "neighbor_ids", "neighbor_values"])
     ids = table.column("sample_id").to_numpy()

@@ -1,4 +1,4 @@
-"""The sweep: the paper's table over λ and C as a Ray Tune experiment whose trials share every stage that they can."""
+"""The sweep over λ, C and other settings, as a Ray Tune experiment whose trials share stages."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -37,15 +37,15 @@ TABLE, BEST = "sweep", "best.yaml"
 PROGRESS_EVERY_S = 30
 UNGUIDED: list[Callable[[Audit], None]] = [prepare, train_dpm, synthesize, score_synthetic]
 SHARED = [*UNGUIDED, label, train_surrogate]
-"""What trials share: Random needs the first four, a guided trial all."""
+"""Stages that trials share: Random needs only `UNGUIDED`, a guided trial all."""
 
 
 def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]:
-    """Run what is missing of the sweep, and write its table and its best setting's config.
+    """Run the missing parts of the sweep; write its table and the config of the best setting.
 
     Raises:
-        UserError: a setting is none that an audit can have; before anything starts.
-        RunError: some trials failed; the others are in the table, and the message names those that failed.
+        UserError: a setting is not valid for an audit; raised before anything starts.
+        RunError: some trials failed. The message names them; the others are in the table.
     """
     audit = Audit.open(config, reporter)
     plan = SweepPlan(audit.artifacts)
@@ -67,7 +67,7 @@ def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]
 
 def _make(plan: SweepPlan, reporter: Reporter) -> list[Outcome]:
     ensure_ray(plan.config.cluster)
-    # `score.shards` is for audits: a trial holds all features itself unless they are large.
+    # `score.shards` applies to audits only: a trial holds all features itself unless they are large.
     whole = plan.config.score.model_copy(update={"shards": None})
     with SearchActors(plan.base, whole) as search:
         trials = {each: trial_spec(each, found, plan.results, search) for each, found in plan.artifacts.items()}
@@ -88,17 +88,17 @@ def _read(plan: SweepPlan) -> list[Outcome]:
 
 
 def share_stages(plan: SweepPlan, reporter: Reporter) -> None:
-    """Make what several trials need, each once: one victim, a synthetic set per number of steps, a student per classifier.
+    """Make what several trials share, each once: the DPM, a synthetic set per number of steps, a student per classifier.
 
-    They are made one after the other in this process: a trial that waited for a training would hold its processors.
+    This happens before the trials start: a trial that waits for a training would occupy its CPUs.
     """
     made = set()
     for setting, artifacts in plan.artifacts.items():
-        what = artifacts.surrogate.key if setting.scale else artifacts.cut.directory
-        if what in made:
+        key = artifacts.surrogate.key if setting.scale else artifacts.cut.directory
+        if key in made:
             continue
         run_steps(Audit(artifacts, reporter), SHARED if setting.scale else UNGUIDED)
-        made |= {what, artifacts.cut.directory}
+        made |= {key, artifacts.cut.directory}
 
 
 def _check(plan: SweepPlan) -> None:
@@ -113,14 +113,14 @@ def _describe(plan: SweepPlan) -> str:
     students = len({found.surrogate.key for each, found in plan.artifacts.items() if each.scale})
     total = sum(found.config.extract.samples for found in plan.artifacts.values())
     early = plan.config.sweep.early_stopping
-    stopping = f", the best {early.keep:g} of them going on after {early.after} of it" if early else ""
+    stopping = f"; after {early.after} of the samples the best {early.keep:g} of the trials continue" if early else ""
     return f"sweep: {len(plan.settings)} trials with {students} students, {total:,} samples{stopping}"
 
 
 def _run(
     plan: SweepPlan, trials: Mapping[Setting, TrialSpec], reporter: Reporter
 ) -> tuple[dict[Setting, int], dict[str, str]]:
-    """Run every rung. Returns each trial's last goal, and the errors of failed trials by name."""
+    """Run every rung. Returns the last goal of each trial, and the errors of failed trials by name."""
     early, rules = plan.config.sweep.early_stopping, plan.config.sweep
     goals: dict[Setting, int] = {}
     errors: dict[str, str] = {}
@@ -149,17 +149,17 @@ def _run_rung(
     trials: Mapping[Setting, TrialSpec],
     reporter: Reporter,
 ) -> dict[str, str]:
-    """Have Ray Tune bring every wanted trial to its goal; errors of those that failed, by name."""
-    # Ctrl-C is for the command to answer: what is finished is kept anyway.
+    """Run the trials `wanted` up to their goals with Ray Tune. Returns the errors of failed trials by name."""
+    # The command itself handles Ctrl-C; finished shards are kept.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # Tune's newer output lists every metric of every trial; the older one takes a table of one's own columns.
+    # Tune's newer output prints every metric of every trial; the older one supports a table with chosen columns.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
     cluster, rules = plan.config.cluster, plan.config.sweep
     column = CALIBRATED if rules.band == CALIBRATED else f"cumulative-{rules.band}"
     filesystem, root = plan.results.store.arrow()
-    # Named by its trials too: where a failed one is made up for, others may go on than before.
+    # The name depends on the trials: after a failed trial is retried, other trials may survive to this rung than before.
     names = fingerprint([trials[each].name for each in wanted])
     directory, name = f"{root}/{plan.results.key}/tune", f"rung-{number}-{names}"
     trainable = tune.with_resources(
@@ -167,7 +167,7 @@ def _run_rung(
         {"CPU": cluster.actor_cpus, "GPU": float(cluster.gpus)},
     )
     if tune.Tuner.can_restore(f"{directory}/{name}", storage_filesystem=filesystem):
-        reporter.say("sweep: resumes")
+        reporter.say("sweep: resuming")
         tuner = tune.Tuner.restore(
             f"{directory}/{name}", trainable=trainable, storage_filesystem=filesystem, restart_errored=True
         )
@@ -213,7 +213,7 @@ def _outcome(plan: SweepPlan, setting: Setting, goal: int, errors: Mapping[str, 
         metrics = {**found["metrics"], "cut": read_cut(artifacts).value}
     status = FAILED if setting.name in errors or metrics is None else FINISHED if goal == planned else STOPPED
     method, scale = setting.condition.method, setting.scale
-    error = errors.get(setting.name, "it did not run to its end") if status == FAILED else ""
+    error = errors.get(setting.name, "it did not finish") if status == FAILED else ""
     return Outcome(setting.name, setting.columns(), method, scale, status, planned, metrics, error)
 
 

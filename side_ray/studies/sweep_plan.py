@@ -1,4 +1,4 @@
-"""What a sweep consists of: its settings, the config of the audit that each of them is, and where its results lie. No Ray."""
+"""The settings of a sweep, the audit config of each, and the path of the results. No Ray."""
 
 import itertools
 import math
@@ -22,13 +22,13 @@ EVERY_STEP = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the sweep: a condition and what its classifier is made of. Random (λ = 0) has no classifier."""
+    """One setting of the sweep: a condition and the settings of its classifier. Random (λ = 0) has no classifier."""
 
     scale: float
     steps: int
     labels: str | None = None
     classes: int | None = None
-    """None for labels `classifier`, whose classes are those of the data."""
+    """None for labels `classifier`, which uses the classes of the data."""
     arch: str | None = None
     interval: tuple[float, float] = EVERY_STEP
 
@@ -38,7 +38,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Unique within a sweep, and fit for a path."""
+        """Name that is unique within a sweep and valid as a part of a path."""
         start, end = self.interval
         words = [self.labels, self.classes and f"classes={self.classes}", self.arch, f"steps={self.steps}"]
         words += [f"interval={start}-{end}" if self.interval != EVERY_STEP else None]
@@ -47,24 +47,24 @@ class Setting:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sorts settings: Random first, then by classifier, then by λ."""
+        """Sort key: Random first, then by classifier, then by λ."""
         return (self.steps, self.labels or "", self.classes or 0, self.arch or "", self.interval, self.scale)
 
     def columns(self) -> dict[str, Any]:
-        """What tells the settings apart in a table."""
+        """Columns of the sweep's table that identify the setting."""
         start, end = self.interval
         columns = {"labels": self.labels, "classes": self.classes, "arch": self.arch, "steps": self.steps}
         return columns | {"interval_from": start, "interval_to": end}
 
 
 def settings(config: Config) -> list[Setting]:
-    """Every setting that the config's `sweep` asks for, sorted; settings that come to the same are one.
+    """The distinct settings of the config's section `sweep`, sorted by `Setting.order`.
 
     Raises:
-        UserError: there is nothing to sample, or fewer settings than are to be drawn.
+        UserError: samples are given, or there are fewer settings than `sweep.trials`.
     """
     if config.given:
-        raise UserError("given: samples are given, so there is nothing to sweep over; drop the section `given`")
+        raise UserError("given: a sweep samples, but here the samples are given; remove the section `given`")
     found = _drawn(config) if config.sweep.search == "random" else set(_grid(config, _scales(config)))
     return sorted(found, key=lambda setting: setting.order)
 
@@ -89,20 +89,20 @@ def _grid(config: Config, scales: list[float]) -> Iterator[Setting]:
 
 
 def _drawn(config: Config) -> set[Setting]:
-    """`sweep.trials` distinct settings, the same for the same seed."""
+    """`sweep.trials` distinct random settings, determined by `run.seed`."""
     sweep, rng = config.sweep, np.random.default_rng([config.run.seed, 4])
     assert sweep.trials is not None
     if sweep.lambda_range is None:
         grid = sorted(set(_grid(config, _scales(config))), key=lambda setting: setting.order)
         if sweep.trials > len(grid):
             raise UserError(
-                f"sweep.trials: {sweep.trials} are wanted of {len(grid)} settings; lower it, or give sweep.lambda_range"
+                f"sweep.trials: {sweep.trials} trials, but only {len(grid)} settings; lower it, or give sweep.lambda_range"
             )
         return {grid[i] for i in rng.choice(len(grid), sweep.trials, replace=False)}
     low, high = sweep.lambda_range
     found: set[Setting] = set()
     while len(found) < sweep.trials:
-        # Three digits: nothing is known to more, and the number is part of a path.
+        # Three significant digits are precise enough, and the number becomes part of a path.
         scale = float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
         around = list(_grid(config, [scale]))
         found.add(around[rng.integers(len(around))])
@@ -110,10 +110,10 @@ def _drawn(config: Config) -> set[Setting]:
 
 
 def config_of(config: Config, setting: Setting) -> Config:
-    """The config of the audit that a setting is.
+    """The config of the audit that samples only the setting's condition.
 
     Raises:
-        UserError: the setting is none that an audit can have.
+        UserError: the setting is not valid for an audit.
     """
     values = config.model_dump(mode="json", exclude={"sweep"})
     extract, surrogate = values["extract"], values["surrogate"]
@@ -129,7 +129,7 @@ def config_of(config: Config, setting: Setting) -> Config:
 
 
 def audit_of(config: Config, setting: Setting) -> Config:
-    """A setting as an audit of its own: its λ beside Random."""
+    """The config of a stand-alone audit of a setting: its λ, and Random. Raises UserError if it is not valid."""
     chosen = config_of(config, setting)
     methods = ["random", "td"] if setting.scale else ["random"]
     values = chosen.model_dump(mode="json")
@@ -139,7 +139,7 @@ def audit_of(config: Config, setting: Setting) -> Config:
 
 @dataclass
 class SweepPlan:
-    """The settings of a sweep with their configs and artifacts. `base` is the config's own artifacts."""
+    """The settings of a sweep with their artifacts. `base`: the artifacts of the config itself."""
 
     base: Artifacts
     settings: list[Setting] = field(init=False)
@@ -158,7 +158,7 @@ class SweepPlan:
 
     @cached_property
     def results(self) -> Artifact:
-        """The directory of the sweep, named by all that its table depends on."""
+        """The artifact of the sweep's results."""
         parts = [
             [each.name, found.config.extract.samples, found.scores(each.condition).fingerprint, found.cut.fingerprint]
             for each, found in self.artifacts.items()
@@ -168,18 +168,18 @@ class SweepPlan:
 
     @property
     def rungs(self) -> list[float]:
-        """Parts of N_G after which trials are compared; the last one is the whole."""
+        """Fractions of N_G after which trials are compared; the last one is 1."""
         early = self.config.sweep.early_stopping
         return [*(early.after if early else []), 1.0]
 
     def goal(self, setting: Setting, share: float) -> int:
-        """Samples that a trial has at a rung: whole shards."""
+        """Number of samples of a trial at a rung, rounded up to whole shards."""
         extract = self.artifacts[setting].config.extract
         shards = math.ceil(round(share * extract.samples / extract.shard_size, 9))
         return shards * extract.shard_size
 
 
 def survivors(values: dict[Setting, float], keep: float) -> list[Setting]:
-    """The best ⌈keep · n⌉ settings of a rung, and all that equal the last of them, in the order of `values`."""
+    """The best ⌈keep · n⌉ settings of a rung, including all ties with the last of them, in the order of `values`."""
     last = sorted(values.values(), reverse=True)[math.ceil(keep * len(values)) - 1]
     return [setting for setting, value in values.items() if value >= last]

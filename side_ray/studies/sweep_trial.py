@@ -1,4 +1,4 @@
-"""One trial of a sweep: samples its condition and scores it shard by shard, and says at each shard how it stands."""
+"""One trial of a sweep: samples and scores its condition shard by shard, and reports its metrics after each shard."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ SCORES = ("ams", "ums", "ums_best")
 
 @dataclass(frozen=True)
 class TrialSpec(Carrier):
-    """Everything that a trial needs, by path. Its shards are those of an audit of the same condition."""
+    """Everything that a trial needs, by path. Its shards are the same as those of an audit of the condition."""
 
     name: str
     results: Artifact
@@ -41,7 +41,7 @@ class TrialSpec(Carrier):
 
 
 def read_result(results: Artifact, name: str, goal: int) -> dict[str, Any] | None:
-    """`metrics` (as of an audit's condition) and `notes` at `goal` samples; None before the trial got there."""
+    """`metrics` (as of a condition in `metrics.json`) and `notes` at `goal` samples; None before the trial has reached them."""
     try:
         return results.read_json(result_key(name, goal))
     except FileNotFoundError:
@@ -49,12 +49,12 @@ def read_result(results: Artifact, name: str, goal: int) -> dict[str, Any] | Non
 
 
 def result_key(name: str, goal: int) -> str:
-    """Where a trial's result at `goal` samples lies, relative to the sweep's directory."""
+    """Path of a trial's result at `goal` samples, relative to the directory of the sweep."""
     return f"trials/{name}/{goal}.json"
 
 
 def trial_spec(setting: Setting, artifacts: Artifacts, results: Artifact, search: SearchActors) -> TrialSpec:
-    """The trial of a setting; `artifacts` are those of its own config."""
+    """The trial of a setting. `artifacts`: those of the setting's config."""
     condition, levels = setting.condition, levels_of(artifacts)
     samples, scores, hits = artifacts.samples(condition), artifacts.scores(condition), artifacts.hits(condition)
     return TrialSpec(
@@ -69,22 +69,22 @@ def trial_spec(setting: Setting, artifacts: Artifacts, results: Artifact, search
 
 
 class Trial:
-    """Makes the shards that are not there yet, and reads the scores of each."""
+    """Makes the missing shards of one trial and reads the scores of each."""
 
     def __init__(self, spec: TrialSpec) -> None:
         self.spec = spec
         (self.job,) = spec.scorer.jobs
         self.notes: set[str] = set()
         self._actors: dict[type[ShardActor], ShardActor] = {}
-        self._look()
+        self._list_shards()
 
     def shard(self, index: int) -> ConditionScores:
-        """The scores of one shard, made first where they are missing.
+        """The scores of one shard, which is sampled and scored first if it does not exist.
 
         Raises:
             RunError: it cannot be sampled or scored.
         """
-        return repairing(self.job.output.store, lambda: self._shard(index), lambda damage: self._look())
+        return repairing(self.job.output.store, lambda: self._shard(index), lambda damage: self._list_shards())
 
     def _shard(self, index: int) -> ConditionScores:
         if index not in self._scored:
@@ -94,7 +94,7 @@ class Trial:
         assert self.job.hits is not None
         return read_shard(self.spec.scorer.score, self.job.output, self.job.hits, index)
 
-    def _look(self) -> None:
+    def _list_shards(self) -> None:
         self._sampled, self._scored = self.job.samples.present(), self.job.output.present()
 
     def _make(self, kind: type[Any], spec: Any, index: int) -> None:
@@ -113,11 +113,11 @@ class Trial:
 
 
 def run_trial(parameters: dict[str, Any], trials: dict[str, TrialSpec]) -> None:
-    """A trial's life as Ray Tune's function trainable; what is there already is only read.
+    """Ray Tune's function trainable for a trial. Existing shards and results are only read.
 
     Args:
-        parameters: `setting` with `trial` (its name) and `goal` (samples to have); the rest of it is for the reader.
-        trials: by name.
+        parameters: `setting` with `trial` (name) and `goal` (number of samples); its other entries are for display only.
+        trials: the trials by name.
     """
     from ray import tune
 
@@ -132,16 +132,16 @@ def run_trial(parameters: dict[str, Any], trials: dict[str, TrialSpec]) -> None:
         shard = trial.shard(index)
         scores = shard if scores is None else join([scores, shard])
         so_far = progress(cut_metrics(scores, spec.bands, spec.cut, train_size=spec.train_size), scores.best.size)
-        _show(spec.name, so_far)
+        _set_gauges(spec.name, so_far)
         if index + 1 == goal // trial.job.output.rows:
-            # Before the last report, after which Tune may count the trial as finished.
+            # Written before the last report, after which Tune may treat the trial as finished.
             metrics = condition_metrics(scores, spec.bands, spec.cut, train_size=spec.train_size)
             spec.results.write_json(result_key(spec.name, goal), {"metrics": metrics, "notes": sorted(trial.notes)})
         tune.report(so_far)
 
 
 def progress(metrics: dict[str, Any], samples: int) -> dict[str, Any]:
-    """What a trial tells while it runs: `samples`, and each score in %, by band, cumulative band and at the calibrated cut."""
+    """A trial's intermediate result: `samples`, and each score in % by band, by cumulative band and at the calibrated cut."""
     cumulative = {f"cumulative-{name}": entry for name, entry in metrics["cumulative"].items()}
     cuts = {**metrics["bands"], **cumulative, CALIBRATED: metrics["calibrated"]}
     shares = {score: {name: 100 * entry[score] for name, entry in cuts.items()} for score in SCORES}
@@ -151,7 +151,7 @@ def progress(metrics: dict[str, Any], samples: int) -> dict[str, Any]:
 _GAUGES: dict[str, Any] = {}
 
 
-def _show(name: str, so_far: dict[str, Any]) -> None:
+def _set_gauges(name: str, so_far: dict[str, Any]) -> None:
     """Set the trial's gauges on Ray's metrics endpoint."""
     if not _GAUGES:
         _GAUGES.update(gauges("trial", {"samples": "Scored samples of a trial"}, ("trial",)))

@@ -1,4 +1,4 @@
-"""The paper's theory on a real DPM: densities, latents, and what labels do to them, as theory.json, figures and a text."""
+"""The paper's theoretical quantities of a DPM (densities, latents, effect of labels): theory.json, figures and a text."""
 
 import math
 from typing import Any
@@ -35,18 +35,19 @@ SCHEMA = 1
 
 
 def run_theory(config: Config, reporter: Reporter) -> list[str]:
-    """Make the DPM if it is not there, and compute the theory on it; returns lines for the terminal."""
+    """Make the DPM if it does not exist, and compute the theory on it. Returns lines for the terminal."""
     audit = run_until("train_dpm", config, reporter)
     found = theory(audit)
     return [*verdicts(found), f"theory: {audit.run.store.uri}/{audit.artifacts.theory.key}/theory.md"]
 
 
 def theory(audit: Audit) -> dict[str, Any]:
-    """Compute what is not there yet; returns the content of theory.json.
+    """Compute what is missing. Returns the content of theory.json.
 
     Raises:
-        UserError: a t or a number of classes does not fit, or it is not known which class an imported model saw an image with.
-        RunError: a shard failed; the others are kept.
+        UserError: a timestep or a number of classes is out of range, or the DPM is an imported class-conditional model,
+            for which the training classes are unknown.
+        RunError: some shards failed. All others are kept.
     """
     target = audit.artifacts.theory
     if not target.done:
@@ -63,7 +64,7 @@ def theory(audit: Audit) -> dict[str, Any]:
 
 
 class _Study:
-    """One DPM with the members that stand for its training set."""
+    """One DPM and the members that represent its training set."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.config, self.artifacts = audit, audit.config, audit.artifacts
@@ -90,8 +91,8 @@ class _Study:
         dpm = self.config.dpm
         if dpm.condition == "none":
             raise UserError(
-                "theory: the imported model is class-conditional, and nobody knows here with which class it saw each image; "
-                "train one (dpm.condition) or import an unconditional one"
+                "theory: the imported model is class-conditional, and the class of each training image is unknown; "
+                "train a model (dpm.condition) or import an unconditional one"
             )
         if dpm.condition == "labels":
             return classes_of_members(self.images.labels, len(self.images), dpm, self.config.run.seed)
@@ -116,16 +117,17 @@ class _Study:
 
     @property
     def own_variance(self) -> float:
-        """(1−ᾱ_0)/ᾱ_0: the noise that the model leaves on its images."""
+        """(1−ᾱ_0)/ᾱ_0, the variance of the noise that the model leaves on its images."""
         alpha_bar = float(self.dpm.alphas_cumprod[0])
         return (1 - alpha_bar) / alpha_bar
 
     @property
     def epsilons(self) -> list[float]:
+        """Variances ε of the smoothed training set, ascending: those of the config and `own_variance`."""
         return sorted({*self.settings.epsilons, self.own_variance})
 
     def compute(self) -> None:
-        """Have every shard made that is not there."""
+        """Make the missing shards."""
         run_shards(self.audit, TheoryWorker, self.jobs, self._spec, "theory", "points")
 
     def _spec(self) -> TheorySpec:
@@ -174,24 +176,24 @@ class _Study:
         """KL(q_ε ‖ p_θ) at one ε."""
         log_q = self._table(job, "log_q")
         found = mixture_divergence(log_q, self._table(job, "log_p"))
-        entry: dict[str, Any] = {"epsilon": job.epsilon, **_said(found), "per_dimension": found.value / d}
+        entry: dict[str, Any] = {"epsilon": job.epsilon, **_entry(found), "per_dimension": found.value / d}
         if self.config.dpm.kind == "optimal":
             exact = mixture_divergence(log_q, self._table(job, "log_p_exact"))
-            entry["exact"] = _said(exact)
+            entry["exact"] = _entry(exact)
         return entry
 
     def _point_memorization(self, job: TheoryJob, points: np.ndarray) -> dict[str, Any]:
-        """M_point per training image through the model's own samples and density."""
+        """M_point per training image, from the model's own samples and their density."""
         samples, log_p = self._table(job, "x"), self._table(job, "log_p")
         entries = []
         for epsilon in self.epsilons:
             found = point_memorization_of_samples(samples, log_p, points, epsilon)
             entries.append({"epsilon": epsilon, "value": found.value / len(points), "error": found.error / len(points)})
         entropy = mixture_divergence(np.zeros_like(log_p), log_p)
-        return {"entropy": _said(entropy), "per_image": entries}
+        return {"entropy": _entry(entropy), "per_image": entries}
 
     def _latents(self) -> Any:
-        """Each latent that there is, at each t, with every labelling of the images."""
+        """Analyses each latent of the images at each t under every labelling."""
         x0 = to_float(self.images.images)
         labellings = self._labellings()
         for t in self.settings.timesteps:
@@ -235,5 +237,5 @@ class _Study:
         return labellings
 
 
-def _said(found: Estimate) -> dict[str, float]:
+def _entry(found: Estimate) -> dict[str, float]:
     return {"value": found.value, "error": found.error}

@@ -1,4 +1,4 @@
-"""What the theory needs of the DPM itself, in shards: densities by its probability flow, and its latents."""
+"""Computes the theory's inputs from the DPM in shards: densities by the probability flow ODE, and latents."""
 
 import threading
 import time
@@ -29,8 +29,8 @@ from side_ray.theory.measures import mixture_log_density
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The members that stand for the training set: ids int64 [N], images float32 [N, C, H, W] in [-1, 1], the class condition
-    that each was trained with (int64 [N]), None for an unconditional model."""
+    """The members that represent the training set: ids int64 [N], images float32 [N, C, H, W] in [-1, 1], and the class
+    condition of each in training, int64 [N] (None for an unconditional model)."""
 
     ids: np.ndarray
     images: torch.Tensor
@@ -42,10 +42,10 @@ Kind = Literal["data", "model", "latents"]
 
 @dataclass(frozen=True)
 class TheoryJob(ShardJob):
-    """One table of `wanted` rows.
+    """One table with `wanted` rows.
 
-    `data`: points of the training set smoothed with variance `epsilon`, with their `log_q` and `log_p`. `model`: samples of
-    p_θ and their `log_p`. `latents`: the middle block for each training image, with `draws` noises at each t.
+    `data`: points from the training set smoothed with variance `epsilon`, with `log_q` and `log_p`. `model`: samples of p_θ with
+    `log_p`. `latents`: the middle block of each training image at each t, for `draws` draws of noise.
     """
 
     kind: Kind
@@ -55,7 +55,7 @@ class TheoryJob(ShardJob):
 
 @dataclass(frozen=True)
 class TheorySpec(Carrier):
-    """Everything that a worker needs, by path. `ids` are those of the members that take part, `classes` their conditions."""
+    """Everything that a worker needs, by path. `ids`: the members in use; `classes`: their class conditions."""
 
     store: Store
     prepared: str
@@ -69,12 +69,12 @@ class TheorySpec(Carrier):
 
 
 def noise_seeds(seed: int, stream: str, rows: range) -> list[int]:
-    """The seeds of rows of one of the theory's random streams."""
+    """The seeds of these rows in one of the theory's random streams."""
     return [sample_seed(seed, f"theory/{stream}", i) for i in rows]
 
 
 class TheoryWorker(ShardActor):
-    """Computes whole shards and writes them."""
+    """Computes and writes shards of all kinds of `TheoryJob`."""
 
     stage = "theory"
     phases = ("compute", "write")
@@ -92,6 +92,7 @@ class TheoryWorker(ShardActor):
 
     @cached_property
     def training(self) -> TrainingSet:
+        """The members in use, read once per worker."""
         found = read_split(self.spec.store, self.spec.prepared, "member", ids=self.spec.ids)
         classes = None if self.spec.classes is None else np.array(self.spec.classes, np.int64)
         return TrainingSet(found.ids, to_float(found.images), classes)
@@ -100,7 +101,7 @@ class TheoryWorker(ShardActor):
         job = self.spec.jobs[task.job]
         rows = range(task.shard * job.output.rows, (task.shard + 1) * job.output.rows)
         compute = {"data": self._data, "model": self._model, "latents": self._latents}[job.kind]
-        # A hook sees every call of the network, another thread's too.
+        # One thread at a time: the hook of `middle_block` would also record the network calls of another thread.
         with self._lock:
             began = time.perf_counter()
             columns = compute(job, rows)
@@ -144,13 +145,13 @@ class TheoryWorker(ShardActor):
         return columns
 
     def _latents(self, job: TheoryJob, rows: range) -> dict[str, Any]:
-        # The last shard is filled up with the first images.
+        # The last shard is padded with the first images.
         chosen = np.array(rows) % len(self.training.ids)
         labels = None if self.training.classes is None else self.training.classes[chosen]
         return self._middle(self.training.images[chosen], rows, "latents", labels)
 
     def _middle(self, x0: torch.Tensor, rows: range, stream: str, labels: np.ndarray | None) -> dict[str, Any]:
-        """The middle block at each t, `draws` noises one after the other in each list."""
+        """The middle block of x0 at each t as a column `t=…`; each list concatenates the `draws` draws of noise."""
         assert isinstance(self.dpm, UnetDpm)
         columns = {}
         for t in self.spec.theory.timesteps:
@@ -168,13 +169,13 @@ class TheoryWorker(ShardActor):
         return columns
 
     def _hutchinson(self, seeds: list[int]) -> Hutchinson:
-        # Another stream than that of the points, which the same seeds drew.
+        # Shifted seeds, because the seeds themselves already drew the points.
         return Hutchinson([seed + 1 for seed in seeds], self.spec.theory.probes)
 
     def _densities(self, x: torch.Tensor, log_p: torch.Tensor, epsilon: float) -> dict[str, Any]:
         columns = {"log_p": pa.array(log_p.cpu().numpy())}
         if isinstance(self.dpm, OptimalDpm):
-            # Its density is a mixture around the members, at whatever noise.
+            # The density of the optimal DPM is a Gaussian mixture around the members at every noise level.
             alpha_bar = float(self.dpm.alphas_cumprod[0])
             centres = self.dpm.images.flatten(1).double().cpu().numpy()
             exact = mixture_log_density(x.flatten(1).numpy(), centres, max(epsilon, (1 - alpha_bar) / alpha_bar))

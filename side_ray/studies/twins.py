@@ -1,4 +1,4 @@
-"""Class-conditional twins of the DPM: the same images, network and training, with true, random or unique labels as condition."""
+"""Class-conditional twins of the DPM: same images, network and training, conditioned on true, random or unique labels."""
 
 from typing import Any, get_args
 
@@ -25,22 +25,22 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def run_twins(config: Config, reporter: Reporter) -> list[str]:
-    """Audit the class-conditional twins of the DPM and compare them; returns lines for the terminal."""
+    """Audit the class-conditional twins of the DPM and compare them. Returns lines for the terminal."""
     artifact, text = twins(config, reporter)
     return [text, f"twins: {artifact.store.uri}/{artifact.key}/twins.md"]
 
 
 def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
-    """Audit the DPM with each class condition, and write twins.json, twins.csv, a figure and a text.
+    """Audit the DPM with each class condition; write twins.json, twins.csv, a figure and a text.
 
     Returns:
         The artifact and the text.
 
     Raises:
-        UserError: the DPM is not one that is trained here.
+        UserError: `dpm.kind` is not `train`, or samples are given. See also the stages.
     """
     if config.given or config.dpm.kind != "train":
-        raise UserError("dpm.kind: twins are DPMs that are trained here; use kind train, and no `given` samples")
+        raise UserError("dpm.kind: twins have to be trained; use kind train, without `given` samples")
     audits = _audits(config, reporter)
     plain = audits["none"]
     parts = [audits[kind].report.fingerprint for kind in KINDS if kind in audits]
@@ -65,13 +65,13 @@ def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
 
 
 def _audits(config: Config, reporter: Reporter) -> dict[Kind, Artifacts]:
-    """The audit of each twin; the config's own comes last, so that `latest.json` and `config.yaml` are its."""
+    """The audit of each twin. The config's own audit runs last, so that `latest.json` and `config.yaml` describe it."""
     own = config.dpm.condition
     audits: dict[Kind, Artifacts] = {}
     for kind in sorted(KINDS, key=lambda kind: (kind == own, kind == "labels")):
-        # Known once the images are prepared, which the first twin does.
+        # Whether there are labels is known after the first twin has prepared the images.
         if kind == "labels" and audits and not next(iter(audits.values())).prepare.info()["classes"]:
-            reporter.warn("twins: the images have no labels, so there is no twin with true ones")
+            reporter.warn("twins: the images have no labels, so there is no twin with true labels")
             continue
         twin = config.model_copy(update={"dpm": config.dpm.model_copy(update={"condition": kind})})
         reporter.say(f"twins: condition {kind}")
@@ -82,7 +82,7 @@ def _audits(config: Config, reporter: Reporter) -> dict[Kind, Artifacts]:
 def _twin(
     kind: Kind, artifacts: Artifacts, scores: dict[Kind, dict[Condition, ConditionScores]], cut: Cut
 ) -> dict[str, Any]:
-    """One twin: its training, and each condition at the unconditional DPM's cut and in the bands that all share."""
+    """Results of one twin: its training, and each condition at the unconditional DPM's cut and in the common bands."""
     metrics = artifacts.report.read_json("metrics.json")
     info = artifacts.dpm.info()
     larger = bands_of(artifacts.config).larger_is_closer
@@ -114,7 +114,7 @@ def _twin(
 
 
 def _at(scores: ConditionScores, cut: Cut, larger_is_closer: bool, train_size: int) -> dict[str, Any]:
-    """AMS and UMS by best match at a cut that is not the twin's own, with the held-out control."""
+    """AMS, and UMS by best match, at the cut of another twin, with the same measures on the holdout images."""
     n = len(scores.best)
     matches = reaches(scores.best, cut, larger_is_closer)
     ids, counts = np.unique(scores.best_id[matches], return_counts=True)
@@ -141,7 +141,7 @@ def _classes(artifacts: Artifacts) -> int | None:
 
 
 def _csv(audits: dict[Kind, Artifacts]) -> str:
-    """The twins' metrics.csv below each other, with a first column `condition`."""
+    """The concatenated metrics.csv of all twins, with a first column `condition`."""
     lines: list[str] = []
     for kind in KINDS:
         if kind in audits:

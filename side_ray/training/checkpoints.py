@@ -1,4 +1,4 @@
-"""Checkpoints of one training in the run's storage: an object each, put whole, so that what is there can be resumed from."""
+"""Checkpoints of one training in the run's storage. Each is one object, written atomically, so a listed one is complete."""
 
 import pickle
 import tempfile
@@ -14,13 +14,12 @@ from side_ray.runs.run import Artifact
 
 DIRECTORY = "checkpoints"
 KEPT = 2
-"""The newest, and the one before it in case that one cannot be read."""
+"""The newest checkpoint, and the previous one in case the newest cannot be read."""
 DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)
 
 
 class Checkpoints:
-    """Written by one worker in a thread of its own, read by all. They go through the run's store, which sends again what the
-    network loses and counts it."""
+    """Written by one worker in a background thread, read by all workers. The run's store retries failed requests."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.store, self.directory = artifact.store, f"{artifact.key}/{DIRECTORY}"
@@ -31,7 +30,7 @@ class Checkpoints:
         return f"{self.directory}/step-{step:09d}.pt"
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, newest first."""
+        """Steps with a checkpoint, newest first."""
         found = []
         for entry in self.store.list(self.directory):
             digits = entry.key.rsplit("/", 1)[-1].removeprefix("step-").removesuffix(".pt")
@@ -40,16 +39,16 @@ class Checkpoints:
         return sorted(found, reverse=True)
 
     def begin(self, step: int, state: dict[str, Any]) -> None:
-        """Copy `state` (tensors, numbers, strings, lists and dicts of them) and write it while the training goes on.
+        """Copy `state` (tensors, numbers, strings, lists and dicts of them) and write it while training continues.
 
         Raises:
-            RunError: the one before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.wait()
         self._under_way = self._thread.submit(self._write, step, _copied(state))
 
     def wait(self) -> None:
-        """Return when what was begun is written. Raises RunError if it could not be."""
+        """Wait until the checkpoint that `begin` started is written. Raises RunError if it could not be written."""
         if self._under_way is not None:
             under_way, self._under_way = self._under_way, None
             under_way.result()
@@ -63,7 +62,7 @@ class Checkpoints:
             self.store.delete(self.key(old))
 
     def load(self, step: int) -> dict[str, Any]:
-        """The state of one checkpoint, on the CPU. Raises one of `DAMAGED`, or FileNotFoundError."""
+        """The state of one checkpoint, on the CPU. Raises one of `DAMAGED` if it cannot be read, or FileNotFoundError."""
         with tempfile.TemporaryFile(prefix="side-ray-checkpoint-") as file:
             with self.store.open_input(self.key(step)) as source:
                 while block := source.read(16 << 20):
@@ -73,7 +72,7 @@ class Checkpoints:
         return state
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and state of the newest checkpoint that can be read; None = none can."""
+        """Step and state of the newest checkpoint that can be read; None if there is none."""
         for step in self.steps():
             with suppress(FileNotFoundError, *DAMAGED):
                 return step, self.load(step)
@@ -81,7 +80,7 @@ class Checkpoints:
 
 
 def remove_checkpoints(artifact: Artifact) -> None:
-    """Remove the checkpoints of a training that is complete; cheap where there are none."""
+    """Delete the checkpoints of a complete training; cheap if there are none."""
     directory = f"{artifact.key}/{DIRECTORY}"
     if next(artifact.store.list(directory), None) is not None:
         artifact.store.delete(directory)

@@ -1,4 +1,4 @@
-"""Trains the classifiers of clean images: the teacher of labels, and the OL-TI baseline."""
+"""Trains classifiers on clean images: the teacher that labels the synthetic set, and the OL-TI baseline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members
 from side_ray.training.trainer import train
 
-EVALUATED = 512
-"""Images that are classified at a time."""
+EVALUATION_BATCH = 512
+"""Images classified at a time when the accuracy is measured."""
 
 
 def schedule_of(section: SurrogateSection, steps: int) -> Schedule:
-    """The classifiers' common training schedule."""
+    """The training schedule that all classifiers share, for `steps` steps."""
     return Schedule(
         steps=steps,
         batch_size=section.batch_size,
@@ -38,7 +38,7 @@ def schedule_of(section: SurrogateSection, steps: int) -> Schedule:
 
 @dataclass(frozen=True)
 class CleanRecipeMaker:
-    """Builds the recipe of a classifier of clean images: the teacher, or OL-TI."""
+    """Builds the recipe of a classifier of clean images in the worker: the teacher or OL-TI."""
 
     prepared: Artifact
     section: SurrogateSection
@@ -56,7 +56,7 @@ class CleanRecipeMaker:
 
 
 class CleanRecipe(Recipe):
-    """Cross-entropy on the members and their original labels, without time module."""
+    """Cross-entropy on the members and their original labels. The network takes no timestep."""
 
     def __init__(self, members: Members, section: SurrogateSection, seed: int, device: torch.device) -> None:
         assert members.labels is not None
@@ -83,13 +83,15 @@ class CleanRecipe(Recipe):
         right = 0
         for piece in self.members.pieces():
             ids = torch.from_numpy(piece.ids).to(self.device)
-            for some, images in zip(ids.split(EVALUATED), to_float(piece.images).split(EVALUATED), strict=True):
+            for some, images in zip(
+                ids.split(EVALUATION_BATCH), to_float(piece.images).split(EVALUATION_BATCH), strict=True
+            ):
                 right += int((self.module(images.to(self.device)).argmax(1) == self.labels[some]).sum())
         return {"classes": self.module.config.num_classes, "accuracy_on_members": right / self.members.count}
 
 
 def train_classifier(audit: Audit, name: Literal["teacher", "ol_ti"]) -> None:
-    """Train a classifier of clean images on the members and their labels, as the surrogate's artifact `name`."""
+    """Train a classifier of clean images on the members and their labels. Output: `name` in the surrogate's artifact."""
     config, artifacts = audit.config, audit.artifacts
     cache_bytes = config.cluster.train_cache_gb * 2**30
     maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes)
@@ -97,9 +99,9 @@ def train_classifier(audit: Audit, name: Literal["teacher", "ol_ti"]) -> None:
 
 
 def train_part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe], steps: int) -> None:
-    """Train one network of the surrogate, as its artifact `name`.
+    """Train one network of the surrogate. Output: `name` in the surrogate's artifact.
 
-    BatchNorm's statistics are those of one worker's rows, so one worker trains it: several would give another network.
+    Uses one worker: BatchNorm's statistics are per worker, so several workers would train a different network.
     """
     config, target = audit.config, audit.artifacts.surrogate.child(name)
     cluster, title = config.cluster, f"train_surrogate: {name}"

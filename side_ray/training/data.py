@@ -1,4 +1,4 @@
-"""The members as a training worker reads them: from memory where they fit, else streamed from storage, epoch after epoch."""
+"""The members as training data: cached in memory if they fit, otherwise streamed from storage every epoch."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,11 +14,11 @@ from side_ray.training.stream import Streamed
 
 
 class Cached(Members):
-    """Keeps the pixels as bytes, a quarter of what the networks see.
+    """All members in memory, as uint8: a quarter of the size of the float32 images that the network gets.
 
     Args:
-        images: their ids are dense from 0.
-        order: which images are in the batch of a step.
+        images: the members, with ids 0 … N − 1.
+        order: the images of each step's batch.
     """
 
     def __init__(self, images: ImageSet, order: Order, device: torch.device) -> None:
@@ -38,11 +38,11 @@ class Cached(Members):
             yield ImageSet(self.images.ids[window], self.images.images[window], labels)
 
     def close(self) -> None:
-        """What is in memory stays there: `pieces` reads it."""
+        """Does nothing: `pieces` still needs the pixels in memory."""
 
 
 def epoch_order(total: int, batch: int, seed: int) -> Order:
-    """A new seeded permutation of the data set in every epoch, read through batch by batch."""
+    """Order of a data set of `total` images: a new seeded permutation in every epoch, cut into batches."""
 
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> np.ndarray:
@@ -58,11 +58,12 @@ def epoch_order(total: int, batch: int, seed: int) -> Order:
 def open_members(
     prepared: Artifact, cache_bytes: float, batch: int, order: Order | None, seed: int, device: torch.device
 ) -> Members:
-    """The members of a prepared data set, cached if their pixels take at most `cache_bytes`, else streamed.
+    """The members of a prepared data set: cached if their pixels take at most `cache_bytes`, otherwise streamed.
 
     Args:
+        prepared: the `prepare` artifact.
         batch: images per step, over all workers.
-        order: of the cached images; `epoch_order` where absent. Streamed ones come in an order of their own.
+        order: order of cached images; None = `epoch_order`. Streamed images have their own order, see `stream.Order`.
     """
     info = prepared.info()
     if info["member"] * int(np.prod(info["shape"])) <= cache_bytes:

@@ -1,4 +1,4 @@
-"""Shows a training to people: events for TensorBoard beside the artifact, gauges on Ray's dashboard, a file for `status`."""
+"""Logs a training: TensorBoard events in the artifact, gauges on Ray's metrics endpoint, a progress file for `status`."""
 
 import tempfile
 import time
@@ -14,8 +14,8 @@ from side_ray.runs.run import PROGRESS, Artifact
 
 TENSORBOARD = "tensorboard"
 GAUGES = {
-    "step": "Steps that a training has done",
-    "loss": "Mean training loss of the last steps",
+    "step": "Finished steps of a training",
+    "loss": "Mean training loss of the latest steps",
     "lr": "Learning rate",
     "images_per_second": "Images trained on per second, over all workers",
 }
@@ -24,16 +24,17 @@ PUBLISH_EVERY_S = 30.0
 
 
 class TrainingLogger:
-    """What one worker, the first, tells of the training. Storage is written in a thread of its own: a slow one must not hold
-    up the steps.
+    """Logs on behalf of all workers; only the first worker has one. A background thread writes to storage, so that slow storage
+    does not delay the steps.
 
     Args:
-        stage: named in the gauges' tag.
-        first: the step that the training starts or resumes at; TensorBoard forgets what an earlier worker told beyond it.
+        artifact: where the events and the progress file are written.
+        stage: value of the gauges' tag `stage`.
+        first: the step at which training starts or resumes; TensorBoard discards earlier events from this step on.
     """
 
     def __init__(self, artifact: Artifact, stage: str, first: int) -> None:
-        # Imported late: the driver has no use for it and does not wait for what it loads.
+        # Imported here because it is slow to load and the driver does not need it.
         from tensorboardX import SummaryWriter
 
         self.artifact, self.stage = artifact, stage
@@ -44,19 +45,21 @@ class TrainingLogger:
         self._under_way: Future[None] | None = None
         self._progress_at = self._published_at = time.monotonic()
 
-    def tell(self, step: int, steps: int, values: dict[str, float], rate: float, images: int) -> None:
-        """Show loss and the like.
+    def log_scalars(self, step: int, steps: int, values: dict[str, float], rate: float, images: int) -> None:
+        """Log scalars at a step.
 
         Args:
-            values: scalars by name; `loss` and `lr` are among them.
+            step: finished steps.
+            steps: steps of the whole training.
+            values: scalars by name, including `loss` and `lr`.
             rate: steps per second.
             images: images per step, over all workers.
         """
-        shown = {**values, "images_per_second": rate * images}
-        for name, value in shown.items():
+        scalars = {**values, "images_per_second": rate * images}
+        for name, value in scalars.items():
             self._writer.add_scalar(f"train/{name}", value, step)
         for name, gauge in self._gauges.items():
-            gauge.set(step if name == "step" else shown[name], {"stage": self.stage})
+            gauge.set(step if name == "step" else scalars[name], {"stage": self.stage})
         now = time.monotonic()
         if now - self._progress_at >= PROGRESS_EVERY_S:
             progress = {"step": step, "steps": steps, "loss": values["loss"], "rate": rate, "at": time.time()}
@@ -65,15 +68,15 @@ class TrainingLogger:
                 self._progress_at = now
                 self._published_at = now if publish else self._published_at
 
-    def show(self, step: int, values: dict[str, float], grid: np.ndarray) -> None:
-        """Show a grid of samples, uint8 [H, W, C], and what was measured of them."""
+    def log_preview(self, step: int, values: dict[str, float], grid: np.ndarray) -> None:
+        """Log a grid of samples, uint8 [H, W, C], and the measures of these samples by name."""
         self._writer.add_image("samples", grid if grid.shape[2] == 3 else grid.repeat(3, 2), step, dataformats="HWC")
         for name, value in values.items():
             self._writer.add_scalar(f"probe/{name}", value, step)
         self._published_at = 0.0
 
     def close(self) -> None:
-        """Publish what is left. Raises RunError if the storage cannot take it."""
+        """Write the remaining events. Raises RunError if the storage fails."""
         self._writer.close()
         if self._under_way is not None:
             self._under_way.result()
@@ -82,6 +85,7 @@ class TrainingLogger:
         self._events.cleanup()
 
     def _when_free(self, work: Callable[[], None]) -> bool:
+        """Start `work` in the background thread unless the previous work is still running; returns whether it was started."""
         if self._under_way is not None:
             if not self._under_way.done():
                 return False

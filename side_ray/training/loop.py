@@ -1,4 +1,4 @@
-"""What a training worker does: steps, the averaged weights, checkpoints to resume from, and the export at the end."""
+"""The loop of a training worker: optimizer steps, EMA weights, checkpoints, resumption, logging, and the final export."""
 
 import tempfile
 import time
@@ -24,33 +24,33 @@ from side_ray.training.logger import TrainingLogger
 
 CURVE = "curve.json"
 CURVE_POINTS = 200
-TELL_EVERY = 100
-"""Most steps between two looks at the loss, which costs the workers a word with each other."""
+LOG_EVERY = 100
+"""Log the loss at least every so many steps. Logging costs one all-reduce between the workers."""
 
 
 class Recipe(ABC):
-    """What is trained and on what. Made anew in every worker."""
+    """What is trained: the network, its batches, its loss and its export. Every worker builds its own."""
 
     module: nn.Module
 
     @abstractmethod
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
-        """What `rows` of the batch of `step` consist of, tensors of equal length; asked for step by step.
+        """The part `rows` of the batch of `step`, as tensors of equal length. Called for consecutive steps.
 
-        A function of its arguments: every random choice is drawn for (seed, step) over the whole batch, so that a resumed
-        training sees what an undisturbed one sees, and W workers with a W-th of the batch each see what one worker sees.
+        The result depends on the arguments alone: all random numbers are drawn for the whole batch from (seed, step). A resumed
+        training therefore sees the same batches as an uninterrupted one, and W workers together the same as one worker.
         """
 
     @abstractmethod
     def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
-        """Mean loss over what was drawn, or over some of its rows."""
+        """Mean loss (a scalar) over the rows of `parts`: the tensors of `draw`, or the same slice of each."""
 
     @abstractmethod
     def export(self, directory: Path) -> dict[str, Any]:
-        """Write the trained `module` into an empty directory and return what is worth knowing of it."""
+        """Write the trained `module` into an empty directory; returns facts about it for `_done.json`."""
 
-    def watch(self) -> tuple[dict[str, float], np.ndarray]:
-        """Measures of `module`, which has the averaged weights now, and a grid of its samples, uint8 [H, W, C]."""
+    def preview(self) -> tuple[dict[str, float], np.ndarray]:
+        """Measures by name and a grid of samples, uint8 [H, W, C], of `module`, which has the EMA weights during this call."""
         raise NotImplementedError
 
 
@@ -58,9 +58,10 @@ class Recipe(ABC):
 class Schedule:
     """How long and how fast to train.
 
-    `batch_size` counts the images of one step over all workers; `accumulation` is the number of parts that a worker runs its
-    share in; a kill costs at most `checkpoint_every` steps. The averaged weights have the decay `ema_decay` (None = there are
-    none), or with `ema_power` 1 − (1 + step / `ema_inv_gamma`)^−power up to it.
+    `batch_size` is the number of images per step over all workers. A worker processes its share in `accumulation` parts. A
+    killed training loses at most `checkpoint_every` steps. `ema_decay` is the decay of the EMA weights (None = no EMA); with
+    `ema_power` the decay at a step is 1 − (1 + step / `ema_inv_gamma`)^−`ema_power`, at most `ema_decay`. A preview is logged
+    every `preview_every` steps (None = never).
     """
 
     steps: int
@@ -75,12 +76,12 @@ class Schedule:
     ema_decay: float | None = None
     ema_power: float | None = None
     ema_inv_gamma: float = 1.0
-    watch_every: int | None = None
+    preview_every: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainSpec(Carrier):
-    """Everything that a training worker needs, by path. `title` names the training where people see it."""
+    """Everything that a training worker needs, by path. `title` is the name of the training in messages and metrics."""
 
     artifact: Artifact
     recipe: Callable[[torch.device], Recipe]
@@ -91,7 +92,7 @@ class TrainSpec(Carrier):
 
 
 class TrainingLoop:
-    """One worker's training: its network, optimizer and averaged weights, and where it stands."""
+    """The state of one training worker: network, optimizer, EMA weights, step and loss curve."""
 
     def __init__(self, spec: TrainSpec) -> None:
         schedule = spec.schedule
@@ -103,9 +104,9 @@ class TrainingLoop:
         )
         self.recipe = spec.recipe(self.accelerator.device)
         self.raw = self.recipe.module.to(self.accelerator.device).train()
-        # One process needs no gradient averaging, which is all that the wrapper adds.
+        # With one process the wrapper is skipped: all it adds is gradient averaging.
         self.module = self.accelerator.prepare_model(self.raw, evaluation_mode=self.accelerator.num_processes == 1)
-        # On CPUs torch's default is a loop over the parameters, of the same bits: 5.2 ms a step of the digits' U-Net for 3.7.
+        # On CPUs torch's default loops over the parameters: same bits, but 5.2 ms a step instead of 3.7 ms for the digits' U-Net.
         adamw = torch.optim.AdamW(
             self.raw.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, foreach=True
         )
@@ -130,25 +131,25 @@ class TrainingLoop:
         """Train to step `until`, by default the last one."""
         schedule = self.spec.schedule
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Worker numbers need not divide the batch: an elastic group may have any size.
+        # The number of workers need not divide the batch: an elastic group may have any size.
         rows = slice(rank * schedule.batch_size // world, (rank + 1) * schedule.batch_size // world)
-        every, due = max(1, schedule.steps // CURVE_POINTS), checkpoint_steps(schedule.checkpoint_every)
+        curve_every, save_every = max(1, schedule.steps // CURVE_POINTS), checkpoint_steps(schedule.checkpoint_every)
         began, first = time.monotonic(), self.step
         last = schedule.steps if until is None else until
         while self.step < last:
             self._losses.append(self._train_step(rows))
             self.step += 1
-            at_curve = self.step % every == 0 or self.step == last
-            saved = self.step % due == 0 and self.step < schedule.steps
-            if at_curve or saved or self.step % TELL_EVERY == 0:
-                self._tell(at_curve, (self.step - first) / (time.monotonic() - began))
-            if saved:
-                self._save(wait=due == schedule.checkpoint_every)
-            if schedule.watch_every and self.step % schedule.watch_every == 0:
-                self._watch()
+            at_curve = self.step % curve_every == 0 or self.step == last
+            save = self.step % save_every == 0 and self.step < schedule.steps
+            if at_curve or save or self.step % LOG_EVERY == 0:
+                self._log(at_curve, (self.step - first) / (time.monotonic() - began))
+            if save:
+                self._save(wait=save_every == schedule.checkpoint_every)
+            if schedule.preview_every and self.step % schedule.preview_every == 0:
+                self._preview()
 
     def finish(self) -> None:
-        """Export the network, with its averaged weights where there are any, and mark the artifact as complete."""
+        """Export the network, with its EMA weights if it has any, and mark the artifact as complete."""
         self.checkpoints.wait()
         if self.logger is None:
             return
@@ -161,11 +162,11 @@ class TrainingLoop:
             artifact.store.put_dir(Path(directory), artifact.key)
         artifact.write_json(CURVE, self.curve)
         self.logger.close()
-        told = {"steps": self.step, "final_loss": self.curve["loss"][-1], "resumed_at": self.resumed}
-        artifact.finish(**told, workers=self.accelerator.num_processes, **info)
+        facts = {"steps": self.step, "final_loss": self.curve["loss"][-1], "resumed_at": self.resumed}
+        artifact.finish(**facts, workers=self.accelerator.num_processes, **info)
 
     def _train_step(self, rows: slice) -> torch.Tensor:
-        """One optimizer step; the mean loss of this worker's rows, weighted so that the mean over workers is the batch's."""
+        """One optimizer step. Returns the mean loss of `rows`, weighted so that its mean over workers is that of the batch."""
         accelerator, pieces = self.accelerator, self.spec.schedule.accumulation
         drawn = self.recipe.draw(self.step, rows)
         count = rows.stop - rows.start
@@ -187,7 +188,8 @@ class TrainingLoop:
             self.ema.step(self.raw.parameters())
         return total
 
-    def _tell(self, at_curve: bool, rate: float) -> None:
+    def _log(self, at_curve: bool, rate: float) -> None:
+        """Log the mean loss of the steps since the last call; with `at_curve` add a point to the curve. `rate` is in steps/s."""
         count = len(self._losses)
         mean = float(self.accelerator.reduce(torch.stack(self._losses).mean(), reduction="mean"))
         self._losses.clear()
@@ -200,16 +202,16 @@ class TrainingLoop:
             self._since_curve = [0.0, 0]
         if self.logger:
             schedule = self.spec.schedule
-            self.logger.tell(self.step, schedule.steps, {"loss": mean, "lr": lr}, rate, schedule.batch_size)
+            self.logger.log_scalars(self.step, schedule.steps, {"loss": mean, "lr": lr}, rate, schedule.batch_size)
 
-    def _watch(self) -> None:
+    def _preview(self) -> None:
         if self.logger is None:
             return
         if self.ema:
             self.ema.store(self.raw.parameters())
             self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
-        self.logger.show(self.step, *self.recipe.watch())
+        self.logger.log_preview(self.step, *self.recipe.preview())
         self.raw.train()
         if self.ema:
             self.ema.restore(self.raw.parameters())
@@ -234,7 +236,7 @@ class TrainingLoop:
             self.checkpoints.wait()
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint that can be read, which the first worker chooses for all."""
+        """Resume from the newest checkpoint that can be read; the first worker chooses it for all."""
         found = self.checkpoints.newest() if self.accelerator.is_main_process else None
         chosen = torch.tensor(found[0] if found else -1, device=self.accelerator.device)
         step = int(broadcast(chosen)) if self.accelerator.num_processes > 1 else int(chosen)
@@ -255,8 +257,8 @@ class TrainingLoop:
 
 
 def checkpoint_steps(every: int) -> int:
-    """Steps between checkpoints, so that a kill costs at most `every`: the newest may still be under way, and the one before
-    it must do. With an interval of one step each is waited for."""
+    """Steps between checkpoints, such that a killed training loses at most `every` steps: half of it, since the newest
+    checkpoint may still be being written. With `every` = 1 the loop waits for each checkpoint."""
     return max(1, every // 2)
 
 

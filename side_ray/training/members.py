@@ -1,4 +1,4 @@
-"""What the members of a training have in common, wherever their pixels lie."""
+"""The interface of the training images, `Members`, for cached and streamed ones alike."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,19 +12,19 @@ from side_ray.images import ImageSet
 from side_ray.runs.run import Artifact
 
 ON_DEVICE_BYTES = 2 << 30
-"""Images up to this size lie on the device; more stay in the machine's memory and go over batch by batch."""
+"""Images up to this total size are kept on the device; larger sets stay in host memory and are copied batch by batch."""
 PIECE = 4096
 
 Order = Callable[[int], np.ndarray]
-"""Positions int64 [B] of the images that the batch of a step consists of."""
+"""Maps a step to the positions int64 [B] of the images in its batch."""
 
 
 class Members(ABC):
     """Images and labels of one split.
 
     Attributes:
-        count: images.
-        shape: (C, H, W).
+        count: number of images.
+        shape: (C, H, W) of each image.
         labels: int64 [count] on the device, None without labels.
     """
 
@@ -34,19 +34,19 @@ class Members(ABC):
 
     @abstractmethod
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """`rows` of the batch of `step`: images float32 [n, C, H, W] in [-1, 1] and their ids int64 [n], on the device."""
+        """`rows` of the batch of `step`, on the device: images float32 [n, C, H, W] in [-1, 1] and their ids int64 [n]."""
 
     @abstractmethod
     def pieces(self) -> Iterator[ImageSet]:
-        """All images in the order of their ids, some thousands at a time."""
+        """All images in the order of their ids, up to `PIECE` at a time."""
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing more will be drawn."""
+        """Stop reading ahead; `draw` is not called again."""
 
 
 def on_device(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 [N, H, W, C] → [N, C, H, W], on the device unless they are too many for it."""
+    """uint8 [N, H, W, C] → uint8 [N, C, H, W], on the device if they take at most `ON_DEVICE_BYTES`, else in host memory."""
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
     return pixels.to(device) if pixels.numel() <= ON_DEVICE_BYTES else pixels
 

@@ -1,4 +1,4 @@
-"""Looks at a DPM while it is being trained: a grid of its samples, and how many of them are copies of members."""
+"""Preview of a DPM during training: a grid of its samples, and how many of them are copies of members."""
 
 import math
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from side_ray.statistics.bands import Bands
 from side_ray.statistics.probe import probe_ams
 
 GRID = 64
-"""Samples shown. Their noise is the same every time, so that two grids differ by the training alone."""
+"""Number of samples in a grid. Their noise is the same every time, so two grids differ only by the training between them."""
 STREAM = "training"
 
 
 @dataclass(frozen=True)
-class WatchSpec:
-    """How to sample, as the audit will, and what to measure: `probe` = samples compared with the members, None = none."""
+class PreviewSpec:
+    """How to sample (as the audit does) and what to measure. `probe`: number of samples compared with the members, None = 0."""
 
     seed: int
     settings: DrawSettings
@@ -30,8 +30,8 @@ class WatchSpec:
     probe: int | None
 
 
-def watch(spec: WatchSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[str, float], np.ndarray]:
-    """The probe's AMS by band (empty without probe), and the grid uint8 [H, W, C]."""
+def preview(spec: PreviewSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[str, float], np.ndarray]:
+    """The AMS of the probe samples by band (empty without probe), and the grid, uint8 [H, W, C]."""
     seeds = [sample_seed(spec.seed, STREAM, i) for i in range(max(GRID, spec.probe or 0))]
     settings = replace(spec.settings, batch_size=min(spec.settings.batch_size, len(seeds)))
     images = draw(dpm, seeds, settings).images
@@ -45,7 +45,7 @@ def watch(spec: WatchSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[
 
 
 def tiled(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] side by side in a grid about as wide as high, uint8 [rows · H, columns · W, C]."""
+    """Images uint8 [N, H, W, C] arranged in a nearly square grid, uint8 [rows · H, columns · W, C]."""
     count, height, width, channels = images.shape
     columns = math.isqrt(count - 1) + 1
     rows = -(-count // columns)

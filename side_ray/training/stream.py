@@ -1,8 +1,8 @@
-"""Members that do not fit into a worker's memory, read part by part by Ray Data, ahead of the training.
+"""Members that do not fit into a worker's memory: Ray Data reads them part by part, ahead of the training.
 
-An epoch visits the parts in a new order and takes so many of them at a time as memory allows: a window, within which the
-images are shuffled. The order depends on the seed and the parts alone, so a resumed training goes on where it stopped, and
-workers, each of which decodes the images of its own rows only, see together what one alone would see.
+Each epoch visits the parts in a new random order. As many parts as fit into memory form a window, and the images of a window
+are shuffled. The order depends only on the seed and the parts, so a resumed training continues with the same batches. Each
+worker decodes only the images of its own rows; all workers together see the same batches as a single worker would.
 """
 
 import queue
@@ -22,47 +22,47 @@ from side_ray.runs.run import Artifact
 from side_ray.training.members import PIECE, Members, Part, floats, read_part
 
 READERS = 16
-"""Footers that are read at a time."""
+"""Parquet files whose ids and labels are read at a time."""
 READ_AT_A_TIME = 2
-"""Parts that Ray Data decodes at a time for one worker."""
+"""Parts that Ray Data decodes concurrently for one worker."""
 WINDOWS_HELD = 3
-"""One being used, one ready, one being filled."""
+"""Windows in memory: one in use, one ready, one being filled."""
 
 
 class Order:
-    """Which image comes when.
+    """The order of the images in every epoch.
 
     Args:
-        sizes: images in each part.
-        window: parts in a window.
+        sizes: number of images in each part.
+        window: number of parts in a window.
     """
 
     def __init__(self, sizes: list[int], window: int, seed: int) -> None:
         self.sizes, self.window, self.seed, self.count = np.array(sizes), window, seed, sum(sizes)
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Windows of one epoch: of each image in its turn the part int64 [n] and the row in that part int64 [n]."""
+        """The windows of one epoch: for each image, in order, its part int64 [n] and its row in that part int64 [n]."""
         rng = np.random.default_rng([self.seed, 1, number])
         parts = rng.permutation(len(self.sizes))
         for start in range(0, len(parts), self.window):
             chosen = parts[start : start + self.window]
             part = np.repeat(chosen, self.sizes[chosen])
             row = np.concatenate([np.arange(size) for size in self.sizes[chosen]])
-            turn = rng.permutation(len(part))
-            yield part[turn], row[turn]
+            shuffled = rng.permutation(len(part))
+            yield part[shuffled], row[shuffled]
 
 
 def needed(order: Order, step: int, batch: int, rows: slice) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For ever, from the batch of `step` on: (epoch, parts, rows in them) of a window's images that are among `rows` of
-    their batch; windows without any are left out."""
-    position = step * batch
-    epoch = position // order.count
+    """Endless sequence of windows from the batch of `step` on: (epoch, parts int64 [n], rows in them int64 [n]) of the images
+    that are among `rows` of their batch. Windows without such images are skipped."""
+    first = step * batch
+    epoch = first // order.count
     while True:
         start = epoch * order.count
         for part, row in order.epoch(epoch):
-            turns = np.arange(start, start + len(part))
-            within = turns % batch
-            mine = (turns >= position) & (within >= rows.start) & (within < rows.stop)
+            positions = np.arange(start, start + len(part))
+            within = positions % batch
+            mine = (positions >= first) & (within >= rows.start) & (within < rows.stop)
             if mine.any():
                 yield epoch, part[mine], row[mine]
             start += len(part)
@@ -70,7 +70,7 @@ def needed(order: Order, step: int, batch: int, rows: slice) -> Iterator[tuple[i
 
 
 class _ReadPart:
-    """Decodes chosen rows of a part; runs in Ray Data's tasks. Picklable and small."""
+    """Decodes chosen rows of a part, in a Ray Data task. Picklable and small."""
 
     def __init__(self, prepared: Artifact, split: str) -> None:
         self.prepared, self.split = prepared, split
@@ -83,11 +83,11 @@ class _ReadPart:
 
 
 class Streamed(Members):
-    """Images that come window by window while those before are trained on.
+    """Members that are read window by window in the background while training uses the previous window.
 
     Args:
         prepared: the `prepare` artifact.
-        memory: bytes of pixels that a worker may hold.
+        memory: maximum size of the decoded pixels in a worker, bytes.
         batch: images per step, over all workers.
     """
 
@@ -136,7 +136,7 @@ class Streamed(Members):
         self._stop.set()
 
     def _begin(self, step: int, rows: slice) -> None:
-        """Start reading ahead, from the batch of `step`."""
+        """Start reading ahead from the batch of `step`."""
         self._stop.set()
         self._stop, self._ready = threading.Event(), queue.Queue[Any](1)
         self._window, self._at = (np.empty((0, 0, 0, 0), np.uint8), np.empty(0, np.int64)), 0
@@ -160,18 +160,18 @@ class Streamed(Members):
                         continue
                 if stop.is_set():
                     return
-        except BaseException as error:  # told to the training, which waits for a window
+        except BaseException as error:  # raised in the training thread by `_take`
             ready.put(error)
 
     def _windows(self, step: int, rows: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images uint8 [n, H, W, C] and ids int64 [n] of one window after the other, in the order of their turns."""
-        waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
+        """The windows in order: images uint8 [n, H, W, C] and ids int64 [n] of each."""
+        planned: list[tuple[int, np.ndarray, np.ndarray]] = []
         for window in needed(self.order, step, self.batch, rows):
-            # One dataset per epoch: Ray Data plans a finite one.
-            if waiting and waiting[0][0] != window[0]:
-                yield from self._read(waiting)
-                waiting = []
-            waiting.append(window)
+            # One dataset per epoch, because a Ray Data dataset is finite.
+            if planned and planned[0][0] != window[0]:
+                yield from self._read(planned)
+                planned = []
+            planned.append(window)
 
     def _read(self, windows: list[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import ray.data
@@ -183,12 +183,12 @@ class Streamed(Members):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        # Not `from_arrow`, which has a task look at the tables: it would wait for a processor, and the training for it.
+        # Not `from_arrow`: it runs a task on the tables, which would wait for a CPU that the training itself holds.
         dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             _ReadPart(self.prepared, "member"),
             batch_size=1,
             batch_format="pyarrow",
-            # The workers have reserved the processors; what reads for them shares theirs.
+            # The training workers have reserved the CPUs; these tasks share them.
             num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=READ_AT_A_TIME),
         )
@@ -208,7 +208,7 @@ class Streamed(Members):
 
 
 class _Rows:
-    """Rows out of blocks, wherever Ray Data cut these."""
+    """Takes any number of rows from a sequence of blocks of any size."""
 
     def __init__(self, blocks: Iterable[dict[str, np.ndarray]]) -> None:
         self._blocks = iter(blocks)

@@ -1,4 +1,4 @@
-"""Trains one network by Ray Train, and resumes from the newest checkpoint in the run's storage that can be read."""
+"""Trains one network with Ray Train, resuming from the newest readable checkpoint in the run's storage."""
 
 import tempfile
 import threading
@@ -19,18 +19,18 @@ from side_ray.training.loop import TrainingLoop, TrainSpec
 
 
 def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None:
-    """Train until `spec.artifact` is complete; does nothing if it is.
+    """Train until `spec.artifact` is complete; does nothing if it is already.
 
     Args:
-        workers: that share each batch; by default `cluster.train_workers`.
+        workers: number of workers that share each batch; default `cluster.train_workers`.
 
     Raises:
-        RunError: training failed; the newest checkpoint is kept, and re-running resumes from it.
+        RunError: training failed. Checkpoints are kept, and re-running resumes from the newest one.
     """
     title, cluster = spec.title, audit.config.cluster
     if spec.artifact.done:
         remove_checkpoints(spec.artifact)
-        audit.reporter.say(f"{title}: trained already")
+        audit.reporter.say(f"{title}: already trained")
         return
     ensure_ray(cluster)
     lease = Lease(spec.artifact)
@@ -46,7 +46,7 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         finally:
             done.set()
             follower.join()
-        bar.reach(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
+        bar.update(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
     remove_checkpoints(spec.artifact)
     spec.artifact.store.delete(f"{spec.artifact.key}/{PROGRESS}")
     lease.release()
@@ -58,7 +58,7 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    # What Ray Train itself stores is a few bytes that nobody reads again: checkpoints are the loop's own.
+    # Ray Train itself stores only a few bytes, which are not needed again: the loop writes its own checkpoints.
     with tempfile.TemporaryDirectory(prefix="side-ray-train-", ignore_cleanup_errors=True) as scratch:
         trainer = TorchTrainer(
             _work,
@@ -86,15 +86,16 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
 
 
 def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
+    """Renew the lease and update the bar until `done` is set."""
     while not done.wait(1.0):
         lease.renew()
         progress = read_progress(lease.artifact)
         if progress:
-            bar.reach(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
+            bar.update(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What every worker runs; Ray Train calls it again after a failure, and it resumes from the newest good checkpoint."""
+    """Runs in every worker. Ray Train calls it again after a failure, and it resumes from the newest readable checkpoint."""
     spec: TrainSpec = config["spec"]
     torch.set_num_threads(spec.threads)
     loop = TrainingLoop(spec)

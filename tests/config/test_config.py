@@ -241,7 +241,7 @@ def test_several_faults_are_told_at_once(tmp_path):
         (["cluster.train_workers=3"], "dpm.batch_size: 64 is not divisible"),
         (
             ["cluster.train_workers=[1, 40]", "dpm.grad_accumulation=2"],
-            "dpm.batch_size: 64 images do not suffice for 40",
+            "dpm.batch_size: 64 images are too few for 40",
         ),
         (["surrogate.features=clip", "surrogate.encoder=/no/such"], "surrogate.encoder: /no/such is not a file"),
     ],

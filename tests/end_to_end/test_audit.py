@@ -1,4 +1,4 @@
-"""A small audit of real digits, end to end on a real Ray, and what a second one makes again."""
+"""A small audit of real digits, end to end on a real Ray, and what repeated audits make again."""
 
 import json
 import os
@@ -25,14 +25,14 @@ def directory(artifacts: Artifacts) -> Path:
 
 
 def stamps(root: Path, *stages: str) -> dict[str, int]:
-    """When each file of some stages was last written."""
+    """Modification time of each file of some stages."""
     files = [path for stage in stages for path in (root / stage).rglob("*") if path.is_file()]
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture
 def copied(tiny_audit, tmp_path):
-    """The same audit in a directory of the test's own."""
+    """A copy of the audit in the test's own directory."""
     shutil.copytree(directory(tiny_audit), tmp_path / "run")
     return tmp_path / "run"
 
@@ -115,7 +115,7 @@ def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied, ray_session
     after = stamps(copied, "dpm", "synthetic", "surrogate", "samples", "scores")
     assert {name: after[name] for name in before} == before
     new = {name for name in after if name not in before and name.startswith("samples")}
-    assert len(new) == 3 + 5  # the fifth shard of three old conditions, all five of the new one
+    assert len(new) == 3 + 5  # the fifth shard of three existing conditions, and all five of the new one
     assert check(copied) == []
     assert {each["lambda"] for each in artifacts.report.read_json("metrics.json")["conditions"]} == {0, 1, 2, 4}
 

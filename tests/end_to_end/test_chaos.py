@@ -1,5 +1,5 @@
-"""Twenty-five processes are killed while three nodes sample and score, and what comes out is what an undisturbed run gives; in a
-directory, and in object storage behind a bad way."""
+"""Kills 25 processes while three nodes sample and score: the results are those of an uninterrupted run, in a directory and in
+object storage with faults."""
 
 import os
 import random
@@ -42,7 +42,7 @@ def side_ray(verb: str, uri: str, tmp_path: Path, name: str) -> list[str]:
 
 
 class Chaos:
-    """Runs one command again and again until it succeeds, and kills something every few seconds."""
+    """Repeats one command until it succeeds, and kills a process every few seconds."""
 
     def __init__(self, nodes: Nodes, command: list[str], log: Path) -> None:
         self.nodes, self.command, self.log = nodes, command, log.open("w")
@@ -59,16 +59,16 @@ class Chaos:
         while (code := self.driver.poll()) != 0:
             if code is not None:
                 self.given_up += code != -signal.SIGKILL
-                assert self.given_up < 5, "the audit gives up again and again"
+                assert self.given_up < 5, "the audit failed too often"
                 self.driver = self.start()
-                following = time.monotonic() + 12  # a driver needs that long to come to its actors
+                following = time.monotonic() + 12  # time for a driver to start its actors
             if self.kills and time.monotonic() > following and self.kill(self.kills[-1]):
                 self.killed.append(self.kills.pop())
                 following = time.monotonic() + self.random.uniform(0.5, 3)
             time.sleep(0.05)
 
     def kill(self, what: str) -> bool:
-        """Kill one process of the kind; False where there is none at present."""
+        """Kill one process of this kind; False if there is none now."""
         if what == "driver":
             self.driver.kill()
             self.driver.wait()
@@ -85,7 +85,7 @@ class Chaos:
 
 
 def survive(run: Store, tmp_path: Path) -> None:
-    """Kill all of `KILLS` while an audit fills `run`, and compare it with one in a directory that nobody disturbs."""
+    """Kill all of `KILLS` while an audit writes to `run`, and compare the results with an uninterrupted audit."""
     quiet = open_store(str(tmp_path / "undisturbed"))
     with ray_nodes(tmp_path, 3, cpus=4) as nodes:
         for verb in ("train-surrogate", "audit"):
@@ -95,7 +95,7 @@ def survive(run: Store, tmp_path: Path) -> None:
                     run.write(entry.key, quiet.read(entry.key))
         chaos = Chaos(nodes, side_ray("audit", run.uri, tmp_path, "run"), tmp_path / "audit.log")
         chaos.run()
-        print(f"killed {chaos.killed}; gave up and was started again {chaos.given_up} times")
+        print(f"killed {chaos.killed}; the command failed and was restarted {chaos.given_up} times")
     assert not chaos.kills, f"the audit ended before {chaos.kills} were killed"
 
     ours, theirs = (Artifacts(tiny_config(store.uri, **CHANGES), Run(store)) for store in (run, quiet))
@@ -110,7 +110,7 @@ def survive(run: Store, tmp_path: Path) -> None:
     cluster = [
         each for each in psutil.process_iter(["cmdline"]) if "ray-nodes-test" in " ".join(each.info["cmdline"] or [])
     ]
-    assert not psutil.wait_procs(cluster, 30)[1], "processes of the killed nodes go on"
+    assert not psutil.wait_procs(cluster, 30)[1], "processes of the killed nodes are still running"
 
 
 @pytest.mark.slow
@@ -119,14 +119,14 @@ def test_twenty_five_kills_change_nothing(tmp_path):
     run = tmp_path / "run"
     survive(open_store(str(run)), tmp_path)
     assert check(run) == []
-    # The store's own listing leaves out what killed writers left.
+    # The store's listing ignores temporary files of killed writers.
     for directory in (run / "samples").glob("*/method=*/lambda=*"):
         assert sorted(os.listdir(directory)) == [f"part-{i:06d}.parquet" for i in range(60)]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_nor_do_they_in_object_storage_one_request_in_ten_of_which_fails(s3, tmp_path, monkeypatch):
+def test_twenty_five_kills_change_nothing_in_object_storage_with_faults(s3, tmp_path, monkeypatch):
     with faulty_proxy(s3.endpoint, 0.1) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         run = open_store(f"s3://{s3.bucket}/chaos", endpoint=s3.endpoint)

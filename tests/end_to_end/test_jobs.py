@@ -1,4 +1,4 @@
-"""`ray job submit` to a real head on this machine, as on a cluster."""
+"""`ray job submit` to a real Ray head on this machine, as on a cluster."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """Environment that reaches a Ray head with its dashboard; token authentication is on at both ends."""
+    """Environment variables to reach a Ray head with a dashboard; token authentication is on at both ends."""
     directory = tmp_path_factory.mktemp("ray")
     token = directory / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
@@ -65,7 +65,7 @@ def head(tmp_path_factory):
             wait_for(lambda: ray(env, "job", "list").returncode == 0, 120)
             yield env
         finally:
-            # A signal to `ray start` alone has it wait half a minute for the others.
+            # A signal to `ray start` alone makes it wait 30 s for its other processes.
             for each in [*psutil.Process(process.pid).children(recursive=True), process]:
                 each.kill()
             process.wait(60)
@@ -83,7 +83,7 @@ def wait_for(reached, seconds: float) -> None:
 
 
 def working_directory(tmp_path: Path, **changes) -> Path:
-    """What a user would submit: the jobs folder and a config."""
+    """The working directory that a user submits: the jobs folder and a config."""
     work = tmp_path / "work"
     work.mkdir()
     shutil.copytree(ROOT / "jobs", work / "jobs")
@@ -92,7 +92,7 @@ def working_directory(tmp_path: Path, **changes) -> Path:
 
 
 @pytest.mark.slow
-def test_a_stopped_job_goes_on_when_submitted_again(head, tmp_path):
+def test_a_stopped_job_resumes_when_submitted_again(head, tmp_path):
     work = working_directory(tmp_path, extract__methods=["random"], extract__samples=1000, extract__steps=40)
     submit = ["job", "submit", "--working-dir", str(work)]
     entry = ["--", sys.executable, "jobs/audit.py", "--config", "audit.yaml"]
@@ -109,7 +109,7 @@ def test_a_stopped_job_goes_on_when_submitted_again(head, tmp_path):
     assert check(tmp_path / "run") == []
 
 
-def test_a_users_mistake_is_told_in_the_jobs_log(head, tmp_path):
+def test_a_users_mistake_is_reported_in_the_jobs_log(head, tmp_path):
     work = working_directory(tmp_path)
     result = ray(
         head,
@@ -129,7 +129,7 @@ def test_a_users_mistake_is_told_in_the_jobs_log(head, tmp_path):
     assert "Traceback" not in re.sub(r"(?s)ray\.exceptions.*", "", result.stdout)
 
 
-def test_without_the_token_nobody_gets_in(head):
+def test_access_without_the_token_is_refused(head):
     stranger = {**head, "RAY_AUTH_TOKEN_PATH": "/nonexistent", "RAY_AUTH_MODE": "disabled"}
     result = ray(stranger, "job", "list")
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""The driver is killed while it trains, while it samples and while it scores; the same command goes on, and nothing differs."""
+"""Kills the driver during training, sampling and scoring; re-running the command resumes, with the same results."""
 
 import os
 import signal

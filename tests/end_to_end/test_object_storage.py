@@ -1,4 +1,4 @@
-"""The same audit with its run directory in a real S3 server, one request in ten of which fails."""
+"""The same audit with its run directory on a real S3 server where one request in ten fails."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def side_ray(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_bad_way_to_the_store_changes_nothing(s3, tiny_audit, tmp_path):
+def test_failing_requests_change_nothing(s3, tiny_audit, tmp_path):
     uri = f"s3://{s3.bucket}/audits/tiny"
     with faulty_proxy(s3.endpoint, 0.1) as proxy:
         result = side_ray("audit", tmp_path, {**s3.env, "AWS_ENDPOINT_URL": proxy.endpoint}, uri, 800)
@@ -60,7 +60,7 @@ def test_a_bad_way_to_the_store_changes_nothing(s3, tiny_audit, tmp_path):
     ],
     ids=["wrong key", "missing bucket", "nobody answers"],
 )
-def test_a_store_that_cannot_be_used_is_one_line_and_soon(s3, tmp_path, change, uri, word):
+def test_an_unusable_store_is_reported_quickly_in_one_line(s3, tmp_path, change, uri, word):
     began = time.monotonic()
     result = side_ray("audit", tmp_path, {**s3.env, **change}, uri)
     assert result.returncode == 1

@@ -1,4 +1,4 @@
-"""The paper's claim on the digits audit itself: SIDE extracts more than Random, and OL-TI less."""
+"""The paper's claim on the digits audit: SIDE extracts more than Random, and OL-TI less."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""The tiny variant of each preset, from files in the published formats to the report. That of the digits is the audit which most
-tests read."""
+"""The tiny variant of each preset, from files in the published formats to the report. The tiny digits audit is the one that most
+tests use."""
 
 from pathlib import Path
 

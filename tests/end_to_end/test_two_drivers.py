@@ -1,4 +1,4 @@
-"""Two people start the same audit on one run directory: both end well, with the result of one."""
+"""Two drivers run the same audit in one run directory: both succeed, with the result of a single one."""
 
 import os
 import subprocess
@@ -25,8 +25,8 @@ def test_two_drivers_at_once_give_what_one_gives(tiny_audit, tmp_path):
     command = [sys.executable, "-m", "side_ray.cli", "audit", str(config)]
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [driver.communicate(timeout=800) for driver in drivers]
-    for driver, (printed, told) in zip(drivers, ends, strict=True):
-        assert driver.returncode == 0, told
+    for driver, (printed, errors) in zip(drivers, ends, strict=True):
+        assert driver.returncode == 0, errors
         assert "Calibrated cut" in printed
 
     artifacts = Artifacts(tiny_config(run), Run(open_store(str(run))))

@@ -1,4 +1,4 @@
-"""What one task makes of one piece of a source, without Ray."""
+"""Scanning one unit of a source, without Ray."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests.formats import encoded, pictures, pools, tar_of, write_parquet
 
 
 def scanned(path: Path, source: str, run: Path, **options) -> dict[str, dict[str, object]]:
-    """What is found of each image of the first piece, by the image's name."""
+    """The result of scanning each image of the first unit, by name."""
     opened = pools(source, path, **options)
     artifact = Artifact(open_store(str(run)), "prepare/x")
     units = [json.dumps(unit) for unit in opened[0].units()]
@@ -63,7 +63,7 @@ def test_sixteen_bit_and_cmyk_images_are_taken_as_eight_bit_rgb(kind, tmp_path):
     assert found["odd.tif"]["digest"] == found["plain.png"]["digest"]
 
 
-def test_a_broken_image_says_why_and_the_others_go_on(tmp_path):
+def test_a_broken_image_is_reported_and_the_others_are_read(tmp_path):
     (tmp_path / "images").mkdir()
     whole = encoded(pictures(1)[0])
     contents = {"a.png": whole, "b.png": whole[:200], "c.png": b"GARBAGE" + whole[7:], "d.png": b""}

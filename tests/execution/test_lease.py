@@ -26,7 +26,7 @@ def reporter():
 
 
 def another_process(artifact: Artifact, reporter: Reporter, **changes) -> dict:
-    """Leave the lease of a process that lives until stdin is closed."""
+    """A lease whose owner is a process that lives until its stdin is closed."""
     Lease(artifact).wait_for(reporter, "train")
     words = artifact.read_json(LEASE) | changes
     artifact.store.write(f"{artifact.key}/{LEASE}", json.dumps(words).encode())
@@ -39,7 +39,7 @@ def test_the_first_one_gets_it_and_keeps_it(artifact, reporter):
     assert artifact.read_json(LEASE)["pid"] == os.getpid()
 
 
-def test_a_driver_that_is_gone_from_this_machine_is_succeeded_at_once(artifact, reporter):
+def test_the_lease_of_a_dead_driver_on_this_machine_expires_at_once(artifact, reporter):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     another_process(artifact, reporter, pid=gone.pid, started="1")
@@ -47,7 +47,7 @@ def test_a_driver_that_is_gone_from_this_machine_is_succeeded_at_once(artifact, 
     assert artifact.read_json(LEASE)["pid"] == os.getpid()
 
 
-def test_a_live_driver_is_waited_for_until_its_artifact_is_complete(artifact, reporter):
+def test_waits_for_a_live_driver_until_its_artifact_is_complete(artifact, reporter):
     with subprocess.Popen(["sleep", "60"]) as other:
         another_process(artifact, reporter, pid=other.pid, started=leases._started(other.pid))
         waiting = threading.Thread(target=Lease(artifact).wait_for, args=(reporter, "train"))
@@ -61,7 +61,7 @@ def test_a_live_driver_is_waited_for_until_its_artifact_is_complete(artifact, re
         other.kill()
 
 
-def test_a_driver_of_another_machine_is_succeeded_when_it_was_silent(artifact, reporter):
+def test_the_lease_of_a_silent_driver_on_another_machine_expires(artifact, reporter):
     another_process(artifact, reporter, machine="elsewhere", at=time.time() - leases.STALE_AFTER_S - 1)
     Lease(artifact).wait_for(reporter, "train")
     assert artifact.read_json(LEASE)["machine"] != "elsewhere"

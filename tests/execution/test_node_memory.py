@@ -1,4 +1,4 @@
-"""One array for all processes of a node, made once, and made again when nobody has it any more."""
+"""An array shared by the processes of a node: created once, and again after the last process has released it."""
 
 import json
 import multiprocessing
@@ -17,13 +17,13 @@ SHAPE = 300, 5
 
 
 def hold(directory: str, made: str, pipe: Connection) -> None:
-    """Map the array, tell its sum, and keep it until killed."""
+    """Map the array, print its sum, and keep it until killed."""
     tempfile.tempdir = directory
 
     def fill(array: np.ndarray) -> None:
         with Path(made).open("a") as file:
             file.write("made\n")
-        time.sleep(0.3)  # the others come meanwhile
+        time.sleep(0.3)  # the other processes start meanwhile
         array[:] = np.arange(array.size).reshape(array.shape)
 
     array = shared_array("key", SHAPE, fill)
@@ -33,7 +33,7 @@ def hold(directory: str, made: str, pipe: Connection) -> None:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Start a process that holds the array; returns it and what it sees."""
+    """Start a process that maps the array; returns the process and its output."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     context, running = multiprocessing.get_context("spawn"), []
 
@@ -57,7 +57,7 @@ def makings(tmp_path: Path) -> int:
     return len((tmp_path / "made").read_text().splitlines())
 
 
-def test_three_processes_hold_what_one_of_them_made(start, tmp_path):
+def test_three_processes_share_the_array_of_the_first(start, tmp_path):
     found = start(3)
     assert [value for _, value in found] == [np.arange(1500).sum()] * 3
     assert makings(tmp_path) == 1
@@ -68,7 +68,7 @@ def test_three_processes_hold_what_one_of_them_made(start, tmp_path):
     assert mapped == [mapped[0]] * 3
 
 
-def test_it_outlives_its_maker_and_is_made_anew_when_the_last_is_gone(start, tmp_path):
+def test_it_outlives_its_creator_and_is_created_again_after_the_last_process(start, tmp_path):
     [(maker, _)] = start(1)
     [(heir, _)] = start(1)
     maker.kill()
@@ -80,19 +80,19 @@ def test_it_outlives_its_maker_and_is_made_anew_when_the_last_is_gone(start, tmp
         process.kill()
         process.join()
     directory = tmp_path / f"side-ray-{os.getuid()}"
-    assert sum(path.stat().st_size for path in directory.iterdir()) < 1000  # a name, and nothing of the array
+    assert sum(path.stat().st_size for path in directory.iterdir()) < 1000  # only the record, not the array
     start(1)
     assert makings(tmp_path) == 2
 
 
-def test_writing_to_it_reaches_nobody_else(start, tmp_path):
+def test_writes_stay_in_one_process(start, tmp_path):
     array = shared_array("key", SHAPE, lambda array: array.fill(2.0))
     array[:] = 5
     assert shared_array("key", SHAPE, lambda array: array.fill(7.0)).max() == 2
     assert shared_array("other", SHAPE, lambda array: array.fill(7.0)).max() == 7
 
 
-def test_a_maker_that_fails_leaves_it_to_the_next(start, tmp_path):
+def test_the_next_process_creates_it_after_a_failure(start, tmp_path):
     def fail(array: np.ndarray) -> None:
         raise ValueError("no")
 
@@ -101,17 +101,17 @@ def test_a_maker_that_fails_leaves_it_to_the_next(start, tmp_path):
     assert shared_array("key", SHAPE, lambda array: array.fill(1.0)).min() == 1
 
 
-@pytest.mark.parametrize("told", ["", "5", "{", '{"pid": 1}', "pipe"])
-def test_what_is_written_down_wrongly_is_not_followed(told, tmp_path, monkeypatch):
-    """Also where the number has become that of a process with a pipe, which nobody writes to."""
+@pytest.mark.parametrize("recorded", ["", "5", "{", '{"pid": 1}', "pipe"])
+def test_a_wrong_record_is_ignored(recorded, tmp_path, monkeypatch):
+    """Even if the pid now belongs to a process with a pipe at this descriptor, from which a read would block."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     shared_array("key", SHAPE, lambda array: array.fill(3.0))
     [place] = (tmp_path / f"side-ray-{os.getuid()}").iterdir()
-    if told == "pipe":
+    if recorded == "pipe":
         os.mkfifo(tmp_path / "pipe")
         end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-        told = json.dumps({"pid": os.getpid(), "fd": end, "inode": 1, "device": 1})
-    place.write_text(told)
+        recorded = json.dumps({"pid": os.getpid(), "fd": end, "inode": 1, "device": 1})
+    place.write_text(recorded)
     assert shared_array("key", SHAPE, lambda array: array.fill(4.0)).max() == 4
 
 

@@ -1,4 +1,4 @@
-"""A pool of real actors: a poisoned shard stays alone, what every shard would meet ends the stage, a dead actor is replaced."""
+"""A pool of real actors: one failed shard does not stop the others, a common failure ends the stage, dead actors are replaced."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_failed_shards_are_recorded_until_they_are_made(tmp_path, ray_session):
     assert not (tmp_path / "set" / FAILED).exists()
 
 
-def test_a_damaged_input_is_told_by_its_key(tmp_path, ray_session):
+def test_a_damaged_input_is_reported_by_its_key(tmp_path, ray_session):
     audit = Audit.open(config_of(tmp_path), Reporter())
     jobs = [ShardJob(ShardSet(audit.run.store, "set", "f", 1), 3)]
     with pytest.raises(DamagedShard) as caught:
@@ -61,7 +61,7 @@ def test_a_damaged_input_is_told_by_its_key(tmp_path, ray_session):
     assert made(tmp_path) == [0, 1]
 
 
-def test_what_every_shard_would_meet_ends_the_stage(tmp_path, ray_session):
+def test_a_failure_common_to_all_shards_ends_the_stage(tmp_path, ray_session):
     with pytest.raises(RunError, match="no space left; free some; finished shards are kept"):
         run(tmp_path, count=300, full=3)
     assert len(made(tmp_path)) < 250
@@ -79,8 +79,8 @@ def test_no_task_starts_no_pool(tmp_path):
     assert outcome.finished == 0
 
 
-def test_the_log_line_tells_rate_eta_and_retries():
+def test_the_log_line_has_rate_eta_and_retries():
     bar = Bar("extract", 100, "samples", 20)
     bar.advance(20, retries=3)
-    bar.reach(40, 4.0, "loss 0.1")
+    bar.update(40, 4.0, "loss 0.1")
     assert bar.describe() == "extract: 40/100 samples, 4.0/s, about 15 s left, loss 0.1, 3 retries"

@@ -1,4 +1,4 @@
-"""What an audit costs is counted, and told before the data, the weights and the storage are there."""
+"""The cost of an audit is computed before its data, weights and storage exist."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def test_a_wrong_setting_is_refused_all_the_same(tmp_path):
 
 
 def test_flops_are_those_of_the_network(tmp_path):
-    """Counted apart: two multiplications and additions per weight of a layer and pixel that it makes."""
+    """Independent count: two FLOPs per weight of a layer and output pixel."""
     config = load_config(CONFIGS / "digits.yaml", [f"run.uri={tmp_path}/run"])
     counted = 0
 

@@ -1,4 +1,4 @@
-"""The control of the classifier on a real audit: other images, another DPM, the same classifiers."""
+"""The control on a real audit: other images, another DPM, the same classifiers."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.bruteforce import check, nl2, split_of
 
 @pytest.fixture(scope="module")
 def controlled(tiny_audit, tmp_path_factory):
-    """The tiny audit, continued with a control."""
+    """The tiny audit, extended by a control."""
     root = tmp_path_factory.mktemp("control") / "run"
     shutil.copytree(tiny_audit.run.store.uri, root)
     return run_until("report", tiny_config(root, control={"members": 70}), Reporter()).artifacts
@@ -50,7 +50,7 @@ def test_control_was_trained_on_images_of_none_of_the_three_sets(controlled):
             for split in ("member", "calibration", "holdout")
         ]
     )
-    # No two of scikit-learn's digits are pixel by pixel the same.
+    # All of scikit-learn's digits are distinct in their pixels.
     assert not {row.tobytes() for row in theirs} & {row.tobytes() for row in digits}
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_shard_of_the_control_is_made_again(controlled, ray_session):
         ({"control": {"members": 60}, "data__holdout": 900}, r"digits holds 1797"),
     ],
 )
-def test_too_few_other_images_are_told_before_anything_starts(tmp_path, changes, words):
+def test_too_few_other_images_are_reported_before_anything_starts(tmp_path, changes, words):
     with pytest.raises(UserError, match=words) as caught:
         run_until("prepare", tiny_config(tmp_path / "run", **changes), Reporter())
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a generator writes depends on the plan alone."""
+"""The output of a generator depends only on the plan."""
 
 import threading
 
@@ -22,7 +22,7 @@ from side_ray.surrogate.resnet import ResNet
 
 @pytest.fixture
 def spec(tmp_path):
-    """A generator of the closed-form DPM of 12 images and a random classifier of 5 classes, λ of 0 and 3."""
+    """A generator with the closed-form DPM of 12 images and a random classifier of 5 classes, at λ = 0 and 3."""
     images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     OptimalDpm(images, new_schedule()).save(tmp_path / "dpm")
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Samples that are there already are scored without a DPM, from paths alone."""
+"""Existing samples are scored without a DPM, given only their paths."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def folder(path: Path, images: np.ndarray) -> str:
 
 
 def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training images, unseen ones, and samples: noisy copies of the first 40 training images, then blends of other digits."""
+    """Training images, unseen images, and samples: noisy copies of the first 40 training images, then blends of other digits."""
     generator = np.random.default_rng(7)
     digits = load_digits().images[generator.permutation(1797)]
     train, unseen, others = digits[:90], digits[90:211], digits[300:]
@@ -43,7 +43,7 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path):
     train, unseen, samples = drawn()
     paths = [folder(tmp_path / name, images) for name, images in (("s", samples), ("t", train), ("u", unseen))]
-    # Several shards, the last of them short.
+    # Several shards, of which the last is shorter.
     overrides = ["score.false_match_rate=0.01", "extract.shard_size=100"]
     config = given_config(*paths, run=str(tmp_path / "run"), overrides=overrides)
     artifacts = run_until("report", config, Reporter()).artifacts

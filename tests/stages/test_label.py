@@ -1,4 +1,4 @@
-"""Labels of the synthetic set from weights that the config gives."""
+"""Labels of the synthetic set from weights in the config."""
 
 import shutil
 
@@ -24,7 +24,7 @@ from tests.surrogate.test_encoders import Vit, exported
 
 @pytest.fixture
 def run(tiny_audit, tmp_path):
-    """A run with its synthetic set and no labels yet."""
+    """A run with a synthetic set but no labels."""
     for stage in ("prepare", "synthetic"):
         shutil.copytree(f"{tiny_audit.run.store.uri}/{stage}", tmp_path / "run" / stage)
     return str(tmp_path / "run")
@@ -51,7 +51,7 @@ def labelled(run: str, **changes) -> tuple[Artifacts, str]:
 def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
     artifacts, line = labelled(run, labels="classifier", teacher=teacher, teacher_input="symmetric")
     images = decode_column(artifacts.synthetic.read_first(8, ["image"]).column("image"))
-    # A network's last bits depend on the batch, which is a shard.
+    # The last bits of a network's output depend on the batch, which is one shard.
     opened = open_teacher(teacher, None, "symmetric")
     expected = np.concatenate([opened.probabilities(images[start : start + 50]) for start in range(0, 400, 50)])
     table = read_labels(artifacts)
@@ -63,12 +63,12 @@ def test_a_given_classifier_labels_the_synthetic_set(run, teacher):
 def test_clusters_of_a_classifiers_features_and_of_an_encoders(run, teacher, tmp_path):
     by_teacher, line = labelled(run, features="teacher", teacher=teacher, teacher_input="symmetric", cohesion=0.05)
     found = by_teacher.surrogate.read_json("labels.json")
-    assert f"{found['classes']} of 5 clusters of teacher are kept, of" in line
+    assert f"{found['classes']} of 5 clusters of teacher features kept (" in line
     assert (sum(found["sizes"]), found["asked"]) == (400, 5)
     clip = exported(tmp_path / "clip.pt", Vit())
     by_clip, _ = labelled(run, features="clip", encoder=clip, cohesion=0.05)
     by_sscd, line = labelled(run, features="sscd", encoder=clip, cohesion=0.05)
-    assert "clusters of sscd are kept" in line
+    assert "clusters of sscd features kept" in line
     keys = {each.surrogate.key for each in (by_teacher, by_clip, by_sscd)}
     assert len(keys) == 3
     labels = {tuple(read_labels(each).column("label").to_pylist()) for each in (by_teacher, by_clip, by_sscd)}
@@ -92,14 +92,14 @@ def test_other_weights_at_the_same_path_are_another_artifact(run, teacher, tmp_p
 def test_kept_clusters_and_accuracy_by_timestep_are_in_the_report(tiny_audit):
     metrics = tiny_audit.report.read_json("metrics.json")
     found = tiny_audit.surrogate.read_json("labels.json")
-    told = metrics["surrogate"]
-    assert (told["labels"], told["features"], told["kept"], told["sizes"]) == (
+    shown = metrics["surrogate"]
+    assert (shown["labels"], shown["features"], shown["kept"], shown["sizes"]) == (
         "cluster",
         "pixels",
         found["kept"],
         found["sizes"],
     )
-    assert [row["first"] for row in told["accuracy"]] == list(range(0, 1000, 100))
+    assert [row["first"] for row in shown["accuracy"]] == list(range(0, 1000, 100))
     assert (
         "Clusters of the synthetic set" in tiny_audit.report.store.read(f"{tiny_audit.report.key}/index.html").decode()
     )

@@ -1,4 +1,4 @@
-"""Data sources on a real Ray: out of core, in any number of tasks, resumed after a stop."""
+"""Data sources on a real Ray: out of core, with any number of tasks, resumed after an interruption."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from tests.formats import encoded, pictures, webdataset, write_cifar_archive, wr
 
 
 class Listener(Reporter):
-    """Keeps what is said."""
+    """Collects messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,13 +173,13 @@ def test_cifar_members_and_unseen_images_keep_apart(tmp_path, ray_session):
     assert unseen[0].labels is None
 
 
-def test_a_stopped_preparation_goes_on_and_a_damaged_archive_is_told(tmp_path, ray_session):
+def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_path, ray_session):
     images = pictures(30)
     for number in range(3):
         (tmp_path / f"shard-{number}.tar").write_bytes(webdataset(images[number * 10 : number * 10 + 10], [1, 2] * 5))
     where = {"source": "webdataset", "path": str(tmp_path)}
     artifacts, lines = prepared(tmp_path / "run", **where, dpm__kind="import", dpm__path="/model")
-    assert any("give others as data.holdout_path" in line for line in lines)
+    assert any("give unseen images as data.holdout_path" in line for line in lines)
     whole = parts(artifacts)
     root = Path(artifacts.run.store.uri) / artifacts.prepare.key
     (root / "_done.json").unlink()
@@ -196,7 +196,7 @@ def test_a_stopped_preparation_goes_on_and_a_damaged_archive_is_told(tmp_path, r
 
 
 def test_source_and_run_in_object_storage(s3, tmp_path):
-    # A process of its own: Ray's workers have the credentials of the environment that Ray was started in.
+    # In a new process, because Ray's workers get their credentials from the environment in which Ray was started.
     store, run = open_store(f"s3://{s3.bucket}/pictures"), f"s3://{s3.bucket}/prepared"
     images = pictures(28)
     for number, image in enumerate(images):
@@ -213,7 +213,7 @@ def test_source_and_run_in_object_storage(s3, tmp_path):
         _ = Artifacts.open(load_config(tmp_path / "audit.yaml", [f"data.path=s3://{s3.bucket}/elsewhere"])).prepare
 
 
-def test_what_can_be_refused_is_refused_before_anything_starts(tmp_path):
+def test_faults_of_the_config_are_refused_before_anything_starts(tmp_path):
     write_folder(tmp_path / "images", pictures(20), classes=0)
     where = {"data__source": "folder", "data__path": str(tmp_path / "images"), "data__members": 10, "data__holdout": 5}
     for options, message in (

@@ -1,4 +1,4 @@
-"""Scores are the same whoever computes them, however often that dies, and for every form of bands."""
+"""Scores do not depend on the actors that compute them, also if actors are killed, for all kinds of bands."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.bruteforce import check
 
 
 def tables(root: Path) -> dict[str, object]:
-    """Every score and hits file under its name without the fingerprint."""
+    """Every file of scores and hits, by its path without the fingerprint."""
     found = {}
     for path in sorted([*(root / "scores").rglob("*.parquet"), *(root / "hits").rglob("*.parquet")]):
         kind, _, *rest = path.relative_to(root).parts
@@ -80,7 +80,7 @@ def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_
     artifacts = run_until("report", tiny_config(run, score__bands="paper"), Reporter()).artifacts
     assert check(run) == []
     low = artifacts.report.read_json("metrics.json")["conditions"][0]["bands"]["low"]
-    assert low["ums_count"] > 50  # of 60 members, more than the neighbours that are stored
+    assert low["ums_count"] > 50  # of 60 members: more than the stored neighbours
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Class-conditional DPMs: trained, imported, sampled, attacked, and set beside each other."""
+"""Class-conditional DPMs: training, import, sampling, extraction, and comparison of twins."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_each_sample_draws_its_class_from_its_seed(random_twin):
 
 
 @pytest.mark.slow
-def test_the_model_knows_its_classes_and_listens_to_them(random_twin):
+def test_the_class_condition_changes_the_samples(random_twin):
     dpm = load_dpm(random_twin.run.store.fetch_dir(random_twin.dpm.key))
     assert dpm.condition == Condition((15, 15, 15, 15))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))[:1].repeat(4, 1, 1, 1)
@@ -96,13 +96,13 @@ def test_condition_is_in_the_models_fingerprint_and_its_absence_is_not(tmp_path)
         ({"dpm__condition": "random", "dpm__condition_classes": 61}, "dpm.condition_classes: 61 classes for 60"),
     ],
 )
-def test_a_condition_that_cannot_be_is_refused_before_anything_starts(tmp_path, changes, words):
+def test_an_invalid_condition_is_refused_before_anything_starts(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         tiny_config(tmp_path / "run", **changes)
 
 
-def test_a_model_that_is_not_trained_here_has_no_twins(tmp_path):
-    with pytest.raises(UserError, match=r"dpm\.kind: twins are DPMs that are trained"):
+def test_only_a_trained_dpm_has_twins(tmp_path):
+    with pytest.raises(UserError, match=r"dpm\.kind: twins have to be trained"):
         run_twins(tiny_config(tmp_path / "run", dpm__kind="optimal"), Reporter())
 
 

@@ -1,4 +1,4 @@
-"""Every config that ships is valid, and those of the paper hold its settings."""
+"""All configs of the repository are valid, and those of the paper have its settings."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from side_ray.config.file import load_config
 from side_ray.diffusion.unet_dpm import new_unet
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
-# Training steps, members, samples per λ, similarity, image size: section 5.1 and 5.3 of the paper (the image size is ours).
+# Training steps, members, samples per λ, similarity, image size: sections 5.1 and 5.3 of the paper (the image size is ours).
 PAPER = {
     "cifar10": (1_600_000, 50_000, 10_000, "nl2", 32),
     "celeba_hq_fi": (258_000, 5_478, 50_000, "sscd", 128),

@@ -1,4 +1,4 @@
-"""The paper's tables from a small run: what is written, that the numbers are the run's, and the errors of the verb."""
+"""The paper's tables from a small run: files, numbers equal to those of the run, and errors of the verb."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_every_table_of_a_run_has_data_a_figure_and_a_text(run, table):
 def test_the_numbers_are_the_reports(run, tiny_audit):
     metrics = json.loads((run / tiny_audit.report.key / "metrics.json").read_text())
     rows = reproduce_from("table1", str(run), None)[1].rows
-    for each in metrics["conditions"]:  # one λ for each method, so that the mean is its own number
+    for each in metrics["conditions"]:  # one λ per method, so the mean over λ is this value
         for band, entry in each["bands"].items():
             mine = [row for row in rows if (row["method"], row["band"]) == (each["method"], band)]
             assert [row["ams"] for row in mine] == [100 * entry["ams"]]
@@ -59,7 +59,7 @@ def test_measured_unique_images_lie_in_the_simultaneous_band_of_eq_150(run, tiny
         assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
         assert f"{name}: " in found.text
         assert "inside the simultaneous 95 % band" in found.text
-    # The pairs behind the curve are the hits behind the report's UMS: the same expectation comes from both.
+    # The curve and the report's UMS come from the same hits, so they have the same expectation.
     random = metrics["conditions"][0]
     curve = {point["m"]: point["distinct"] for point in random["richness"]["curve"] if not point["extrapolated"]}
     rows = [row for row in found.rows if row["condition"] == "Random" and row["m"] in curve]
@@ -101,7 +101,7 @@ def test_the_paper_s_size_is_that_of_the_audit_of_its_data_set():
 def test_a_run_without_report_and_a_table_that_no_run_has_are_refused(tmp_path, run):
     with pytest.raises(UserError, match="holds no report; run side-ray audit first"):
         reproduce_from("table1", str(tmp_path), None)
-    with pytest.raises(UserError, match="table2 needs a student for each number of classes"):
+    with pytest.raises(UserError, match="table2 needs one student per number of classes"):
         reproduce_from("table2", str(run), None)
 
 

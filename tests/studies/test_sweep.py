@@ -1,4 +1,4 @@
-"""A sweep on a real Ray Tune: what it shares, that its numbers are an audit's, and what it does when it is stopped or fails."""
+"""A sweep on a real Ray Tune: shared stages, numbers equal to those of audits, interruptions and failures."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ STAGES = ("prepare", "dpm", "synthetic", "surrogate", "samples", "scores")
 
 
 def stamps(root: Path) -> dict[str, int]:
-    """When each file of the stages was last written."""
+    """Modification time of each file of the stages."""
     files = [path for stage in STAGES for path in (root / stage).rglob("*") if path.is_file()]
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files}
 
@@ -35,13 +35,13 @@ def table(root: Path, plan) -> list[dict]:
 
 
 def numbers(row: dict) -> dict:
-    """A row of the sweep's table without what an audit's table does not have."""
+    """A row of the sweep's table, reduced to the columns of an audit's table."""
     own = {"labels", "classes", "arch", "steps", "interval_from", "interval_to", "status", "planned"}
     return {key: value for key, value in row.items() if key not in own and value is not None}
 
 
 def audit_rows(root: Path, artifacts) -> list[dict]:
-    """The rows of an audit's metrics.csv, numbers as numbers."""
+    """The rows of an audit's metrics.csv, with numbers parsed."""
     with open(root / artifacts.report.key / "metrics.csv") as file:
         return [{key: _number(word) for key, word in row.items() if word} for row in csv.DictReader(file)]
 
@@ -55,7 +55,7 @@ def _number(word: str):
 
 @pytest.fixture(scope="module")
 def swept(tiny_audit, tmp_path_factory):
-    """A sweep over two C and two λ, beside an audit of one C of these; the run's directory, its files before, and the plan."""
+    """A sweep over two C and two λ in the run of an audit of one of these C: the run directory, its files before, the plan."""
     root = tmp_path_factory.mktemp("sweep") / "run"
     shutil.copytree(tiny_audit.run.store.uri, root)
     before = stamps(root)
@@ -69,7 +69,7 @@ def test_shared_stages_are_made_once(swept, tiny_audit):
     after = stamps(root)
     assert {name: after[name] for name in before} == before
     new = [name for name in after if name not in before]
-    # One more student, and three conditions of four shards each (Random and one λ were there), scored with their hits.
+    # One more student, and three conditions of four shards each, with scores and hits (Random and one λ existed).
     assert len({name.split("/")[1] for name in new if name.startswith("surrogate")}) == 1
     assert sum(name.startswith("samples") for name in new) == 3 * 4
     assert sum(name.startswith("scores") for name in new) == 3 * 4 * 2
@@ -79,7 +79,7 @@ def test_shared_stages_are_made_once(swept, tiny_audit):
 def test_the_table_equals_the_audits(swept, tiny_audit):
     root, _, plan, _ = swept
     audits = [tiny_audit]
-    # Three audits more: the other λ of the same student, and another student.
+    # Three more audits: the other λ of the same student, and another student.
     changes = (
         {"extract__lambdas": [0, 4]},
         {"surrogate__classes": 3},
@@ -123,7 +123,7 @@ def test_the_best_setting_is_a_config_that_audit_takes_and_samples_nothing(swept
     assert conditions[-1]["calibrated"]["ams"] == best.metrics["calibrated"]["ams"]
 
 
-def test_trials_say_how_they_stand_at_each_shard(swept):
+def test_trials_report_their_metrics_after_each_shard(swept):
     root, _, plan, _ = swept
     (rung,) = (root / plan.results.key / "tune").iterdir()
     directories = sorted(path for path in rung.iterdir() if path.is_dir())
@@ -170,7 +170,7 @@ def test_stopped_early_the_others_numbers_stay(swept, ray_session):
 
 
 @pytest.mark.slow
-def test_a_failed_trial_is_named_and_made_up_for_later(swept, ray_session):
+def test_a_failed_trial_is_named_and_retried_later(swept, ray_session):
     root, _, plan, _outcomes = swept
     config = tiny_config(root, sweep__classes=[3, 5], sweep__lambdas=[3], sweep__retries=0)
     student = next(each for each in plan.settings if each.classes == 3)
@@ -209,7 +209,7 @@ def test_a_damaged_shard_is_made_again(swept, ray_session):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_while_it_samples_it_goes_on_with_no_trial_repeated(tmp_path):
+def test_a_killed_sweep_resumes_and_repeats_no_trial(tmp_path):
     root = tmp_path / "run"
     values = tiny_values(str(root), sweep__classes=[3, 5], sweep__lambdas=[0, 1, 2, 4], dpm__kind="optimal")
     values["extract"] |= {"steps": 20, "samples": 400}
@@ -223,13 +223,13 @@ def test_killed_while_it_samples_it_goes_on_with_no_trial_repeated(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(driver.pid, signal.SIGKILL)
-    time.sleep(5)  # Ray's processes notice that their driver is gone
+    time.sleep(5)  # time for Ray's processes to notice that their driver is gone
     before = stamps(root)
     results = {p: p.stat().st_mtime_ns for p in root.glob("sweep/*/trials/*/*.json")}
     assert 3 <= len(results) < 7
     again = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert again.returncode == 0, again.stderr
-    assert "goes on where it stopped" in again.stderr
+    assert "sweep: resuming" in again.stderr
     after = stamps(root)
     assert {name: after[name] for name in before} == before
     assert {p: p.stat().st_mtime_ns for p in results} == results

@@ -1,4 +1,4 @@
-"""What a sweep consists of: settings, their audits, and which go on. Without Ray."""
+"""The plan of a sweep: settings, their audits, and which trials survive. Without Ray."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.audits import tiny_config
 def plan_of(tmp_path):
     def make(**sweep):
         config = tiny_config(tmp_path, **{f"sweep__{key}": value for key, value in sweep.items()})
-        return SweepPlan(config, Artifacts(config, Run(open_store(str(tmp_path)))))
+        return SweepPlan(Artifacts(config, Run(open_store(str(tmp_path)))))
 
     return make
 
@@ -90,10 +90,10 @@ def test_a_random_search_draws_distinct_settings_and_the_same_ones_again(plan_of
 def test_images_per_class_make_n_grow_with_the_classes(tmp_path):
     config = tiny_config(tmp_path, sweep__classes=[3, 5], extract__samples=None, extract__samples_per_target=40)
     found = {each.classes: config_of(config, each).extract.samples for each in settings(config) if each.scale}
-    assert found == {3: 150, 5: 200}  # 120 and 200, in whole shards of 50
+    assert found == {3: 150, 5: 200}  # 120 and 200, rounded up to whole shards of 50
 
 
-def test_the_best_setting_is_handed_on_as_an_audit(plan_of):
+def test_the_best_setting_is_written_as_an_audit(plan_of):
     plan = plan_of(lambdas=[0, 4], classes=[7])
     audit = audit_of(plan.config, plan.settings[-1])
     assert (audit.extract.lambdas, audit.extract.methods, audit.surrogate.classes) == ([0.0, 4.0], ["random", "td"], 7)
@@ -109,7 +109,7 @@ def test_the_best_setting_is_handed_on_as_an_audit(plan_of):
         "too many classes": ({"classes": [900]}, r"surrogate\.classes: 900 classes cannot come from 400 images"),
         "interval": ({"intervals": [[0.8, 0.2]]}, r"extract\.guidance_interval: .* from < to"),
         "band": ({"band": "lo"}, r"sweep\.band: there is no band lo; known: calibrated, low, mid, high"),
-        "draws": ({"search": "random", "trials": 99}, r"sweep\.trials: 99 are wanted of 2 settings"),
+        "draws": ({"search": "random", "trials": 99}, r"sweep\.trials: 99 trials, but only 2 settings"),
     }.values(),
 )
 def test_a_setting_that_no_audit_can_have_is_refused_in_one_line(plan_of, sweep, message):
@@ -118,7 +118,7 @@ def test_a_setting_that_no_audit_can_have_is_refused_in_one_line(plan_of, sweep,
     assert "\n" not in str(caught.value)
 
 
-def test_the_best_half_goes_on_and_so_do_equals(plan_of):
+def test_the_best_half_survives_including_ties(plan_of):
     names = plan_of(lambdas=[1, 2, 3, 4, 5]).settings
     assert survivors(dict(zip(names, [0.1, 0.5, 0.3, 0.3, 0.2], strict=True)), 0.4) == names[1:4]
     assert survivors(dict(zip(names, [0.1, 0.5, 0.3, 0.4, 0.2], strict=True)), 0.5) == names[1:4]

@@ -1,4 +1,4 @@
-"""`side-ray theory` on real models: the tiny audit's trained DPM, and the closed form, of which everything is known."""
+"""`side-ray theory` on real models: the trained DPM of the tiny audit, and the closed-form DPM with known results."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SMALL = {"points": 30, "batch_size": 15, "timesteps": [100, 400], "draws": 3, "o
 
 @pytest.fixture(scope="module")
 def trained(tiny_audit, tmp_path_factory):
-    """The theory of the tiny audit's DPM: artifacts, what is printed, and theory.json."""
+    """The theory of the tiny audit's DPM: artifacts, printed lines, and theory.json."""
     root = tmp_path_factory.mktemp("theory") / "run"
     shutil.copytree(tiny_audit.run.store.uri, root)
     config = tiny_config(root, theory=SMALL)
@@ -52,7 +52,7 @@ def test_every_latent_and_labelling_is_there_and_the_averages_hold(trained):
             assert labels["pooled_ratio"] <= 1
             assert labels["mean_ratio"] <= 1
             assert sum(row["count"] for row in labels["labels"]) == each["count"]
-        # Random labels say nothing of the images, clusters of the images' own pixels much.
+        # Random labels carry no information about the images; clusters of their pixels carry much.
         explained = {name: labels["explained"] for name, labels in each["labellings"].items()}
         assert explained["random"] < explained["cluster"]
     assert any("the average holds" in line for line in lines)

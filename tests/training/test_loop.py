@@ -1,5 +1,4 @@
-"""The training loop itself, without Ray: workers together do what one does alone, and a resumed training what an undisturbed one
-does."""
+"""The training loop without Ray: several workers are equivalent to one, and a resumed training to an uninterrupted one."""
 
 import os
 from dataclasses import replace
@@ -36,7 +35,7 @@ def artifacts(tmp_path_factory) -> Artifacts:
 
 
 def spec_of(artifacts: Artifacts, name: str, config: Config | None = None, **schedule: Any) -> TrainSpec:
-    """The U-Net of the tiny audit, 16 images a step."""
+    """The U-Net of the tiny audit, 16 images per step."""
     dpm = (config or artifacts.config).dpm
     settings = {"steps": STEPS, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.0, "checkpoint_every": 8}
     settings |= {"grad_clip": 1.0, "ema_decay": 0.9, **schedule}
@@ -54,7 +53,7 @@ def trained(spec: TrainSpec, until: int | None = None) -> TrainingLoop:
 
 
 def forget() -> None:
-    """accelerate keeps one state per process, which in a run is one training's."""
+    """accelerate keeps its state per process; a real run has one training per process, the tests have several."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 
@@ -78,7 +77,7 @@ def rank(number: int, world: int, port: int, spec: TrainSpec, answer: str) -> No
     if number == 0:
         torch.save({"curve": loop.curve, "weights": weights(loop)}, answer)
     torch.distributed.barrier()
-    # Past the destructors: gloo's now and then waits for ever for a worker that has gone.
+    # Skip the destructors: gloo's sometimes hangs if another worker has exited already.
     os._exit(0)
 
 
@@ -91,7 +90,7 @@ def together(world: int, spec: TrainSpec, directory: Path) -> dict[str, Any]:
 
 
 def test_two_gloo_workers_with_half_the_batch_each_are_one_with_all_of_it(artifacts, alone, tmp_path):
-    # Sums in another order: the losses differ in the last bits, and Adam's division lets the weights differ by more.
+    # The order of summation differs, so losses differ in the last bits, and weights by more because of Adam's division.
     found = together(2, spec_of(artifacts, "two"), tmp_path)
     assert found["curve"]["steps"] == alone.curve["steps"] == list(range(1, STEPS + 1))
     np.testing.assert_allclose(found["curve"]["loss"], alone.curve["loss"], rtol=2e-5)
@@ -112,7 +111,7 @@ def test_three_workers_with_unequal_shares_in_parts(artifacts, alone, tmp_path):
     torch.testing.assert_close(found["weights"], weights(alone), rtol=0, atol=1e-4)
 
 
-def test_a_resumed_training_ends_as_an_undisturbed_one_bit_by_bit(artifacts, alone):
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(artifacts, alone):
     spec = spec_of(artifacts, "stopped")
     stopped = trained(spec, until=15)
     assert stopped.checkpoints.steps() == [12, 8]
@@ -128,7 +127,7 @@ def test_half_precision_resumes_bit_by_bit_too(artifacts, alone):
     whole = trained(spec("bf16"))
     trained(spec("bf16-stopped"), until=15)
     assert torch.equal(weights(trained(spec("bf16-stopped"))), weights(whole))
-    # It is another arithmetic, of the same training.
+    # The same training with a different arithmetic.
     assert not torch.equal(weights(whole), weights(alone))
     assert whole.curve["loss"] == pytest.approx(alone.curve["loss"], rel=0.02)
 
@@ -143,7 +142,7 @@ def test_dropout_and_flips_resume_too(artifacts):
     assert torch.equal(weights(trained(spec_of(artifacts, "dropout-stopped", config, steps=8))), weights(whole))
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(artifacts, alone):
+def test_the_previous_checkpoint_replaces_a_damaged_one(artifacts, alone):
     spec = spec_of(artifacts, "damaged")
     checkpoints = trained(spec, until=13).checkpoints
     path = Path(artifacts.run.store.uri) / checkpoints.key(12)
@@ -155,8 +154,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(artifacts, alone):
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 8, 1000])
-def test_a_kill_at_any_step_costs_at_most_an_interval(every, tmp_path):
-    """Whatever is still under way is lost; what was begun before it is written."""
+def test_a_kill_at_any_step_loses_at_most_an_interval(every, tmp_path):
+    """The checkpoint being written at the kill is lost; the one before it is complete."""
     due = checkpoint_steps(every)
     for step in range(2 * every + 2):
         begun = step // due * due

@@ -11,7 +11,7 @@ from side_ray.diffusion.unet_dpm import UnetDpm
 from side_ray.images import ImageSet
 from side_ray.stages.train_dpm import DpmRecipe
 from side_ray.training.members import Members
-from side_ray.training.preview import GRID, STREAM, WatchSpec, tiled
+from side_ray.training.preview import GRID, STREAM, PreviewSpec, tiled
 
 SEED = 3
 
@@ -35,7 +35,7 @@ class FewMembers(Members):
 @pytest.fixture(params=["fp32", "bf16"])
 def recipe(request) -> DpmRecipe:
     extract = ExtractSection(lambdas=[0, 1], samples=100, batch_size=40, steps=3)
-    spec = WatchSpec(SEED, DrawSettings.of(extract, request.param), ScoreSection(), probe=None)
+    spec = PreviewSpec(SEED, DrawSettings.of(extract, request.param), ScoreSection(), probe=None)
     unet = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     dpm = DpmSection(condition="labels", unet={**unet, "norm_num_groups": 4})
     made = DpmRecipe(FewMembers(), dpm, SEED, torch.device("cpu"), spec)
@@ -44,9 +44,9 @@ def recipe(request) -> DpmRecipe:
 
 
 def test_the_grid_is_what_the_audit_would_draw(recipe):
-    measured, grid = recipe.watch()
+    measured, grid = recipe.preview()
     seeds = [sample_seed(SEED, STREAM, i) for i in range(GRID)]
-    drawn = draw(UnetDpm(recipe.module, recipe.schedule, recipe.condition), seeds, recipe.watch_spec.settings)
+    drawn = draw(UnetDpm(recipe.module, recipe.schedule, recipe.condition), seeds, recipe.preview_spec.settings)
     assert measured == {}
     assert np.array_equal(grid, tiled(drawn.images))
     assert 0.7 < (drawn.classes == 0).mean() < 1

@@ -1,4 +1,4 @@
-"""Members that are streamed: every image once an epoch, in an order that neither the number of workers nor a stop changes."""
+"""Streamed members: every image once per epoch, in an order that does not depend on the number of workers or on restarts."""
 
 from itertools import islice
 
@@ -25,7 +25,7 @@ def pairs(part: np.ndarray, row: np.ndarray) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def prepared(tmp_path) -> Artifact:
-    """50 digits in five parts, some of which hold other splits too."""
+    """50 digits in five parts, some of which also contain other splits."""
     artifact, digits = Artifact(open_store(str(tmp_path)), "prepare/x"), load_digits()
     members, unseen = split_table(digits, np.arange(50), "member"), split_table(digits, np.arange(50, 60), "holdout")
     for part, (start, stop) in enumerate([(0, 10), (10, 12), (12, 30), (30, 41), (41, 50)]):

@@ -1,4 +1,4 @@
-"""Training on a real Ray: workers and the driver are killed, storage fails, the model is opened elsewhere."""
+"""Training on a real Ray: killed workers, a killed driver, failing storage, and use of the model in plain diffusers."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ TWO = {"cluster__train_workers": 2, "dpm__steps": 400, "dpm__checkpoint_every": 
 
 
 def workers(under: int) -> list[psutil.Process]:
-    """Ray Train's worker processes below a process."""
+    """Ray Train's worker processes among the descendants of a process."""
     found = []
     for process in psutil.Process(under).children(recursive=True):
         try:
@@ -55,7 +55,7 @@ def reach(reached: Callable[[], bool], driver: subprocess.Popen) -> None:
 
 
 def disturbed(uri: str, tmp_path: Path, env: dict[str, str]) -> tuple[Artifacts, list[int]]:
-    """A training of two workers one of which is killed, then the driver, then gone on with; and the newest checkpoint at
+    """Train with two workers; kill a worker, then the driver, then resume. Returns the artifacts and the newest checkpoint at
     each kill."""
     config = tmp_path / "audit.yaml"
     config.write_text(yaml.safe_dump(tiny_values(uri, **TWO)))
@@ -84,7 +84,7 @@ def check_recovery(artifacts: Artifacts, kills: list[int], undisturbed: float) -
     info = artifacts.dpm.info()
     assert (info["steps"], info["workers"]) == (400, 2)
     assert len(info["resumed_at"]) == 2
-    # The step of a kill is at most one interval after the newest checkpoint then.
+    # At a kill the training is at most one interval ahead of the newest checkpoint.
     assert all(resumed >= seen for resumed, seen in zip(info["resumed_at"], kills, strict=True)), (info, kills)
     assert info["final_loss"] == pytest.approx(undisturbed, rel=0.01)
     assert artifacts.dpm.read_json("curve.json")["steps"] == list(range(2, 401, 2))
@@ -93,14 +93,14 @@ def check_recovery(artifacts: Artifacts, kills: list[int], undisturbed: float) -
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, tmp_path_factory) -> float:
-    """Final loss of the same training by one worker, whom nobody disturbs."""
+    """Final loss of the same training by one worker without interruptions."""
     config = tiny_config(tmp_path_factory.mktemp("train") / "run", **{**TWO, "cluster__train_workers": 1})
     return run_until("train_dpm", config, Reporter()).artifacts.dpm.info()["final_loss"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_worker_and_a_killed_driver_cost_at_most_an_interval(tmp_path, undisturbed):
+def test_a_killed_worker_and_a_killed_driver_lose_at_most_an_interval(tmp_path, undisturbed):
     artifacts, kills = disturbed(str(tmp_path / "run"), tmp_path, {})
     check_recovery(artifacts, kills, undisturbed)
 
@@ -116,7 +116,7 @@ def test_the_same_in_object_storage_one_request_in_ten_of_which_fails(s3, tmp_pa
 
 
 def test_plain_diffusers_samples_the_same_images_from_the_exported_model(tiny_audit):
-    """DDIM with η = 0 and ε re-derived from the clipped x̂₀, 10 steps; float32 sums in another order: 2e-4 of [-1, 1]."""
+    """DDIM with η = 0, 10 steps, ε recomputed from the clipped x̂₀. Tolerance 2e-4 in [-1, 1]: float32 sums differ in order."""
     directory = tiny_audit.run.store.fetch_dir(tiny_audit.dpm.key)
     seeds = [sample_seed(0, "extract", i) for i in range(16)]
     ours = sample(load_dpm(directory), Noise(seeds, (1, 8, 8)), Ddim(10))
@@ -132,7 +132,7 @@ def test_plain_diffusers_samples_the_same_images_from_the_exported_model(tiny_au
 
 
 def events(artifacts: Artifacts) -> list[Event]:
-    """What TensorBoard would read: length, its checksum, the event, its checksum."""
+    """Events in TensorBoard's format: length, its checksum, the event, its checksum."""
     found = []
     for entry in artifacts.run.store.list(f"{artifacts.dpm.key}/tensorboard"):
         data, place = artifacts.run.store.read(entry.key), 0
@@ -152,8 +152,8 @@ def kill_a_worker_after_a_checkpoint(checkpoints: Checkpoints) -> None:
         time.sleep(0.02)
 
 
-def test_two_workers_one_of_which_is_killed_learn_what_one_undisturbed_learns(tmp_path, ray_session, tiny_audit):
-    """And TensorBoard shows loss, grids of samples and the probe's AMS."""
+def test_two_workers_with_a_kill_learn_the_same_as_one_without(tmp_path, ray_session, tiny_audit):
+    """TensorBoard also gets the loss, grids of samples and the AMS of the probe."""
     watched = {"dpm__samples_every": 80, "dpm__probe": 50}
     config = tiny_config(tmp_path / "run", cluster__train_workers=2, dpm__grad_accumulation=2, **watched)
     artifacts = Artifacts(config, Run(open_store(config.run.uri)))
@@ -176,7 +176,7 @@ def test_two_workers_one_of_which_is_killed_learn_what_one_undisturbed_learns(tm
 
 
 @pytest.mark.slow
-def test_an_elastic_training_takes_the_workers_that_there_are(tmp_path, ray_session, tiny_audit):
+def test_an_elastic_training_uses_the_available_workers(tmp_path, ray_session, tiny_audit):
     config = tiny_config(tmp_path / "run", cluster__train_workers=[1, 3])
     info = run_until("train_dpm", config, Reporter()).artifacts.dpm.info()
     assert info["workers"] == 3
@@ -185,7 +185,7 @@ def test_an_elastic_training_takes_the_workers_that_there_are(tmp_path, ray_sess
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_elastic_training_goes_on_without_a_lost_node(tmp_path, undisturbed):
+def test_an_elastic_training_continues_without_a_lost_node(tmp_path, undisturbed):
     changes = {**TWO, "cluster__train_workers": [1, 2], "cluster__train_cpus": 2}
     run = str(tmp_path / "run")
     config = tmp_path / "audit.yaml"
