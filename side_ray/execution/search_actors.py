@@ -13,9 +13,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import Split
-from side_ray.search.index import Index
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.search import Counts, Index, Levels, Neighbors
 from side_ray.similarity.base import Similarity
 from side_ray.similarity.registry import similarity_of
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from side_ray.errors import NotThere, UserError
-from side_ray.search.neighbors import Metric, Neighbors
+from side_ray.search import Metric, Neighbors
 from side_ray.similarity.base import Images, Similarity
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

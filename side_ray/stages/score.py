@@ -23,8 +23,7 @@ from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import Split, find_cut, hits_key, sizes_of
 from side_ray.runs.shards import DamagedShard, ShardSet
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors, merge
+from side_ray.search import Counts, Levels, Neighbors, merge
 from side_ray.similarity.registry import similarity_of
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
