@@ -54,7 +54,7 @@ class Scan:
         """
         total = len(self.queries)
         neighbors = Neighbors(np.empty((total, self.k), np.int64), np.empty((total, self.k)))
-        # As many blocks for each thread, of the same size.
+        # Each thread gets the same number of blocks, all of one size.
         count = -(-total // (self.kernel.block[0] * self.threads)) * self.threads
         rows = max(1, -(-total // max(count, 1)))
         with workers(self.threads) as run, full_precision():
@@ -74,11 +74,13 @@ class Scan:
         if self.counter is not None and found.uncounted.any():
             counts.append(self.float32.count(np.flatnonzero(found.uncounted) + block.start, self.counter))
         if self.k:
-            values = found.values
+            rows, columns, values = found.rows, found.columns, found.values
             if values is None:
-                values = values_of_pairs(queries, part.features, found.rows, found.columns, part.metric)
+                order = np.argsort(rows, kind="stable")
+                rows, columns = rows[order], columns[order]
+                values = values_of_pairs(queries, part.features, rows, columns, part.metric)
             nearest = Neighbors(neighbors.ids[block], neighbors.values[block])
-            write_nearest(nearest, found.rows, values, part.ids[found.columns], part.metric)
+            write_nearest(nearest, rows, values, part.ids[columns], part.metric)
         return np.flatnonzero(found.lost) + block.start, counts
 
 

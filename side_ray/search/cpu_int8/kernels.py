@@ -7,10 +7,9 @@ import numpy as np
 from side_ray.search.blocked import workers
 from side_ray.search.candidates import Pairs, rounded_down
 from side_ray.search.counting import LevelCounter
+from side_ray.search.cpu_int8 import pairs, tiles
 from side_ray.search.cpu_int8 import rows as row_loops
-from side_ray.search.cpu_int8 import tiles
 from side_ray.search.cpu_int8.memory import Panels, empty, panels_of_queries, panels_of_train, select
-from side_ray.search.exact import values_of_pairs
 from side_ray.search.float32 import gamma
 from side_ray.search.kernels import Found, Kernel, Prepared
 from side_ray.search.neighbors import LONGEST, Metric
@@ -56,7 +55,6 @@ class Int8Kernel(Kernel):
         selection = select(epsilon, self.slack, k, width)
         strip = empty((STRIP, self.block[1]), np.int32)
         for start in range(0, len(self.features), self.block[1]):
-            tiles.make_room(selection)
             self._take(prepared, self.train(start), strip, start, selection)
         selection.taken[selection.lost] = 0
         return selection
@@ -156,21 +154,30 @@ class QuantizedKernel(Int8Kernel):
             endless = np.full(len(queries), np.inf, np.float32)
             listed, columns, scores = tiles.entries(selection, np.where(uncounted, endless, levels.lowest), endless)
             counts = levels.count_pairs(Pairs(_rows_of(listed), columns, scores))
-        # The values of those that surely reach the floor tell what the others must reach.
+        rows, columns = self._narrowed(queries, selection, epsilon, k)
+        return Found(rows, columns, None, selection.lost, counts, uncounted)
+
+    def _narrowed(
+        self, queries: np.ndarray, selection: tiles.Selection, epsilon: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the entries that float32 products cannot exclude; the error of one is at most `error`."""
+        error = LONGEST**2 * gamma(queries.shape[1] + 1)
+        # Entries that surely reach the floor tell what the others must reach.
         count, columns, _ = tiles.promising(selection)
-        rows = _rows_of(count)
-        values = values_of_pairs(queries, self.features, rows, columns, "ip")
-        bound = rounded_down(_farthest(count, values, k) - epsilon, self.dtype)
-        count, others, _ = tiles.entries(selection, bound, selection.floor)
-        further = _rows_of(count)
-        return Found(
-            np.concatenate([rows, further]),
-            np.concatenate([columns, others]),
-            np.concatenate([values, values_of_pairs(queries, self.features, further, others, "ip")]),
-            selection.lost,
-            counts,
-            uncounted,
-        )
+        values = self._products(queries, count, columns)
+        farthest = _farthest(count, values, k)
+        bound = rounded_down(farthest - error - epsilon, self.dtype)
+        further, others, _ = tiles.entries(selection, bound, selection.floor)
+        rows = np.concatenate([_rows_of(count), _rows_of(further)])
+        columns = np.concatenate([columns, others])
+        values = np.concatenate([values, self._products(queries, further, others)])
+        kept = values >= farthest[rows] - 2 * error
+        return rows[kept], columns[kept]
+
+    def _products(self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        out = np.empty(columns.size)
+        pairs.products(queries, self.features, count, columns, out)
+        return out
 
     def _take(self, prepared: Any, train: Any, strip: np.ndarray, start: int, selection: tiles.Selection) -> None:
         (rows, scales, _), (panels, rounded) = prepared, train

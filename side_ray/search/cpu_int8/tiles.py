@@ -19,9 +19,9 @@ LANES = 16
 ROWS, WIDTH = 8, 3 * LANES
 """Queries and training rows whose sums fit a processor's registers (24 of 32) together."""
 PIECE = 16 * LANES
-"""Scores that are taken before it is looked again whether there is room."""
+"""Scores that are taken between two checks whether there is room."""
 SPARE = PIECE + LANES
-"""Places that a row of candidates has beyond its capacity."""
+"""Places that a row of entries has beyond its capacity."""
 MULTIPLIES = config.CPU_NAME is config.CPU_FEATURES is None and binding.get_host_cpu_features().get("avx512vnni", False)
 """Whether this processor has the instruction that `multiply` is written for."""
 
@@ -37,8 +37,8 @@ def _check(inside: bool) -> None:
 def _dots(typing, queries, stride, base, panel, steps, out, out_stride):
     """Products of `ROWS` queries with a panel of training rows: addresses, strides in bytes, and groups of four values.
 
-    VPDPBUSD (AVX-512 VNNI) multiplies unsigned by signed bytes and wraps, nothing saturates. It is written out here because
-    numba has no name for it, and keeps 24 sums in registers only if it is shown how.
+    VPDPBUSD (AVX-512 VNNI) multiplies unsigned by signed bytes; its sums wrap and do not saturate. numba has no name for it,
+    and LLVM keeps the 24 sums in registers only in a loop of this form.
     """
 
     def generate(context, builder, signature, arguments):
@@ -168,8 +168,8 @@ def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, co
 
     Values are int32. With `factors` alone, int32, a score is twice the value less its factor; with `factor` as well, float32,
     it is the value times both. `values`, `factors` and `slack` are the addresses of a row whose first column is `column`,
-    and are read from `first` on; `lanes` and the ends are addresses of what is written, `size` places of the latter in any
-    case: a branch here could not be predicted. Returns how many are stored.
+    and are read from `first` on; `lanes` and the ends are addresses of what is written. `size` places of the ends are written
+    in any case, because a branch here could not be predicted. Returns how many scores are stored.
     """
     pixels = factor == types.none
 
@@ -216,8 +216,8 @@ def _sift(typing, columns, scores, slack, size, bound, floor, columns_end, score
     """Of a row's entries, store those whose upper end reaches `bound` and whose lower end does not reach `floor`.
 
     With None for `floor` the upper end alone decides, with None for `bound` those are stored whose lower end does reach
-    `floor`. All but `size`, `bound` and `floor` are addresses; the new place may be the old one. Returns how many are stored;
-    up to `LANES` places more are written.
+    `floor`. All but `size`, `bound` and `floor` are addresses; the ends may be the addresses that are read. Returns how many
+    are stored; up to `LANES` more places are written.
     """
     kind = floor if bound == types.none else bound
 
@@ -336,7 +336,7 @@ class Selection(NamedTuple):
     lanes: np.ndarray
     """[q, a multiple of `LANES`, at least two], the largest of the lower ends that were dealt out to each lane.
 
-    If k lanes reach a value, so do k training images; and with several lanes for each of the k, there are hardly more.
+    If k lanes reach a value, so do k training images; with several lanes for each of the k, few more of them do.
     """
     columns: np.ndarray
     """int32 [q, capacity + `SPARE`], training rows of the scores that were taken."""
@@ -369,7 +369,7 @@ def _raise(kept: Selection, i: int, most: int) -> None:
         return
     high = _largest(place, size, low)
     if reached == size:
-        # At first: lanes that hold nothing yet tell nothing.
+        # The first time: lanes that hold nothing yet are left out.
         low, above = high, 0
         for lane in kept.lanes[i]:
             if lane > floor:
@@ -405,7 +405,7 @@ def _take_row(
     row, turn, count = kept.columns.shape[1], kept.lanes.shape[1] - LANES, kept.taken[i]
     _check(start >= 0 and start + values.size <= kept.slack.size)
     _check(0 <= i < kept.lanes.shape[0] and turn > 0 and kept.columns.shape == kept.scores.shape)
-    # The first scores of a row have no threshold to reach: they are dealt out, and then looked at again.
+    # The first scores of a row have no threshold to reach: one pass sets it, the second stores what reaches it.
     for rest in range(count == 0, -1, -1):
         first = 0
         while first < values.size:
@@ -415,7 +415,7 @@ def _take_row(
                     kept.lost[i] = True
                     return
             size = min(PIECE, turn - first % turn, values.size - first)
-            # Every turn begins at another lane, as training images may come in an order that repeats.
+            # Each turn begins at another lane, because the order of the training images may be periodic.
             lane = (start // LANES + first // turn) % LANES + first % turn
             _check(lane + size <= kept.lanes.shape[1] and count + size + LANES <= row and first + size <= values.size)
             more = _visit(
@@ -492,14 +492,6 @@ def _drop(kept: Selection, i: int, count: int) -> int:
     place = 4 * i * kept.columns.shape[1]
     columns, scores = kept.columns.ctypes.data + place, kept.scores.ctypes.data + place
     return _sift(columns, scores, kept.slack.ctypes.data, count, kept.threshold[i], None, columns, scores)
-
-
-@compiled
-def make_room(kept: Selection) -> None:
-    """Keep what reaches the threshold in every row that is half full."""
-    for i in range(kept.taken.size):
-        if 2 * kept.taken[i] > kept.columns.shape[1]:
-            kept.taken[i] = _drop(kept, i, kept.taken[i])
 
 
 @compiled

@@ -28,7 +28,6 @@ def take_scores(scores: np.ndarray, selection: tiles.Selection, step: int) -> No
     ones, strip = np.ones(rows, np.float32), np.empty((2, step), np.int32)
     for start in range(0, scores.shape[1], step):
         part = scores[:, start : start + step].T
-        tiles.make_room(selection)
         scales = np.ones(len(part), np.float32)
         tiles.take_quantized(*queries, panels_of_train(part.astype(np.int8)), ones, scales, strip, start, selection)
 
