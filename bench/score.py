@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.search.index import Engine, Index
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Metric, Neighbors, normalize
+from side_ray.search import Counts, Engine, Index, Levels, Metric, Neighbors, normalize
 from side_ray.similarity import SIMILARITIES
 from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
@@ -143,8 +141,8 @@ def check(
         order = np.argsort(keys, axis=1, kind="stable")[:, :K]
         wrong += int((order != neighbors.ids[start : start + 200]).sum())
         if shape.name == "nl2":
-            unit = 0.5 * np.take_along_axis(values, order, 1).mean(axis=1)
-            values = normalize(values, unit[:, None])
+            denominator = 0.5 * np.take_along_axis(values, order, 1).mean(axis=1)
+            values = normalize(values, denominator[:, None])
         level = levels.assign(values)
         sample_rows, columns = np.nonzero(level >= 0)
         parts.append(Counts.of_pairs(level[sample_rows, columns], columns, sample_rows + start))

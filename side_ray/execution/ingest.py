@@ -24,8 +24,7 @@ from side_ray.images import IMAGE_TYPE, encode_png
 from side_ray.registry import Carrier
 from side_ray.runs.dataset import SCHEMA, to_parquet
 from side_ray.runs.run import Artifact
-from side_ray.search.index import Index
-from side_ray.search.neighbors import Neighbors, merge
+from side_ray.search import Index, Neighbors, merge
 from side_ray.similarity.nl2 import Nl2
 from side_ray.sources.base import Record, Source
 from side_ray.sources.reading.pixels import Transform, Unusable

@@ -14,9 +14,7 @@ from side_ray.execution.node_memory import shared_array
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
-from side_ray.search.index import Index
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.search import Counts, Index, Levels, Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import Split

@@ -1,30 +1,14 @@
 """Counts at levels of similarity from tiles of scores; what a tile cannot decide is decided on exact values."""
 
-from typing import NamedTuple
-
 import numpy as np
 
+from side_ray.search.candidates import Pairs, reaching, rounded_down
 from side_ray.search.exact import values_of_pairs
-from side_ray.search.kernels import Kernel
 from side_ray.search.levels import Levels
 from side_ray.search.neighbors import Counts, Metric, normalize
-from side_ray.search.topk import rounded_down
 
 DENSE_SHARE = 0.02
 """Share of a tile's pairs at some level above which whole columns are counted instead of listing pairs."""
-UNSURE_SHARE = 0.002
-"""Share of undecided pairs above which a coarse kernel is not worth its speed."""
-
-
-class Pairs(NamedTuple):
-    """Some pairs of a block of queries and the training images."""
-
-    rows: np.ndarray
-    """int64 [m], of the block."""
-    columns: np.ndarray
-    """integers [m], training rows."""
-    scores: np.ndarray
-    """[m], a kernel's."""
 
 
 class LevelCounter:
@@ -32,7 +16,7 @@ class LevelCounter:
 
     Args:
         queries, train, ids: float32 [Q, d], float32 [n, d], int64 [n].
-        unit: float64 [Q], value = distance / unit for l2; None where the value is the inner product.
+        denominator: float64 [Q], value = distance / denominator for l2; None where the value is the inner product.
     """
 
     def __init__(
@@ -42,109 +26,78 @@ class LevelCounter:
         ids: np.ndarray,
         metric: Metric,
         levels: Levels,
-        unit: np.ndarray | None,
+        denominator: np.ndarray | None,
     ) -> None:
         self.queries, self.train, self.ids, self.metric = queries, train, ids, metric
-        self.levels, self.unit = levels, unit
+        self.levels, self.denominator = levels, denominator
         self.named = [level for level, names in enumerate(levels.labels) if names]
         self.lowest = min(self.named, default=len(levels.labels))
 
-    def block(self, kernel: Kernel, rows: slice, epsilon: np.ndarray) -> "BlockLevels":
+    def block(self, rows: np.ndarray, norms: np.ndarray | None, error: np.ndarray, dtype: np.dtype) -> "BlockLevels":
         """The level edges of some queries as bounds on a kernel's scores.
 
         Args:
-            epsilon: float64 [q], the kernel's ε for these rows.
+            rows: int64 [q], which queries, ascending.
+            norms: float64 [q], the kernel's ‖q‖² for l2.
+            error: float64 [q], how far a score of the kernel may be from the true one.
+            dtype: of the kernel's scores.
         """
         edges = self.levels.edges[self.lowest :].astype(np.float64)
-        if self.metric == "ip":
-            scores = np.broadcast_to(edges, (rows.stop - rows.start, edges.size))
+        if norms is None:
+            scores = np.broadcast_to(edges, (rows.size, edges.size))
             rounding = 2.0**-23 * np.abs(scores)
         else:
-            assert self.unit is not None
-            norms = kernel.query_norms(self.queries[rows])[:, None]
+            assert self.denominator is not None
+            norms = norms[:, None]
             with np.errstate(invalid="ignore"):
-                radii = np.where(edges == -np.inf, np.inf, -edges * self.unit[rows, None])
+                radii = np.where(edges == -np.inf, np.inf, -edges * self.denominator[rows, None])
             scores = np.where(edges > 0, np.inf, norms - radii**2)
             # Values are rounded to float32 before they meet an edge; the rest is float64 arithmetic.
             rounding = 2.0**-22 * radii**2 + 2.0**-48 * norms
         with np.errstate(invalid="ignore"):
-            slack = kernel.widest(epsilon)[:, None] + rounding
+            slack = error[:, None] + rounding
         slack = np.where(np.isfinite(scores), slack, 0.0)
-        return BlockLevels(
-            self,
-            rows,
-            rounded_down(scores - slack, kernel.slack.dtype),
-            -rounded_down(-(scores + slack), kernel.slack.dtype),
-        )
+        return BlockLevels(self, rows, rounded_down(scores - slack, dtype), -rounded_down(-(scores + slack), dtype))
 
     def exact_level(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Levels of single pairs, from float64 values."""
         values = values_of_pairs(self.queries, self.train, rows, columns, self.metric)
-        if self.unit is not None:
-            values = normalize(values, self.unit[rows])
+        if self.denominator is not None:
+            values = normalize(values, self.denominator[rows])
         return self.levels.assign(values)
 
 
 class BlockLevels:
     """Level edges of one block of queries: at level j or above for certain from `sure[:, j]`, not at all below `maybe[:, j]`."""
 
-    def __init__(self, counter: LevelCounter, rows: slice, maybe: np.ndarray, sure: np.ndarray) -> None:
+    def __init__(self, counter: LevelCounter, rows: np.ndarray, maybe: np.ndarray, sure: np.ndarray) -> None:
         self.counter, self.rows, self.maybe, self.sure = counter, rows, maybe, sure
-        self.lowest = maybe[:, 0].copy()
+        self.lowest = np.ascontiguousarray(maybe[:, 0])
         """[q], no score below it is at any level."""
-        self.waiting: list[Pairs] = []
 
-    def count(self, tile: np.ndarray, column: int, mask: np.ndarray, settle: bool) -> Counts | None:
-        """Counts of a tile [q, t] whose first column is training row `column`.
-
-        Args:
-            mask: bool [q, t], scratch.
-            settle: decide every undecided pair; otherwise return None where they are many.
-        """
-        np.greater_equal(tile, self.maybe[:, :1], out=mask)
+    def count(self, tile: np.ndarray, column: int, mask: np.ndarray) -> Counts:
+        """Counts of a tile [q, t] whose first column is training row `column`; bool `mask` [q, t] is scratch."""
+        np.greater_equal(tile, self.lowest[:, None], out=mask)
         if np.count_nonzero(mask) > DENSE_SHARE * tile.size:
-            return self._count_columns(tile, column, settle)
-        rows, columns = np.divmod(np.flatnonzero(mask), tile.shape[1])
-        pairs = Pairs(rows, columns + column, tile[rows, columns])
-        return self.count_pairs(pairs, limit=None if settle else UNSURE_SHARE * tile.size)
+            return self._count_columns(tile, column)
+        return self.count_pairs(reaching(tile, column, self.lowest, mask))
 
-    def count_listed(self, pairs: Pairs, size: int, settle: bool) -> Counts | None:
-        """Counts of all pairs at some level among `size`, or none yet where they are few; see `count` and `late`."""
-        if sum(each.rows.size for each in (*self.waiting, pairs)) < UNSURE_SHARE * size:
-            self.waiting.append(pairs)
-            return Counts.merge([])
-        return self.count_pairs(pairs, limit=None if settle else UNSURE_SHARE * size)
-
-    def late(self) -> Counts:
-        """Counts of the few pairs of many tiles, in one go."""
-        if not self.waiting:
-            return Counts.merge([])
-        counts = self.count_pairs(Pairs(*(np.concatenate(parts) for parts in zip(*self.waiting, strict=True))))
-        assert counts is not None
-        self.waiting.clear()
-        return counts
-
-    def count_pairs(self, pairs: Pairs, limit: float | None = None) -> Counts | None:
-        """Counts of listed pairs; None where more than `limit` are undecided."""
-        rows, columns, scores = pairs
-        kept = scores >= self.maybe[rows, 0]
-        rows, columns, scores = rows[kept], columns[kept], scores[kept, None]
+    def count_pairs(self, pairs: Pairs) -> Counts:
+        """Counts of listed pairs."""
+        kept = pairs.scores >= self.lowest[pairs.rows]
+        rows, columns, scores = pairs.rows[kept], pairs.columns[kept], pairs.scores[kept, None]
         level = (scores >= self.sure[rows]).sum(axis=1) - 1 + self.counter.lowest
         unsure = ((scores >= self.maybe[rows]) & (scores < self.sure[rows])).any(axis=1)
-        if limit is not None and np.count_nonzero(unsure) > limit:
-            return None
-        rows = rows + self.rows.start
+        rows = self.rows[rows]
         level[unsure] = self.counter.exact_level(rows[unsure], columns[unsure])
         return self._named(level, columns, rows)
 
-    def _count_columns(self, tile: np.ndarray, column: int, settle: bool) -> Counts | None:
+    def _count_columns(self, tile: np.ndarray, column: int) -> Counts:
         edges = range(self.sure.shape[1])
         above = [tile >= self.sure[:, edge, None] for edge in edges]
         possible = [tile >= self.maybe[:, edge, None] for edge in edges]
         # `>` of booleans is "and not".
         unsure = np.logical_or.reduce([possible[edge] > above[edge] for edge in edges])
-        if not settle and np.count_nonzero(unsure) > UNSURE_SHARE * tile.size:
-            return None
         found = []
         for edge in edges:
             level = self.counter.lowest + edge
@@ -153,13 +106,12 @@ class BlockLevels:
             inside = above[edge] > possible[edge + 1] if edge + 1 < len(edges) else above[edge]
             counts = _column_sums(inside)
             columns = np.flatnonzero(counts)
-            first = _first_rows(inside, columns) + self.rows.start
+            first = self.rows[_first_rows(inside, columns)]
             found.append(
                 Counts(np.full(columns.size, level), self.counter.ids[columns + column], counts[columns], first)
             )
         rows, columns = np.nonzero(unsure)
-        rows += self.rows.start
-        columns += column
+        rows, columns = self.rows[rows], columns + column
         found.append(self._named(self.counter.exact_level(rows, columns), columns, rows))
         return Counts.merge(found)
 

@@ -1,13 +1,16 @@
-"""Values of single pairs in float64: what a search reports, whatever found the pair."""
+"""Float64 values of single pairs of a query and a training image, and the nearest of each query by these values.
+
+These are the values that a search reports, whichever engine found the pairs.
+"""
 
 import numpy as np
 
-from side_ray.search.cpu_int8 import pairs
-from side_ray.search.memory import Scratch, borrowed
-from side_ray.search.neighbors import Metric, Neighbors
+from side_ray.search.neighbors import Metric, Neighbors, nearest_first
 
-CACHED = 2**18
-"""Training features (1 MiB) that many pairs are compared with before the next ones are read."""
+CACHED = 2**15
+"""Features of training images that are converted to float64 at a time (256 KiB): they stay in a processor's cache."""
+PADDED = 2**18
+"""Values that are sorted at a time."""
 
 
 def values_of_pairs(
@@ -16,50 +19,54 @@ def values_of_pairs(
     """float64 [m], values of float32 queries[rows] and train[columns].
 
     `l2`: Euclidean distance, exactly 0 for equal rows, and exact before the root for whole numbers (their squares and sums
-    stay below 2⁵³). `ip`: inner product clipped to [-1, 1]. A pair's value depends on the pair alone: the sum of a row is
-    always taken in the same order.
+    stay below 2⁵³). `ip`: inner product clipped to [-1, 1]. The value depends on the pair alone: `numpy.sum` adds a
+    contiguous row in an order that depends on its length only (pairwise summation). It is fastest where the pairs of a
+    query follow each other.
     """
     values = np.empty(rows.size)
-    with borrowed() as scratch:
-        ordered = in_blocks(rows, columns, max(1, CACHED // train.shape[1]), scratch)
-        (pairs.products if metric == "ip" else pairs.squares)(queries, train, ordered, values)
+    step = max(1, CACHED // train.shape[1])
+    block, single = np.empty((step, train.shape[1])), np.empty((step, train.shape[1]), np.float32)
+    ends = [*(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist(), rows.size] if rows.size else []
+    start = 0
+    for end in ends:
+        query = queries[rows[start]].astype(np.float64)
+        while start < end:
+            stop = min(start + step, end)
+            terms, features = block[: stop - start], single[: stop - start]
+            np.take(train, columns[start:stop], axis=0, out=features, mode="clip")
+            terms[:] = features
+            if metric == "ip":
+                terms *= query
+            else:
+                terms -= query
+                np.square(terms, out=terms)
+            np.sum(terms, axis=1, out=values[start:stop])
+            start = stop
     return np.clip(values, -1.0, 1.0, out=values) if metric == "ip" else np.sqrt(values, out=values)
 
 
-def rows_of(count: np.ndarray) -> np.ndarray:
-    """int32 [m], the query of each pair, where query i has count[i] of them, one query after the other."""
-    return np.repeat(np.arange(len(count), dtype=np.int32), count)
-
-
-def in_blocks(rows: np.ndarray, columns: np.ndarray, height: int, scratch: Scratch) -> np.ndarray:
-    """Pairs as the loops of `compiled.pairs` take them, in the order in which `height` training rows serve many."""
-    ordered = scratch.get("pairs", 3, columns.size, np.int32)
-    pairs.by_blocks(rows, columns, height, ordered)
-    return ordered
-
-
-class Nearest:
-    """The k nearest of each of Q queries, by (value, id), among the pairs that are added.
+def write_nearest(found: Neighbors, rows: np.ndarray, values: np.ndarray, ids: np.ndarray, metric: Metric) -> None:
+    """Write the k nearest of each of Q queries, by (value, id), among some pairs.
 
     Args:
-        found: where they are written, [Q, k]; what stands there for those that are missing is of no use.
+        found: [Q, k], written; a query with fewer than k pairs gets values without meaning.
+        rows, values, ids: int [m], float64 [m], int64 [m]: the query, the value and the training id of each pair.
     """
-
-    def __init__(self, found: Neighbors, metric: Metric) -> None:
-        self.found, self.sign = found, 1 if metric == "l2" else -1
-        self.held = np.zeros(len(found.ids), np.int64)
-        # While pairs are added, less is nearer.
-        found.values[:], found.ids[:] = np.inf, np.iinfo(np.int64).max
-
-    def add(self, count: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
-        """Pairs, each once: int64 [Q], how many each query has; their values float64 [m] and training ids int64 [m]."""
-        pairs.insert(count, self.sign * values, ids, self.held, self.found.values, self.found.ids)
-
-    @property
-    def farthest(self) -> np.ndarray:
-        """float64 [Q], the value of the k-th so far."""
-        return self.sign * self.found.values[:, -1]
-
-    def finish(self) -> None:
-        """After the last pair."""
-        np.multiply(self.found.values, self.sign, out=self.found.values)
+    if rows.size and (rows[1:] < rows[:-1]).any():
+        order = np.argsort(rows, kind="stable")
+        rows, values, ids = rows[order], values[order], ids[order]
+    total, k = found.ids.shape
+    counts = np.bincount(rows, minlength=total)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    width = max(k, int(counts.max(initial=0)))
+    height = max(1, PADDED // width)
+    for first in range(0, total, height):
+        last = min(first + height, total)
+        pairs = slice(starts[first], starts[last])
+        row, place = rows[pairs] - first, np.arange(pairs.start, pairs.stop) - starts[rows[pairs]]
+        padded = np.full((last - first, width), np.inf if metric == "l2" else -np.inf)
+        names = np.full((last - first, width), -1)
+        padded[row, place], names[row, place] = values[pairs], ids[pairs]
+        order = nearest_first(padded, names, metric)[:, :k]
+        found.ids[first:last] = np.take_along_axis(names, order, 1)
+        found.values[first:last] = np.take_along_axis(padded, order, 1)

@@ -7,30 +7,26 @@ from typing import Literal
 import numpy as np
 import torch
 
-from side_ray.search import faiss_engine as search_faiss
-from side_ray.search.blocked import Part, Scan, scan
+from side_ray.search import faiss_engine
+from side_ray.search.blocked import Part, Scan
 from side_ray.search.counting import LevelCounter
-from side_ray.search.cpu_int8 import rows as row_loops
-from side_ray.search.cpu_int8.kernels import KERNELS, Int8Kernel, PixelKernel, choose_kernel
-from side_ray.search.kernels import Float32Kernel, Kernel
+from side_ray.search.float32 import Float32Kernel, squared_norms
+from side_ray.search.kernels import Kernel, fastest_kernel
 from side_ray.search.levels import Levels
-from side_ray.search.neighbors import LONGEST, Counts, Metric, Neighbors
+from side_ray.search.neighbors import LONGEST, Counts, Engine, Metric, Neighbors
 
-Engine = Literal["auto", "faiss", "torch"]
-ROOM = (16, 1024)
+WIDTH = (16, 1024)
 """Candidates kept per query: so many times k, and so many more."""
 SMALL = 2**24
 """Feature elements below which no probe is worth its time."""
-CLEAR = 2.0
-"""Speedup of an int8 product over float32's, FAISS's on a processor, from which on no further probe is needed."""
 
 
 class Index:
-    """One part of the training features, ready to be asked.
+    """A search over one part of the training features.
 
     Neither the engine, the number of threads, the block sizes nor the order of the rows changes a result: candidates are
-    found in low precision with a proven error bound, compared in float64, and ordered by (value, id). A part's results merge
-    with those of others by `neighbors.merge` and `Counts.merge`.
+    found in low precision with a proven error bound, compared in float64, and ordered by (value, id). The results of several
+    parts are merged by `merge` and `Counts.merge`.
 
     Args:
         features: float32 [n, d]; kept, not copied (the faiss engine holds its own copy).
@@ -39,7 +35,8 @@ class Index:
         engine: `auto` takes what a short probe on this machine finds faster.
         threads: for products and selection alike; by default those of torch. Set explicitly, as torch and FAISS each bring
             an OpenMP runtime of their own.
-        kernel: of the torch engine, for tests and benchmarks; by default the fastest that fits.
+        kernel: of the torch engine, for tests and benchmarks: `float32`, or a name of `kernels.KERNELS`, which is taken
+            where it fits the features; by default the fastest.
 
     Raises:
         ValueError: arrays of other shapes or types, values that are not finite, or vectors for `ip` longer than 1.
@@ -63,15 +60,14 @@ class Index:
             )
         self.part = Part(features, ids.astype(np.int64), metric)
         self.threads = threads or torch.get_num_threads()
-        name = kernel or choose_kernel(features, metric)
-        self.kernel: Kernel = self.float32 if name == "float32" else KERNELS[name](features, metric, self.threads)
+        self.kernel: Kernel = fastest_kernel(features, metric, self.threads, kernel) or self.float32
         self.engine = engine if engine != "auto" else self._probe()
         """`faiss` or `torch`, whichever was taken."""
-        self.faiss = search_faiss.FaissIndex(self.part, self.float32) if self.engine == "faiss" else None
+        self.faiss = faiss_engine.FaissIndex(self.part, self.float32) if self.engine == "faiss" else None
 
     @functools.cached_property
     def float32(self) -> Float32Kernel:
-        """The kernel that fits anything."""
+        """The kernel that fits all features."""
         return Float32Kernel(self.part.features, self.part.metric)
 
     def search(self, queries: np.ndarray, k: int, levels: Levels | None = None) -> tuple[Neighbors, Counts | None]:
@@ -91,80 +87,70 @@ class Index:
             raise ValueError("k must be at least 1")
         counter = None if levels is None else self._counter(queries, levels, None)
         k = min(k, len(self.part.features))
-        neighbors, counts = (self._scan if self.faiss is None else self._faiss_search)(queries, k, counter)
+        if self.faiss is not None:
+            self._set_threads()
+            width = min(k + 32, len(self.part.features))
+            neighbors, lost = self.faiss.nearest(queries, k, width)
+            counts = None if counter is None else self.faiss.count(counter)
+        else:
+            kernel = self.kernel if self.kernel.fits(queries) else self.float32
+            width = self._wider(k)
+            neighbors, lost, counts = self._scan(kernel, queries, k, width, counter)
+            # Float32 tells more candidates apart than a coarser kernel: it may do with as many.
+            width = width if kernel is self.float32 else k
+        while lost.size:
+            width = self._wider(width)
+            found, still, _ = self._scan(self.float32, queries[lost], k, width, None)
+            neighbors.ids[lost], neighbors.values[lost] = found.ids, found.values
+            lost = lost[still]
         return neighbors, Counts.merge([]) if levels is not None and counts is None else counts
 
-    def count(self, queries: np.ndarray, levels: Levels, unit: np.ndarray | None = None) -> Counts:
+    def count(self, queries: np.ndarray, levels: Levels, denominator: np.ndarray | None = None) -> Counts:
         """How many queries have each training image at each named level, without a search.
 
         Args:
             queries: float32 [Q, d].
-            unit: float64 [Q], for `l2`: value = distance / unit, from the neighbours merged over the whole training set.
+            denominator: float64 [Q], for `l2`: value = distance / denominator, which comes from the neighbours merged over
+                the whole training set.
         """
         queries = self._checked_queries(queries)
-        if (unit is None) != (self.part.metric == "ip"):
-            raise ValueError("l2 counts need the unit of each query, ip counts none")
-        counter = self._counter(queries, levels, unit)
+        if (denominator is None) != (self.part.metric == "ip"):
+            raise ValueError("l2 counts need the denominator of each query, ip counts none")
+        counter = self._counter(queries, levels, denominator)
         if counter is None:
             return Counts.merge([])
-        if self.faiss is not None and unit is None:
+        if self.faiss is not None and denominator is None:
             self._set_threads()
             return self.faiss.count(counter)
-        # FAISS has no range search with a radius per query.
-        counts = self._scan(queries, 0, counter)[1]
+        # FAISS has no range search with a radius per query. Scores with an error leave more to be settled in float64.
+        kernel = self.kernel if self.kernel.exact and self.kernel.fits(queries) else self.float32
+        counts = self._scan(kernel, queries, 0, 0, counter)[2]
         assert counts is not None
         return counts
 
-    def _counter(self, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> LevelCounter | None:
+    def _scan(
+        self, kernel: Kernel, queries: np.ndarray, k: int, width: int, counter: LevelCounter | None
+    ) -> tuple[Neighbors, np.ndarray, Counts | None]:
+        return Scan(self.part, kernel, self.float32, queries, k, width, counter, self.threads).run()
+
+    def _counter(self, queries: np.ndarray, levels: Levels, denominator: np.ndarray | None) -> LevelCounter | None:
         if levels.larger_is_closer != (self.part.metric == "ip"):
             raise ValueError("the levels are of a similarity with another direction")
-        counter = LevelCounter(queries, self.part.features, self.part.ids, self.part.metric, levels, unit)
+        counter = LevelCounter(queries, self.part.features, self.part.ids, self.part.metric, levels, denominator)
         return counter if counter.named else None
 
-    def _scan(self, queries: np.ndarray, k: int, counter: LevelCounter | None) -> tuple[Neighbors, Counts | None]:
-        kernel: Kernel = self.kernel
-        if isinstance(kernel, PixelKernel) and not kernel.fits(queries):
-            kernel = self.float32
-        width = self._width(k)
-        finer = self.float32 if kernel.coarse and counter is not None else None
-        neighbors, unsure, counts = scan(Scan(self.part, kernel, queries, k, width, counter, finer, self.threads))
-        if unsure.size:
-            self._widen(neighbors, queries, unsure, k, width if kernel is self.float32 else k)
-        return neighbors, counts
-
-    def _width(self, k: int) -> int:
-        return min(ROOM[0] * k + ROOM[1], len(self.part.features))
-
-    def _widen(self, neighbors: Neighbors, queries: np.ndarray, unsure: np.ndarray, k: int, width: int) -> None:
-        """Search again, in float32 and keeping more, for rows with too many candidates of nearly the same distance."""
-        while unsure.size:
-            width = self._width(width)
-            found, still, _ = scan(Scan(self.part, self.float32, queries[unsure], k, width, None, None, self.threads))
-            neighbors.ids[unsure], neighbors.values[unsure] = found.ids, found.values
-            unsure = unsure[still]
-
-    def _faiss_search(
-        self, queries: np.ndarray, k: int, counter: LevelCounter | None
-    ) -> tuple[Neighbors, Counts | None]:
-        assert self.faiss is not None
-        self._set_threads()
-        width = min(k + 32, len(self.part.features))
-        neighbors, unsure = self.faiss.nearest(queries, k, width)
-        if unsure.size:
-            self._widen(neighbors, queries, unsure, k, width)
-        return neighbors, None if counter is None else self.faiss.count(counter)
+    def _wider(self, width: int) -> int:
+        return min(WIDTH[0] * width + WIDTH[1], len(self.part.features))
 
     def _set_threads(self) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(self.threads)
+        faiss_engine.set_threads(self.threads)
         torch.set_num_threads(self.threads)
 
     def _probe(self) -> Literal["faiss", "torch"]:
-        if self.part.features.size < SMALL or not search_faiss.available():
+        if self.part.features.size < SMALL or not faiss_engine.available():
             return "torch"
-        if isinstance(self.kernel, Int8Kernel) and self.kernel.speedup >= CLEAR and not search_faiss.on_gpus():
-            return "torch"
+        if not isinstance(self.kernel, Float32Kernel) and not faiss_engine.on_gpus():
+            return "torch"  # faster than float32's product, which FAISS takes as well
         return _faster(self.part.metric, self.part.features.shape[1], self.kernel.name, self.threads)
 
     def _checked_queries(self, queries: np.ndarray) -> np.ndarray:
@@ -201,9 +187,9 @@ def _checked(features: np.ndarray, metric: Metric) -> np.ndarray:
     if features.ndim != 2 or features.dtype != np.float32:
         raise ValueError(f"features must be float32 [N, d], not {features.dtype} {features.shape}")
     features = np.ascontiguousarray(features)
-    total = row_loops.longest(features)
-    if not np.isfinite(total):
+    longest = squared_norms(features).max(initial=0.0)
+    if not np.isfinite(longest):
         raise ValueError("features hold NaN or infinite values")
-    if metric == "ip" and total > LONGEST**2:
+    if metric == "ip" and longest > LONGEST**2:
         raise ValueError("inner products are taken of unit vectors; normalize the features")
     return features

@@ -1,4 +1,4 @@
-"""What a search returns, and how the results of several parts of a training set become those of the whole."""
+"""What a search returns, and how the results of the parts of a training set are merged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ import numpy as np
 
 Metric = Literal["l2", "ip"]
 """`l2`: Euclidean distance, smaller is closer. `ip`: inner product of unit vectors (cosine), larger is closer."""
+Engine = Literal["auto", "faiss", "torch"]
+"""What finds the candidates; `auto` takes what a short probe on this machine finds faster."""
 LONGEST = 1.0005
-"""What counts as a unit vector."""
+"""The largest norm that is accepted as that of a unit vector."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many queries have each training image at each level, sparse; pairs (level, train_id) are distinct."""
+    """How many queries have each training image at each level, sparse: one entry for each (level, train_id) that occurs."""
 
     levels: np.ndarray
     """int64 [m]."""
@@ -64,8 +66,8 @@ def nearest_first(values: np.ndarray, ids: np.ndarray, metric: Metric) -> np.nda
     keys = values if metric == "l2" else -values
     order = np.argsort(keys, axis=1)
     ordered = np.take_along_axis(keys, order, 1)
-    # A vectorised sort by value alone, and the slower one by both where values are equal.
-    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    # Sorting by value alone is vectorised; the slower sort by both is needed where finite values are equal.
+    tied = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])).any(axis=1))
     order[tied] = np.lexsort((ids[tied], keys[tied]), axis=-1)
     return order
 
@@ -81,7 +83,7 @@ def merge(parts: Sequence[Neighbors], k: int, metric: Metric) -> Neighbors:
     return Neighbors(np.take_along_axis(ids, order, 1), np.take_along_axis(values, order, 1))
 
 
-def normalize(distances: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """float32 distance / unit; an exact copy is 0 also where all n nearest are copies and the unit is 0."""
+def normalize(distances: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """float32 distance / denominator; an exact copy is 0 even where all nearest are copies and the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(distances == 0, 0.0, distances / unit).astype(np.float32)
+        return np.where(distances == 0, 0.0, distances / denominator).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from side_ray.config.base import Section
-from side_ray.search.neighbors import Metric, Neighbors
+from side_ray.search import Metric, Neighbors
 
 Images = np.ndarray | Sequence[np.ndarray]
 """uint8 [N, H, W, C], or N arrays uint8 [H, W, C] of any sizes; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA)."""

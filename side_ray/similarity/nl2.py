@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from side_ray.errors import UserError
-from side_ray.search.neighbors import Metric, Neighbors, normalize
+from side_ray.search import Metric, Neighbors, normalize
 from side_ray.similarity.base import Images, Presets, Similarity
 
 

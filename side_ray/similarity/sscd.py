@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from side_ray.config.base import Section
-from side_ray.search.neighbors import Metric, Neighbors
+from side_ray.search import Metric, Neighbors
 from side_ray.similarity.base import Images, Presets, Similarity
 
 CHECKPOINT = "score.checkpoint"

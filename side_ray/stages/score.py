@@ -24,8 +24,7 @@ from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import HITS_SCHEMA, find_cut
 from side_ray.runs.shards import ShardSet
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors, merge
+from side_ray.search import Counts, Levels, Neighbors, merge
 from side_ray.similarity import similarity_of
 from side_ray.sources.select import Split
 from side_ray.statistics.bands import bands_of

@@ -14,7 +14,7 @@ import numpy as np
 
 from side_ray.config import Config
 from side_ray.errors import UserError
-from side_ray.search.levels import Edge, Levels
+from side_ray.search import Edge, Levels
 from side_ray.similarity import SIMILARITIES
 from side_ray.similarity.base import Similarity
 

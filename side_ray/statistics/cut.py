@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from scipy import stats
 
-from side_ray.search.levels import closeness_of
+from side_ray.search import closeness_of
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.search import Counts, Levels, Neighbors
 from side_ray.statistics.bands import CALIBRATED
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from side_ray.search.index import Index
-from side_ray.search.neighbors import merge
+from side_ray.search import Index, merge
 from side_ray.similarity.base import Similarity
 from side_ray.statistics.bands import Bands
 

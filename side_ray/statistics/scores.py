@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from side_ray.search.levels import closeness_of
+from side_ray.search import closeness_of
 from side_ray.statistics.bands import CALIBRATED, Bands
 from side_ray.statistics.cut import Cut
 from side_ray.statistics.hits import BandHits, Hits, merge_hits, union

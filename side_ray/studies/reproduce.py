@@ -24,7 +24,7 @@ from side_ray.runs.dataset import to_parquet
 from side_ray.runs.run import LATEST
 from side_ray.runs.scores import read_cut, read_scores
 from side_ray.runs.shards import ShardSet
-from side_ray.search.levels import closeness_of
+from side_ray.search import closeness_of
 from side_ray.stages.extract import extract
 from side_ray.stages.label import FOUND
 from side_ray.stages.score import score

@@ -9,8 +9,7 @@ from sklearn.datasets import load_digits
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.table import metrics_csv, terminal_table
-from side_ray.search.index import Index
-from side_ray.search.neighbors import merge
+from side_ray.search import Index, merge
 from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.cut import calibrated_cut

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from side_ray.errors import UserError
-from side_ray.search.index import Index
-from side_ray.search.neighbors import Neighbors
+from side_ray.search import Index, Neighbors
 from side_ray.similarity.nl2 import Nl2
 
 

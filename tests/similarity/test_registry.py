@@ -10,7 +10,7 @@ from side_ray.config import ScoreSection
 from side_ray.config.base import Count, Section, omitted_by_default
 from side_ray.config.file import parse_config
 from side_ray.errors import UserError
-from side_ray.search.neighbors import Neighbors
+from side_ray.search import Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Presets, Similarity
 from side_ray.statistics.bands import bands_of

@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Neighbors
+from side_ray.search import Counts, Levels, Neighbors
 from side_ray.similarity.nl2 import Nl2
 from side_ray.similarity.sscd import Sscd
 from side_ray.statistics.bands import CALIBRATED, Bands

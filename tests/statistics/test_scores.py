@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from side_ray.search.neighbors import Counts
+from side_ray.search import Counts
 from side_ray.similarity.nl2 import Nl2
 from side_ray.statistics.bands import Bands
 from side_ray.statistics.cut import calibrated_cut

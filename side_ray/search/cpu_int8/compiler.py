@@ -1,18 +1,22 @@
-"""The search's inner loops, which numpy can only take in several passes over memory; compiled by numba on first use.
+"""Loops in machine code, compiled by numba on first use. None of them holds the GIL.
 
-None holds the GIL. A compiled function is kept on disk until its own file changes, so none calls a function of another file.
+A compiled function is kept on disk until its own file changes, so none calls a function of another file.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+
+CHECKED = os.environ.get("SIDE_RAY_CHECK_BOUNDS", "0") not in ("", "0")
+"""Whether the ranges that are read and written through addresses are checked."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """`function` in machine code; sums are taken in lanes (`reassoc`), in an order that depends on their length alone."""
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to write a cache
+        return njit(cache=not CHECKED, **options)(function)
+    except RuntimeError:  # no directory for a cache can be written
         return njit(**options)(function)

@@ -1,190 +1,229 @@
-"""Kernels that multiply in int8: several times faster than float32, where the features allow it."""
+"""The two kernels that multiply in int8, exact in int32."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from side_ray.search.blocked import workers
+from side_ray.search.candidates import Pairs, rounded_down
+from side_ray.search.counting import LevelCounter
 from side_ray.search.cpu_int8 import pairs, tiles
-from side_ray.search.cpu_int8 import products as int8_products
 from side_ray.search.cpu_int8 import rows as row_loops
-from side_ray.search.cpu_int8.products import Fastest, PanelProduct, TorchProduct
-from side_ray.search.exact import in_blocks, rows_of
-from side_ray.search.kernels import COMPARED, KEPT_BYTES, Float32Kernel, Kernel, Queries, gamma
-from side_ray.search.memory import Scratch, borrowed, empty
+from side_ray.search.cpu_int8.memory import Panels, empty, panels_of_queries, panels_of_train, select
+from side_ray.search.float32 import gamma
+from side_ray.search.kernels import Found, Kernel, Prepared
 from side_ray.search.neighbors import LONGEST, Metric
-from side_ray.search.topk import Candidates
-from side_ray.search.workers import workers
 
 MANY = 2_000
-"""Training images from which on a faster product outweighs the wider margin of its candidates."""
-STRIP, BLOCK = 32, 84 * tiles.WIDTH
-"""Queries and training images whose products (516 KiB) stay in a processor's cache until they are looked at."""
-SHORT = 32_700
-"""Unit vectors times this fit int16, and their products int32."""
-SIFTED = 2**18
-"""Values of training images in int16 that stay in a processor's cache while many pairs are compared."""
+"""Training images from which on the faster product outweighs the wider margin of quantized candidates."""
+STRIP = 32
+"""Queries whose products with a block of training images (516 KiB) stay in a processor's cache until they are looked at."""
+KEPT_BYTES = 2**29
+"""Converted training features that a kernel keeps between calls, at most."""
 
 
 class Int8Kernel(Kernel):
-    """What both have in common."""
+    """What both kernels have in common: products of strips, of which only what can matter is kept."""
 
-    bytes_per_value = 1
-    block = (1024, BLOCK)
+    block = (4096, 84 * tiles.WIDTH)
+    slack: np.ndarray
+    """[n] of `dtype`: a score may be wrong by ε of the query and the slack of the training image."""
 
     def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
-        super().__init__(features, metric, threads)
-        found = int8_products.fastest(features.shape[1]) or Fastest(TorchProduct(), 0.0)
-        self.product, self.speedup = found.product, found.speedup
+        super().__init__(features, metric)
+        self.kept: dict[int, Any] | None = {} if features.size <= KEPT_BYTES else None
+        with workers(threads) as run:
+            self._setup(run(self.train, range(0, len(features), self.block[1])))
 
-    def _products(self, queries: Any, train: Any, shape: tuple[int, int], scratch: Scratch) -> np.ndarray:
-        out = scratch.get("product", *shape, np.int32)
-        self.product.multiply(queries, train, out)
-        return out
+    def _setup(self, blocks: list[Any]) -> None:
+        """Set the slack from the prepared blocks of training images."""
 
-    @staticmethod
-    def _strip(scratch: Scratch) -> np.ndarray:
-        return scratch.get("product", STRIP, BLOCK, np.int32)
+    def train(self, start: int) -> Any:
+        """The block of training images that begins at `start`, as panels and what scores need besides."""
+        if self.kept is not None and start in self.kept:
+            return self.kept[start]
+        prepared = self._prepare_train(self.features[start : start + self.block[1]])
+        if self.kept is not None:
+            self.kept[start] = prepared
+        return prepared
+
+    def _prepare_train(self, features: np.ndarray) -> Any:
+        raise NotImplementedError
+
+    def _select(self, prepared: Any, epsilon: np.ndarray, k: int, width: int) -> tiles.Selection:
+        """Take all training images in, strip by strip."""
+        selection = select(epsilon, self.slack, k, width)
+        strip = empty((STRIP, self.block[1]), np.int32)
+        for start in range(0, len(self.features), self.block[1]):
+            self._take(prepared, self.train(start), strip, start, selection)
+        selection.taken[selection.lost] = 0
+        return selection
+
+    def _take(self, prepared: Any, train: Any, strip: np.ndarray, start: int, selection: tiles.Selection) -> None:
+        raise NotImplementedError
 
 
 class PixelKernel(Int8Kernel):
     """Pixel values 0 … 255, shifted by 128: exact."""
 
-    name = "int8"
+    name = "pixels"
     exact = True
+    dtype: np.dtype = np.dtype(np.int32)
 
-    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
-        super().__init__(features, metric, threads)
-        self.slack = np.zeros(len(features), np.int32)
+    def _setup(self, blocks: list[Any]) -> None:
+        self.slack = np.zeros(len(self.features), np.int32)
 
-    def prepare_queries(self, queries: np.ndarray) -> Queries:
-        return Queries(self.product.queries(_shifted(queries)[0]), np.zeros(len(queries)))
+    def prepare(self, queries: np.ndarray) -> Prepared:
+        return Prepared(panels_of_queries(_shifted(queries)[0]), np.zeros(len(queries)))
 
-    def prepare_train(self, start: int, stop: int) -> tuple[Any, np.ndarray]:
-        shifted, norms = _shifted(self.features[start:stop])
-        return self.product.train(shifted), norms
+    def _prepare_train(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shifted, norms = _shifted(features)
+        return panels_of_train(shifted), norms
 
-    def scores(self, queries: Queries, train: Any, scratch: Scratch) -> np.ndarray:
-        rows, norms = train
-        tile = self._products(queries.rows, rows, (len(queries.epsilon), len(norms)), scratch)
-        tiles.double_less(tile, norms)
-        return tile
+    def scores(self, queries: Prepared, start: int, stop: int, out: np.ndarray) -> None:
+        panels, norms = self.train(start)
+        tiles.multiply(*queries.rows, panels, norms.size, out)
+        out *= 2
+        out -= norms
 
-    def take(self, queries: Queries, train: Any, scratch: Scratch, top: Candidates, column: int) -> np.ndarray | None:
-        if not isinstance(self.product, PanelProduct):
-            return super().take(queries, train, scratch, top, column)
-        panels, norms = train
-        return top.take_by(partial(tiles.take_pixels, *queries.rows, panels, norms, self._strip(scratch)), column)
+    def find(self, queries: np.ndarray, first: int, k: int, width: int, counter: LevelCounter | None) -> Found:
+        if not k:
+            return super().find(queries, first, k, width, counter)
+        prepared = self.prepare(queries)
+        selection = self._select(prepared.rows, prepared.error, k, width)
+        # Scores are exact, so those that surely reach the floor are all that can be among the nearest.
+        count, columns, scores = tiles.promising(selection)
+        rows = _rows_of(count)
+        values = np.sqrt(self.query_norms(queries)[rows] - scores)
+        return Found(rows, columns, values, selection.lost, None, np.zeros(len(queries), bool))
+
+    def _take(self, prepared: Panels, train: Any, strip: np.ndarray, start: int, selection: tiles.Selection) -> None:
+        tiles.take_pixels(*prepared, *train, strip, start, selection)
 
     def query_norms(self, queries: np.ndarray) -> np.ndarray:
         return _shifted(queries)[1].astype(np.float64)
 
-    @staticmethod
-    def fits(features: np.ndarray) -> bool:
+    def fits(self, queries: np.ndarray) -> bool:
         """Whether all values are whole numbers 0 … 255, and no score can overflow int32."""
-        return 3 * features.shape[1] * 128**2 < 2**31 and row_loops.are_pixels(features)
+        return are_pixels(queries)
 
 
 class QuantizedKernel(Int8Kernel):
     """Inner products of unit vectors, each rounded to int8 with a scale of its own.
 
     ⟨q, x⟩ − ⟨q̂, x̂⟩ = ⟨q, x − x̂⟩ + ⟨q − q̂, x̂⟩, so that the error is at most ‖q‖·‖x − x̂‖, the slack of x, and
-    ‖q − q̂‖·‖x̂‖. Candidates are compared again in int16 before their values are computed.
+    ‖q − q̂‖·‖x̂‖.
     """
 
     name = "quantized"
-    coarse = True
 
-    def __init__(self, features: np.ndarray, metric: Metric, threads: int = 1) -> None:
-        super().__init__(features, metric, threads)
-        self.short = np.empty(features.shape, np.int16) if 2 * features.size <= KEPT_BYTES else None
-        """int16 [n, d], the features times `SHORT`; None where they are too many to be kept."""
-        with workers(threads) as run:
-            rounded = run(self._round, range(0, len(features), self.block[1]))
-        self.largest = max(float(each.lengths.max()) for each in rounded)
-        lost = np.concatenate([each.lost for each in rounded])
-        # As above; half a unit is lost of each value, and a little more by float32's and float64's roundings.
-        short_lost = 0.5 * features.shape[1] ** 0.5 / SHORT + LONGEST * gamma(2)
-        self.short_error = short_lost * (2 * LONGEST + short_lost)
+    def _setup(self, blocks: list[Any]) -> None:
+        self.largest = max(float(rounded.lengths.max()) for _, rounded in blocks)
+        lost = np.concatenate([rounded.lost for _, rounded in blocks])
         self.slack = empty(lost.shape, np.float32)
         self.slack[:] = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
 
-    def _round(self, start: int) -> "_Quantized":
-        if self.short is not None:
-            block = slice(start, start + self.block[1])
-            row_loops.shorten(self.features[block], SHORT, self.short[block])
-        return self.train(start)[1]
+    def prepare(self, queries: np.ndarray) -> Prepared:
+        rounded, widest = Quantized(queries), float(self.slack.max())
+        # Four roundings of a score, and three where it is compared: with its slack, with a threshold's width, with a bound.
+        epsilon = rounded.lost * self.largest + gamma(7) * (rounded.lengths * self.largest + widest)
+        return Prepared((panels_of_queries(rounded.rows), rounded.scales, epsilon), epsilon + widest)
 
-    def prepare_queries(self, queries: np.ndarray) -> Queries:
-        rounded = _Quantized(queries)
-        # Four roundings of a score.
-        epsilon = rounded.lost * self.largest + gamma(4 + COMPARED) * (
-            rounded.lengths * self.largest + float(self.slack.max())
-        )
-        return Queries((self.product.queries(rounded.rows), rounded.scales), epsilon)
-
-    def prepare_train(self, start: int, stop: int) -> "tuple[Any, _Quantized]":
-        rounded = _Quantized(self.features[start:stop])
-        rows = self.product.train(rounded.rows)
+    def _prepare_train(self, features: np.ndarray) -> "tuple[np.ndarray, Quantized]":
+        rounded = Quantized(features)
+        panels = panels_of_train(rounded.rows)
         del rounded.rows
-        return rows, rounded
+        return panels, rounded
 
-    def scores(self, queries: Queries, train: Any, scratch: Scratch) -> np.ndarray:
-        (rows, scales), (images, rounded) = queries.rows, train
-        shape = len(scales), len(rounded.scales)
-        product = self._products(rows, images, shape, scratch)
-        tile = scratch.get("tile", *shape, np.float32)
-        tiles.dequantize(product, scales, rounded.scales, tile)
-        return tile
+    def scores(self, queries: Prepared, start: int, stop: int, out: np.ndarray) -> None:
+        (rows, scales, _), (panels, rounded) = queries.rows, self.train(start)
+        product = np.empty(out.shape, np.int32)
+        tiles.multiply(*rows, panels, rounded.scales.size, product)
+        np.multiply(scales[:, None], rounded.scales, out=out)
+        out *= product
 
-    def take(self, queries: Queries, train: Any, scratch: Scratch, top: Candidates, column: int) -> np.ndarray | None:
-        if not isinstance(self.product, PanelProduct):
-            return super().take(queries, train, scratch, top, column)
-        (rows, scales), (panels, rounded) = queries.rows, train
-        step = partial(tiles.take_quantized, *rows, panels, scales, rounded.scales, self._strip(scratch))
-        return top.take_by(step, column)
+    def find(self, queries: np.ndarray, first: int, k: int, width: int, counter: LevelCounter | None) -> Found:
+        prepared = self.prepare(queries)
+        epsilon = prepared.rows[2]
+        selection = self._select(prepared.rows, epsilon, k, width)
+        counts, uncounted = None, np.zeros(len(queries), bool)
+        if counter is not None:
+            levels = self.levels(counter, queries, np.arange(first, first + len(queries)), prepared)
+            # Thresholds only rise: where one is still below all levels, every pair at a level has been kept.
+            uncounted = selection.lost | (selection.threshold > levels.lowest)
+            endless = np.full(len(queries), np.inf, np.float32)
+            listed, columns, scores = tiles.entries(selection, np.where(uncounted, endless, levels.lowest), endless)
+            counts = levels.count_pairs(Pairs(_rows_of(listed), columns, scores))
+        rows, columns = self._narrowed(queries, selection, epsilon, k)
+        return Found(rows, columns, None, selection.lost, counts, uncounted)
 
-    @staticmethod
-    def fits(features: np.ndarray) -> bool:
-        """Whether no product can overflow int32."""
-        return features.shape[1] * 127**2 < 2**31
-
-    def sift(
-        self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray, lowest: np.ndarray
+    def _narrowed(
+        self, queries: np.ndarray, selection: tiles.Selection, epsilon: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self.short is None:
-            return count, columns
-        rows, products = rows_of(count), np.empty(columns.size, np.int32)
-        with borrowed() as scratch:
-            ordered = in_blocks(rows, columns, max(1, SIFTED // queries.shape[1]), scratch)
-            short = scratch.get("short", len(queries), queries.shape[1], np.int16)
-            row_loops.shorten(queries, SHORT, short)
-            pairs.short_products(short, self.short, ordered, products)
-        kept = products >= ((lowest - self.short_error) * SHORT**2)[rows]
-        return np.bincount(rows[kept], minlength=len(count)), columns[kept]
+        """Rows and columns of the entries that float32 products cannot exclude; the error of one is at most `error`."""
+        error = LONGEST**2 * gamma(queries.shape[1] + 1)
+        # Entries that surely reach the floor tell what the others must reach.
+        count, columns, _ = tiles.promising(selection)
+        values = self._products(queries, count, columns)
+        farthest = _farthest(count, values, k)
+        bound = rounded_down(farthest - error - epsilon, self.dtype)
+        further, others, _ = tiles.entries(selection, bound, selection.floor)
+        rows = np.concatenate([_rows_of(count), _rows_of(further)])
+        columns = np.concatenate([columns, others])
+        values = np.concatenate([values, self._products(queries, further, others)])
+        kept = values >= farthest[rows] - 2 * error
+        return rows[kept], columns[kept]
+
+    def _products(self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        out = np.empty(columns.size)
+        pairs.products(queries, self.features, count, columns, out)
+        return out
+
+    def _take(self, prepared: Any, train: Any, strip: np.ndarray, start: int, selection: tiles.Selection) -> None:
+        (rows, scales, _), (panels, rounded) = prepared, train
+        tiles.take_quantized(*rows, panels, scales, rounded.scales, strip, start, selection)
+
+    def query_norms(self, queries: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("inner products need no norms")
 
 
-KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Float32Kernel, PixelKernel, QuantizedKernel)}
+def fitting(features: np.ndarray, metric: Metric, wanted: bool) -> type[Int8Kernel] | None:
+    """The kernel that such features can be searched by; None where there is none, or it is not faster and not `wanted`."""
+    if not (tiles.MULTIPLIES or wanted):
+        return None
+    if metric == "l2":
+        return PixelKernel if are_pixels(features) else None
+    # No product may overflow int32.
+    fits = features.shape[1] * 127**2 < 2**31
+    return QuantizedKernel if fits and (wanted or len(features) >= MANY) else None
 
 
-def choose_kernel(features: np.ndarray, metric: Metric) -> str:
-    """The fastest kernel on this machine that fits the features."""
-    found = int8_products.fastest(features.shape[1])
-    if found is None or found.speedup < 1:
-        return "float32"
-    if metric == "ip":
-        return "quantized" if len(features) >= MANY and QuantizedKernel.fits(features) else "float32"
-    return "int8" if PixelKernel.fits(features) else "float32"
+def are_pixels(features: np.ndarray) -> bool:
+    """Whether all values are whole numbers 0 … 255, and no score can overflow int32."""
+    return 3 * features.shape[1] * 128**2 < 2**31 and row_loops.are_pixels(features)
 
 
-class _Quantized:
-    """Rows float32 [N, d] as int8 (`rows`) times a scale each, and how long they are then and what they have lost."""
+class Quantized:
+    """Rows float32 [N, d] as int8 (`rows`) times a scale each, with their lengths then and the lengths of what they lack."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows, self.scales = np.empty(rows.shape, np.int8), empty((len(rows),), np.float32)
         self.lengths, self.lost = np.empty(len(rows)), np.empty(len(rows))
         row_loops.quantize(rows, self.rows, self.scales, self.lengths, self.lost)
         self.lost *= 1 + 2.0**-40  # float64's own roundings
+
+
+def _farthest(count: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
+    """float64 [q], the k-th largest value of each query; -inf where it has fewer."""
+    rows = _rows_of(count)
+    padded = np.full((count.size, max(k, int(count.max(initial=0)))), -np.inf)
+    padded[rows, np.arange(rows.size) - (np.cumsum(count) - count)[rows]] = values
+    return np.partition(padded, -k, axis=1)[:, -k]
+
+
+def _rows_of(count: np.ndarray) -> np.ndarray:
+    """int64 [m], the query of each pair, where query i has count[i] of them, one query after the other."""
+    return np.repeat(np.arange(count.size), count)
 
 
 def _shifted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,21 +6,6 @@ from side_ray.search.cpu_int8.compiler import compiled
 
 
 @compiled
-def longest(rows: np.ndarray) -> float:
-    """The largest squared norm of float32 [N, d], in float64; NaN or infinite where a value is, and 0 without rows."""
-    largest = 0.0
-    for i in range(rows.shape[0]):
-        total = 0.0
-        for j in range(rows.shape[1]):
-            total += np.float64(rows[i, j]) * np.float64(rows[i, j])
-        if not total <= largest:
-            largest = total
-            if not np.isfinite(total):
-                break
-    return largest
-
-
-@compiled
 def are_pixels(rows: np.ndarray) -> bool:
     """Whether all values of float32 [N, d] are whole numbers 0 … 255."""
     for i in range(rows.shape[0]):
@@ -35,7 +20,7 @@ def are_pixels(rows: np.ndarray) -> bool:
 
 @compiled
 def shift(pixels: np.ndarray, shifted: np.ndarray, norms: np.ndarray) -> None:
-    """Pixel values float32 [N, d] less 128, as int8 [N, d], and their squared norms int32 [N]; both written."""
+    """Write pixel values float32 [N, d] less 128 as int8 [N, d], and the squared norms of these rows, int32 [N]."""
     for i in range(pixels.shape[0]):
         total = np.int32(0)
         for j in range(pixels.shape[1]):
@@ -67,11 +52,3 @@ def quantize(rows: np.ndarray, rounded: np.ndarray, scales: np.ndarray, lengths:
             kept += near * near
             missing += (np.float64(rows[i, j]) - near) ** 2
         scales[i], lengths[i], lost[i] = scale, np.sqrt(kept), np.sqrt(missing)
-
-
-@compiled
-def shorten(rows: np.ndarray, scale: float, shortened: np.ndarray) -> None:
-    """float32 [N, d] times `scale`, rounded to int16 [N, d], which is written."""
-    for i in range(rows.shape[0]):
-        for j in range(rows.shape[1]):
-            shortened[i, j] = np.int16(np.int32(np.rint(rows[i, j] * np.float32(scale))))

@@ -1,4 +1,8 @@
-"""Loops over tiles of scores, and the int8 products that fill them."""
+"""int8 products, and the selection of those that can matter while they are still in a processor's cache.
+
+What is here reads and writes through addresses; the package's docstring says which memory. The instructions and the loops
+that use them share this file because numba keeps compiled functions on disk by the file that they are written in.
+"""
 
 from typing import NamedTuple
 
@@ -8,26 +12,33 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from side_ray.search.cpu_int8.compiler import compiled
+from side_ray.search.cpu_int8.compiler import CHECKED, compiled
 
 LANES = 16
 """int32 sums that one instruction adds to, four products of bytes to each."""
 ROWS, WIDTH = 8, 3 * LANES
 """Queries and training rows whose sums fit a processor's registers (24 of 32) together."""
 PIECE = 16 * LANES
-"""Scores that are taken before it is looked again whether there is room."""
+"""Scores that are taken between two checks whether there is room."""
 SPARE = PIECE + LANES
-"""Places that a row of candidates has beyond its capacity."""
+"""Places that a row of entries has beyond its capacity."""
 MULTIPLIES = config.CPU_NAME is config.CPU_FEATURES is None and binding.get_host_cpu_features().get("avx512vnni", False)
-"""Whether `multiply` runs on this processor."""
+"""Whether this processor has the instruction that `multiply` is written for."""
+
+
+@compiled
+def _check(inside: bool) -> None:
+    """Refuse a range that is not inside its array, where SIDE_RAY_CHECK_BOUNDS asks for it."""
+    if CHECKED and not inside:
+        raise IndexError("an int8 search would read or write outside of its memory")
 
 
 @intrinsic
 def _dots(typing, queries, stride, base, panel, steps, out, out_stride):
     """Products of `ROWS` queries with a panel of training rows: addresses, strides in bytes, and groups of four values.
 
-    VPDPBUSD (AVX-512 VNNI) multiplies unsigned by signed bytes and wraps, nothing saturates. It is written out here because
-    numba has no name for it, and keeps 24 sums in registers only if it is shown how.
+    VPDPBUSD (AVX-512 VNNI) multiplies unsigned by signed bytes; its sums wrap and do not saturate. numba has no name for it,
+    and LLVM keeps the 24 sums in registers only in a loop of this form.
     """
 
     def generate(context, builder, signature, arguments):
@@ -65,9 +76,40 @@ def _dots(typing, queries, stride, base, panel, steps, out, out_stride):
     return types.void(*[types.intp] * 7), generate
 
 
+if MULTIPLIES:
+
+    @compiled
+    def _tile(queries: np.ndarray, base: np.ndarray, panel: np.ndarray, out: np.ndarray) -> None:
+        """`multiply` of `ROWS` queries and a panel: int8 [ROWS, d], int32 [ROWS], uint8 [d / 4, WIDTH · 4]."""
+        _check(queries.shape[1] == 4 * panel.shape[0] and queries.shape[0] >= ROWS and base.size >= ROWS)
+        _check(panel.shape[1] == 4 * WIDTH and out.shape[0] >= ROWS and out.shape[1] >= WIDTH)
+        _dots(
+            queries.ctypes.data,
+            queries.shape[1],
+            base.ctypes.data,
+            panel.ctypes.data,
+            panel.shape[0],
+            out.ctypes.data,
+            out.strides[0],
+        )
+
+else:
+
+    @compiled
+    def _tile(queries: np.ndarray, base: np.ndarray, panel: np.ndarray, out: np.ndarray) -> None:
+        """The same by plain loops: slow, for tests on processors without the instruction."""
+        for row in range(ROWS):
+            out[row, :WIDTH] = base[row]
+            for step in range(panel.shape[0]):
+                for column in range(WIDTH):
+                    for byte in range(4):
+                        value = np.int32(queries[row, 4 * step + byte]) * np.int32(panel[step, 4 * column + byte])
+                        out[row, column] += value
+
+
 @compiled
 def multiply(queries: np.ndarray, base: np.ndarray, panels: np.ndarray, count: int, out: np.ndarray) -> None:
-    """int8 products, where the processor `MULTIPLIES`: out[i, j] = base[i] + Σ_c queries[i, c] · (train[j, c] + 128).
+    """int8 products: out[i, j] = base[i] + Σ_c queries[i, c] · (train[j, c] + 128).
 
     Args:
         queries: int8 [≥ q, d], rows up to a multiple of `ROWS` and d of 4, with zeros.
@@ -83,34 +125,9 @@ def multiply(queries: np.ndarray, base: np.ndarray, panels: np.ndarray, count: i
         for i in range(0, out.shape[0], ROWS):
             rows = min(ROWS, out.shape[0] - i)
             whole = rows == ROWS and columns == WIDTH
-            _dots(
-                queries[i:].ctypes.data,
-                queries.shape[1],
-                base[i:].ctypes.data,
-                panels[panel].ctypes.data,
-                panels.shape[1],
-                out[i:, first:].ctypes.data if whole else edge.ctypes.data,
-                out.strides[0] if whole else edge.strides[0],
-            )
+            _tile(queries[i:], base[i:], panels[panel], out[i:, first:] if whole else edge)
             if not whole:
                 out[i : i + rows, first : first + columns] = edge[:rows, :columns]
-
-
-@compiled
-def double_less(tile: np.ndarray, norms: np.ndarray) -> None:
-    """tile[i, j] ← 2 · tile[i, j] − norms[j], int32 [q, t] and [t]."""
-    for i in range(tile.shape[0]):
-        for j in range(tile.shape[1]):
-            tile[i, j] = np.int32(np.int32(2) * tile[i, j]) - norms[j]
-
-
-@compiled
-def dequantize(tile: np.ndarray, row_scales: np.ndarray, column_scales: np.ndarray, out: np.ndarray) -> None:
-    """out[i, j] = tile[i, j] · row_scales[i] · column_scales[j]; int32 [q, t] → float32 [q, t]."""
-    for i in range(tile.shape[0]):
-        scale = row_scales[i]
-        for j in range(tile.shape[1]):
-            out[i, j] = np.float32(tile[i, j]) * (column_scales[j] * scale)
 
 
 @intrinsic
@@ -149,12 +166,12 @@ def _largest(typing, values, size, least):
 def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, column, columns_end, scores_end):
     """Deal `size` scores out to lanes, and store those that reach `bound` with their slack, and their columns.
 
-    A score is a value as it stands; with `factors` alone, int32, twice the value less its factor; with `factor` as well,
-    float32, the value times both. `values`, `factors` and `slack` are the addresses of a row whose first column is `column`,
-    and are read from `first` on; `lanes` and the ends are addresses of what is written, `size` places of the latter in any
-    case: a branch here could not be predicted. Returns how many are stored.
+    Values are int32. With `factors` alone, int32, a score is twice the value less its factor; with `factor` as well, float32,
+    it is the value times both. `values`, `factors` and `slack` are the addresses of a row whose first column is `column`,
+    and are read from `first` on; `lanes` and the ends are addresses of what is written. `size` places of the ends are written
+    in any case, because a branch here could not be predicted. Returns how many scores are stored.
     """
-    plain, pixels = factors == types.none, factor == types.none
+    pixels = factor == types.none
 
     def generate(context, builder, signature, arguments):
         values, factors, factor, slack, first, size, lanes, bound, column, columns_end, scores_end = arguments
@@ -163,15 +180,12 @@ def _visit(typing, values, factors, factor, slack, first, size, lanes, bound, co
 
         def visit(lane, wide):
             place = builder.add(first, lane)
-            if plain:
-                score = _load(builder, values, place, bound.type, wide)
-            elif pixels:
-                value = _load(builder, values, place, _I32, wide)
+            value = _load(builder, values, place, _I32, wide)
+            if pixels:
                 score = builder.sub(builder.add(value, value), _load(builder, factors, place, _I32, wide))
             else:
                 scale = builder.fmul(_load(builder, factors, place, bound.type, wide), _spread(builder, factor, wide))
-                value = builder.sitofp(_load(builder, values, place, _I32, wide), scale.type)
-                score = builder.fmul(value, scale)
+                score = builder.fmul(builder.sitofp(value, scale.type), scale)
             half, held = _load(builder, slack, place, bound.type, wide), _load(builder, lanes, lane, bound.type, wide)
             lower = (builder.fsub if real else builder.sub)(score, half)
             _store(builder, _larger(builder, held, lower), lanes, lane)
@@ -202,8 +216,8 @@ def _sift(typing, columns, scores, slack, size, bound, floor, columns_end, score
     """Of a row's entries, store those whose upper end reaches `bound` and whose lower end does not reach `floor`.
 
     With None for `floor` the upper end alone decides, with None for `bound` those are stored whose lower end does reach
-    `floor`. All but `size`, `bound` and `floor` are addresses; the new place may be the old one. Returns how many are stored;
-    up to `LANES` places more are written.
+    `floor`. All but `size`, `bound` and `floor` are addresses; the ends may be the addresses that are read. Returns how many
+    are stored; up to `LANES` more places are written.
     """
     kind = floor if bound == types.none else bound
 
@@ -303,8 +317,12 @@ def _function(builder, name, result, arguments):
     return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-class Held(NamedTuple):
-    """What q rows of scores have left behind, each of which may be `score` ± `slack`: float32 or int32 but for what is said."""
+class Selection(NamedTuple):
+    """The entries that are kept of q rows of scores, one for each query.
+
+    The true score lies within `score` ± `slack`, its upper and lower end, up to the query's ε. Arrays are float32 or int32,
+    as the scores are, but for those that say otherwise.
+    """
 
     k: int
     slack: np.ndarray
@@ -318,7 +336,7 @@ class Held(NamedTuple):
     lanes: np.ndarray
     """[q, a multiple of `LANES`, at least two], the largest of the lower ends that were dealt out to each lane.
 
-    If k lanes reach a value, so do k training images; and with several lanes for each of the k, there are hardly more.
+    If k lanes reach a value, so do k training images; with several lanes for each of the k, few more of them do.
     """
     columns: np.ndarray
     """int32 [q, capacity + `SPARE`], training rows of the scores that were taken."""
@@ -331,34 +349,45 @@ class Held(NamedTuple):
 
 
 @compiled
-def _raise(held: Held, i: int, most: int) -> None:
+def _check_entries(kept: Selection, i: int, count: int) -> None:
+    """Check the first `count` entries of row i, and the training rows that they name."""
+    _check(0 <= i < kept.columns.shape[0] and kept.columns.shape == kept.scores.shape)
+    _check(0 <= count <= kept.columns.shape[1] - LANES)
+    if CHECKED:
+        for column in kept.columns[i, :count]:
+            _check(0 <= column < kept.slack.size)
+
+
+@compiled
+def _raise(kept: Selection, i: int, most: int) -> None:
     """Raise the floor of row i to a value that k of its lanes or more reach, where more than `most` reach the old one."""
-    size, floor, near = held.lanes.shape[1], held.floor[i], min(most, held.k + held.k // 16)
-    place, low = held.lanes.ctypes.data + 4 * i * size, floor
+    _check(0 <= i < kept.lanes.shape[0] and kept.lanes.shape[1] % LANES == 0)
+    size, floor, near = kept.lanes.shape[1], kept.floor[i], min(most, kept.k + kept.k // 16)
+    place, low = kept.lanes.ctypes.data + 4 * i * size, floor
     reached = _reaching(place, size, low)
     if reached <= most:
         return
     high = _largest(place, size, low)
     if reached == size:
-        # At first: lanes that hold nothing yet tell nothing.
+        # The first time: lanes that hold nothing yet are left out.
         low, above = high, 0
-        for lane in held.lanes[i]:
+        for lane in kept.lanes[i]:
             if lane > floor:
                 low, above = min(low, lane), above + 1
-        if above < held.k:
+        if above < kept.k:
             return
     for _ in range(16):
-        middle = held.lanes.dtype.type(low + 0.5 * (np.float64(high) - np.float64(low)))
+        middle = kept.lanes.dtype.type(low + 0.5 * (np.float64(high) - np.float64(low)))
         if middle <= low:
             break
         reached = _reaching(place, size, middle)
-        if reached < held.k:
+        if reached < kept.k:
             high = middle
         else:
             low = middle
             if reached <= near:
                 break
-    held.floor[i], held.threshold[i] = low, low - held.width[i]
+    kept.floor[i], kept.threshold[i] = low, low - kept.width[i]
 
 
 @compiled
@@ -368,64 +397,44 @@ def _take_row(
     factor: float | None,
     i: int,
     start: int,
-    held: Held,
-) -> bool:
-    """`take` of row i of a tile; for `values`, `factors` and `factor` see `_visit`."""
-    if held.lost[i]:
-        return False
-    row, turn, count, dropped = held.columns.shape[1], held.lanes.shape[1] - LANES, held.taken[i], False
-    # The first scores of a row have no threshold to reach: they are dealt out, and then looked at again.
+    kept: Selection,
+) -> None:
+    """Keep what can matter of the scores of row i and of the training images from `start` on; see `_visit`."""
+    if kept.lost[i]:
+        return
+    row, turn, count = kept.columns.shape[1], kept.lanes.shape[1] - LANES, kept.taken[i]
+    _check(start >= 0 and start + values.size <= kept.slack.size)
+    _check(0 <= i < kept.lanes.shape[0] and turn > 0 and kept.columns.shape == kept.scores.shape)
+    # The first scores of a row have no threshold to reach: one pass sets it, the second stores what reaches it.
     for rest in range(count == 0, -1, -1):
         first = 0
         while first < values.size:
             if count + SPARE > row:
-                count, dropped = _drop(held, i, count), True
+                count = _drop(kept, i, count)
                 if count + SPARE > row:
-                    held.lost[i] = True
-                    return dropped
+                    kept.lost[i] = True
+                    return
             size = min(PIECE, turn - first % turn, values.size - first)
-            # Every turn begins at another lane, as training images may come in an order that repeats.
-            lane = i * held.lanes.shape[1] + (start // LANES + first // turn) % LANES + first % turn
+            # Each turn begins at another lane, because the order of the training images may be periodic.
+            lane = (start // LANES + first // turn) % LANES + first % turn
+            _check(lane + size <= kept.lanes.shape[1] and count + size + LANES <= row and first + size <= values.size)
             more = _visit(
                 values.ctypes.data,
                 factors,
                 factor,
-                held.slack.ctypes.data + 4 * start,
+                kept.slack.ctypes.data + 4 * start,
                 first,
                 size,
-                held.lanes.ctypes.data + 4 * lane,
-                held.threshold[i],
+                kept.lanes.ctypes.data + 4 * (i * kept.lanes.shape[1] + lane),
+                kept.threshold[i],
                 np.int32(start),
-                held.columns.ctypes.data + 4 * (i * row + count),
-                held.scores.ctypes.data + 4 * (i * row + count),
+                kept.columns.ctypes.data + 4 * (i * row + count),
+                kept.scores.ctypes.data + 4 * (i * row + count),
             )
             count += 0 if rest else more
             first += size
-        _raise(held, i, 2 * held.k if count else held.k)
-    held.taken[i] = count
-    return dropped
-
-
-@compiled
-def take(
-    tile: np.ndarray,
-    start: int,
-    held: Held,
-) -> bool:
-    """Append the scores of a tile that can reach their row's threshold, and raise the thresholds with them.
-
-    Args:
-        tile: [q, t] in one piece, float32 or int32.
-        start: training row of the tile's first column.
-        held: updated.
-
-    Returns:
-        Whether entries were dropped to make room.
-    """
-    dropped = False
-    for i in range(tile.shape[0]):
-        dropped |= _take_row(tile[i], None, None, i, start, held)
-    return dropped
+        _raise(kept, i, 2 * kept.k if count else kept.k)
+    kept.taken[i] = count
 
 
 @compiled
@@ -436,16 +445,23 @@ def take_pixels(
     norms: np.ndarray,
     strip: np.ndarray,
     start: int,
-    held: Held,
-) -> bool:
-    """`take` of the tile that `multiply` and `double_less` make, in strips; int32 `strip` [any, ≥ t] is scratch memory."""
-    dropped, factors = False, norms.ctypes.data
-    for first in range(0, held.taken.size, strip.shape[0]):
-        size = min(strip.shape[0], held.taken.size - first)
+    kept: Selection,
+) -> None:
+    """Keep what can matter of a block of t training images, whose scores are 2 · product − norm.
+
+    Args:
+        queries, base, panels: see `multiply`.
+        norms: int32 [t].
+        strip: int32 [any, ≥ t], scratch memory for the products of some queries.
+        start: the first training row.
+        kept: of all queries, updated; a row that has no room is lost.
+    """
+    factors = norms.ctypes.data
+    for first in range(0, kept.taken.size, strip.shape[0]):
+        size = min(strip.shape[0], kept.taken.size - first)
         multiply(queries[first:], base[first:], panels, norms.size, strip[:size])
         for i in range(size):
-            dropped |= _take_row(strip[i, : norms.size], factors, None, first + i, start, held)
-    return dropped
+            _take_row(strip[i, : norms.size], factors, None, first + i, start, kept)
 
 
 @compiled
@@ -457,99 +473,76 @@ def take_quantized(
     column_scales: np.ndarray,
     strip: np.ndarray,
     start: int,
-    held: Held,
-) -> bool:
-    """`take` of the tile that `multiply` and `dequantize` make, likewise."""
-    dropped, factors = False, column_scales.ctypes.data
-    for first in range(0, held.taken.size, strip.shape[0]):
-        size = min(strip.shape[0], held.taken.size - first)
+    kept: Selection,
+) -> None:
+    """Likewise for scores product · row_scale · column_scale, with float32 `row_scales` [q] and `column_scales` [t]."""
+    factors = column_scales.ctypes.data
+    for first in range(0, kept.taken.size, strip.shape[0]):
+        size = min(strip.shape[0], kept.taken.size - first)
         multiply(queries[first:], base[first:], panels, column_scales.size, strip[:size])
         for i in range(size):
             scale, values = row_scales[first + i], strip[i, : column_scales.size]
-            dropped |= _take_row(values, factors, scale, first + i, start, held)
-    return dropped
+            _take_row(values, factors, scale, first + i, start, kept)
 
 
 @compiled
-def _drop(held: Held, i: int, count: int) -> int:
+def _drop(kept: Selection, i: int, count: int) -> int:
     """Keep, in their order, those of the first entries of row i whose upper end reaches the threshold; returns how many."""
-    place = 4 * i * held.columns.shape[1]
-    columns, scores = held.columns.ctypes.data + place, held.scores.ctypes.data + place
-    return _sift(columns, scores, held.slack.ctypes.data, count, held.threshold[i], None, columns, scores)
+    _check_entries(kept, i, count)
+    place = 4 * i * kept.columns.shape[1]
+    columns, scores = kept.columns.ctypes.data + place, kept.scores.ctypes.data + place
+    return _sift(columns, scores, kept.slack.ctypes.data, count, kept.threshold[i], None, columns, scores)
 
 
 @compiled
-def make_room(held: Held) -> None:
-    """Keep what reaches the threshold in every row that is half full."""
-    for i in range(held.taken.size):
-        if 2 * held.taken[i] > held.columns.shape[1]:
-            held.taken[i] = _drop(held, i, held.taken[i])
-
-
-@compiled
-def promising(held: Held) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what was taken, what surely reaches the floor, which is raised as far as it can be.
+def promising(kept: Selection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries whose lower end reaches the floor, which is raised as far as the lanes allow: at least k of each row.
 
     Returns:
-        int64 [q], how many of each row; their columns and scores [m], row after row.
+        int64 [q], how many of each row; their columns int32 [m] and scores [m], row after row.
     """
-    # All might; memory that is not touched costs nothing.
-    most = held.taken.sum() + LANES
-    listed, total = np.empty(held.taken.size, np.int64), 0
-    found, values = np.empty(most, held.columns.dtype), np.empty(most, held.scores.dtype)
-    for i in range(held.taken.size):
-        _raise(held, i, held.k)
-        place = 4 * i * held.columns.shape[1]
+    # All might be listed; memory that is not touched costs nothing.
+    most = kept.taken.sum() + LANES
+    listed, total = np.empty(kept.taken.size, np.int64), 0
+    columns, scores = np.empty(most, kept.columns.dtype), np.empty(most, kept.scores.dtype)
+    for i in range(kept.taken.size):
+        _raise(kept, i, kept.k)
+        _check_entries(kept, i, kept.taken[i])
+        _check(total + kept.taken[i] + LANES <= most)
+        place = 4 * i * kept.columns.shape[1]
         listed[i] = _sift(
-            held.columns.ctypes.data + place,
-            held.scores.ctypes.data + place,
-            held.slack.ctypes.data,
-            held.taken[i],
+            kept.columns.ctypes.data + place,
+            kept.scores.ctypes.data + place,
+            kept.slack.ctypes.data,
+            kept.taken[i],
             None,
-            held.floor[i],
-            found.ctypes.data + 4 * total,
-            values.ctypes.data + 4 * total,
+            kept.floor[i],
+            columns.ctypes.data + 4 * total,
+            scores.ctypes.data + 4 * total,
         )
         total += listed[i]
-    return listed, found[:total], values[:total]
+    return listed, columns[:total], scores[:total]
 
 
 @compiled
-def others(held: Held, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is not `promising`, but whose upper end reaches `bound` [q]: int64 [q], how many of each row, and their columns."""
-    most = held.taken.sum() + LANES
-    listed, total = np.empty(held.taken.size, np.int64), 0
-    found, values = np.empty(most, held.columns.dtype), np.empty(held.columns.shape[1], held.scores.dtype)
-    for i in range(held.taken.size):
-        place = 4 * i * held.columns.shape[1]
+def entries(kept: Selection, bound: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries whose upper end reaches `bound` [q] and whose lower end does not reach `floor` [q]; returned likewise."""
+    most = kept.taken.sum() + LANES
+    listed, total = np.empty(kept.taken.size, np.int64), 0
+    columns, scores = np.empty(most, kept.columns.dtype), np.empty(most, kept.scores.dtype)
+    for i in range(kept.taken.size):
+        _check_entries(kept, i, kept.taken[i])
+        _check(total + kept.taken[i] + LANES <= most)
+        place = 4 * i * kept.columns.shape[1]
         listed[i] = _sift(
-            held.columns.ctypes.data + place,
-            held.scores.ctypes.data + place,
-            held.slack.ctypes.data,
-            held.taken[i],
+            kept.columns.ctypes.data + place,
+            kept.scores.ctypes.data + place,
+            kept.slack.ctypes.data,
+            kept.taken[i],
             bound[i],
-            held.floor[i],
-            found.ctypes.data + 4 * total,
-            values.ctypes.data,
+            floor[i],
+            columns.ctypes.data + 4 * total,
+            scores.ctypes.data + 4 * total,
         )
         total += listed[i]
-    return listed, found[:total]
-
-
-@compiled
-def listed(held: Held, before: np.ndarray, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and places (int64 [m] each) of the entries from `before` int64 [q] on whose score is at least `lowest` [q]."""
-    # Mostly there are none, which whole groups tell sooner, with what is left behind the last.
-    count, some = held.taken, np.zeros(held.taken.size, np.bool_)
-    for i in range(count.size):
-        place = held.scores.ctypes.data + 4 * (i * held.scores.shape[1] + before[i])
-        some[i] = _reaching(place, (count[i] - before[i] + LANES - 1) // LANES * LANES, lowest[i]) > 0
-    most = (count - before)[some].sum()
-    rows, places = np.empty(most, np.int64), np.empty(most, np.int64)
-    found = 0
-    for row in np.flatnonzero(some):
-        for c in range(before[row], count[row]):
-            if held.scores[row, c] >= lowest[row]:
-                rows[found], places[found] = row, c
-                found += 1
-    return rows[:found], places[:found]
+    return listed, columns[:total], scores[:total]
