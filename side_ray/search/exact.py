@@ -7,8 +7,8 @@ import numpy as np
 
 from side_ray.search.neighbors import Metric, Neighbors, nearest_first
 
-CACHED = 2**15
-"""Features of training images that are converted to float64 at a time (256 KiB): they stay in a processor's cache."""
+CACHED = 2**16
+"""Features of training images that are converted to float64 at a time (512 KiB): they stay in a processor's cache."""
 PADDED = 2**18
 """Values that are sorted at a time."""
 
