@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from side_ray.similarity import SIMILARITIES
+
 METHODS = {"random": "Random", "td": "SIDE", "ti": "OL-TI", "given": "Given samples"}
 SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
-SIMILARITIES = {"nl2": "nL2", "sscd": "SSCD cosine"}
 FEW_MATCHES = 5
 """Below this number of matches, the interval is too wide for a comparison."""
 
@@ -78,12 +79,17 @@ def one_in(rate: float) -> str:
 
 
 def lower_is_closer(similarity: Mapping[str, Any]) -> bool:
-    return bool(similarity.get("closer", "lower" if similarity.get("name") == "nl2" else "higher") == "lower")
+    """Whether smaller values of a similarity, as metrics.json describes it, are closer."""
+    if "closer" in similarity:
+        return bool(similarity["closer"] == "lower")
+    name = str(similarity.get("name"))
+    return name in SIMILARITIES and not SIMILARITIES[name].larger_is_closer
 
 
 def similarity_name(similarity: Mapping[str, Any]) -> str:
+    """Its name for readers; that of the config where the similarity is not registered here."""
     name = str(similarity.get("name", "similarity"))
-    return SIMILARITIES.get(name, name)
+    return SIMILARITIES[name].display_name if name in SIMILARITIES else name
 
 
 def cut_text(metrics: Mapping[str, Any]) -> str:

@@ -75,6 +75,15 @@ class Similarity(ABC):
     def values(self, neighbors: Neighbors) -> np.ndarray:
         """float32 [Q, k], the similarity values of neighbours merged over the whole training set."""
 
+    @classmethod
+    def explain(cls, params: Mapping[str, Any]) -> str:
+        """How to read its values, for the report; "" for nothing to say.
+
+        Args:
+            params: `similarity` of metrics.json, which includes those of `params`.
+        """
+        return ""
+
     def denominator(self, neighbors: Neighbors) -> np.ndarray | None:
         """float64 [Q]: value = distance / denominator for every training image; None where the distance is the value."""
         return None

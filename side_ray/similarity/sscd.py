@@ -1,5 +1,6 @@
 """SSCD copy-detection descriptors (Pizzi et al. 2022), compared by cosine similarity."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -54,6 +55,13 @@ class Sscd(Similarity):
         options = score.options(SscdOptions)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(options.checkpoint, options.preprocessing, device=device)
+
+    @classmethod
+    def explain(cls, params: Mapping[str, Any]) -> str:
+        return (
+            "Cosine of SSCD copy-detection descriptors. 90% precision on DISC takes more than 0.75, so the paper's “high” band "
+            "(0.6) is less strict than that."
+        )
 
     @classmethod
     def dimension(cls, shape: tuple[int, int, int]) -> int:

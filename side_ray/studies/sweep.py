@@ -221,7 +221,12 @@ def _write(plan: SweepPlan, outcomes: list[Outcome]) -> None:
     similarity, rules = similarity_of(plan.config.score), plan.config.sweep
     bands = bands_of(plan.config).resolve()
     frame = {
-        "similarity": {"name": similarity.name, **similarity.params(), "bands": bands},
+        "similarity": {
+            "name": similarity.name,
+            **similarity.params(),
+            "bands": bands,
+            "closer": "higher" if similarity.larger_is_closer else "lower",
+        },
         "train_size": plan.base.sizes["member"],
     }
     rows = sweep_rows(outcomes, frame)

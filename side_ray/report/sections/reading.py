@@ -5,6 +5,7 @@ from typing import Any
 from side_ray.report import findings, wording
 from side_ray.report.sections import PageData, PageSection
 from side_ray.report.sections.conditions import extra_columns
+from side_ray.similarity import SIMILARITIES
 
 
 class Reading(PageSection):
@@ -12,10 +13,13 @@ class Reading(PageSection):
     contents = "How to read"
 
     def values(self, data: PageData) -> dict[str, Any]:
+        similarity = data.metrics["similarity"]
+        name = similarity.get("name")
         rate = data.metrics.get("false_match_rate", findings.FALSE_MATCH_RATE)
         return {
             "false_match_rate": wording.one_in(rate),
             "cut_source": findings.cut_source(data.metrics),
-            "similarity": data.metrics["similarity"],
+            "similarity": wording.similarity_name(similarity),
+            "explanation": SIMILARITIES[name].explain(similarity) if name in SIMILARITIES else "",
             **extra_columns(data.metrics),
         }
