@@ -77,7 +77,7 @@ def union(hits: Hits, names: Iterable[str]) -> BandHits:
 
 
 def hits_to_columns(hits: Hits) -> dict[str, np.ndarray]:
-    """Columns of `hits-*.parquet`: band (str) · train_id · count · sample_id."""
+    """Columns of the parts in `hits`: band (str) · train_id · count · sample_id."""
     names = [np.full(band.train_ids.size, name, object) for name, band in hits.items()]
     return {
         "band": np.concatenate(names) if names else np.empty(0, object),

@@ -41,11 +41,12 @@ class RawSource(Source):
         return len(self.files.listing().names)
 
     def units(self):
-        return ({"name": name} for name in self.files.listing().names.to_pylist())
+        return iter([{"names": self.files.listing().names.to_pylist()}])
 
     def read(self, unit, only=None):
-        pixels = np.frombuffer(self.files.read(unit["name"]), np.uint8)
-        yield Record(unit["name"], pixels.reshape(self.raw_side, self.raw_side, 3))
+        for name in unit["names"]:
+            pixels = np.frombuffer(self.files.read(name), np.uint8)
+            yield Record(name, pixels.reshape(self.raw_side, self.raw_side, 3))
 
     def identity(self):
         return f"{self.raw_side}/{self.files.identity()}"

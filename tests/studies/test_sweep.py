@@ -21,7 +21,7 @@ from side_ray.storage import open_store
 from side_ray.studies.sweep import sweep
 from tests.audits import tiny_config, tiny_values
 
-STAGES = ("prepare", "dpm", "synthetic", "surrogate", "samples", "scores")
+STAGES = ("prepare", "dpm", "synthetic", "surrogate", "samples", "scores", "hits")
 
 
 def stamps(root: Path) -> dict[str, int]:
@@ -72,7 +72,8 @@ def test_shared_stages_are_made_once(swept, tiny_audit):
     # One more student, and three conditions of four shards each, with scores and hits (Random and one λ existed).
     assert len({name.split("/")[1] for name in new if name.startswith("surrogate")}) == 1
     assert sum(name.startswith("samples") for name in new) == 3 * 4
-    assert sum(name.startswith("scores") for name in new) == 3 * 4 * 2
+    assert sum(name.startswith("scores") for name in new) == 3 * 4
+    assert sum(name.startswith("hits") for name in new) == 3 * 4
     assert not any(name.startswith(("prepare", "dpm", "synthetic")) for name in new)
 
 
