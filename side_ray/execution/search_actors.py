@@ -126,10 +126,23 @@ class SearchActors:
         # The search gets half of the CPUs and the scorers get the other half, so that both can start.
         processors = ray.cluster_resources().get("CPU", 0) or 2 * parts * cluster.actor_cpus
         share = min(cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
-        gpus = float(cluster.gpus) if uses_gpu(self.artifacts.config) else 0
+        wanted = float(cluster.gpus) if uses_gpu(self.artifacts.config) else 0.0
+        gpus = reserved(wanted, parts, [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]])
         actor = ray.remote(SearchPart).options(num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
         arguments = prepared, self.score, sizes
         return [actor.remote(*arguments, part, parts, cluster.actor_cpus) for part in range(parts)]
+
+
+def reserved(gpus: float, parts: int, nodes: list[float]) -> float:
+    """GPUs that each of `parts` search actors reserves on nodes with so many GPUs: `gpus`, or 0.
+
+    Search actors live as long as the scoring. If they reserved every GPU, no scorer could ever start, so they reserve none
+    unless one more actor of that size fits; they then share the GPU that they see.
+    """
+    if not gpus:
+        return 0.0
+    fit = sum(int(node * int(1 / gpus)) if gpus < 1 else int(node // gpus) for node in nodes)
+    return gpus if fit > parts else 0.0
 
 
 def uses_gpu(config: Config) -> bool:
