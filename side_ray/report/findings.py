@@ -97,8 +97,10 @@ def best_condition(metrics: Metrics, method: str, criterion: Criterion) -> Condi
 def methods(metrics: Metrics) -> list[str]:
     """The methods of the conditions: td, ti, others in their order, random last."""
     present = dict.fromkeys(condition["method"] for condition in metrics["conditions"])
-    order = ["td", "ti", *(name for name in present if name not in wording.METHODS), "random"]
-    return [name for name in order if name in present]
+    known = ("td", "ti", "random")
+    return [
+        name for name in (*known[:2], *(name for name in present if name not in known), known[2]) if name in present
+    ]
 
 
 def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | None:
@@ -109,6 +111,11 @@ def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | No
 def cut_source(metrics: Metrics) -> str:
     """The samples that set the calibrated cut."""
     return str(metrics.get("cut_source") or "the model's own unguided samples")
+
+
+def train_images(metrics: Metrics) -> int | None:
+    """Number of training images, with duplicates that count as one counted once."""
+    return metrics.get("train_distinct") or metrics.get("train_size")
 
 
 def richness_band(metrics: Metrics) -> str:
@@ -156,7 +163,8 @@ def _reproduces(metrics: Metrics, condition: Condition, criterion: Criterion) ->
         most = f", at most {wording.percent(band['ams_ci'][1])} with 95% confidence" if band.get("ams_ci") else ""
         return f"{name}: none of {wording.count(condition['n'])} samples is a copy{most}"
     distinct = band.get("ums_best_count")
-    of = f" out of {wording.count(metrics['train_size'])}" if metrics.get("train_size") else ""
+    size = train_images(metrics)
+    of = f" out of {wording.count(size)}" if size else ""
     images = f" of {wording.count(distinct)} distinct training images{of}" if distinct is not None else ""
     if condition["method"] not in wording.METHODS:
         return f"{wording.percent(band['ams'])} of the samples ({name}) are copies{images}"
@@ -203,6 +211,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_control(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
+        *_on_duplicates(metrics),
         *_on_comparison(metrics, criterion),
     ]
 
@@ -275,13 +284,30 @@ def _on_counts(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
         yield Note(
             "Fewer than 5 matches: interval is wide", f"Too few to rank these conditions at the quoted cut ({names})."
         )
-    size, baseline = metrics.get("train_size"), best_condition(metrics, "random", criterion)
+    size, baseline = train_images(metrics), best_condition(metrics, "random", criterion)
     found = (criterion.of(baseline) or {}).get("ums_best_count") if baseline else None
     if size and found is not None and found > size / 2:
         yield Note(
             "Little room above the baseline",
             f"Random alone finds {wording.count(found)} of {wording.count(size)} training images, so no method can find many "
             "more distinct ones. Compare shares of samples (AMS) rather than distinct images.",
+        )
+
+
+def _on_duplicates(metrics: Metrics) -> Iterator[Note]:
+    found, left_out = (metrics.get("duplicates") or {}).get("member") or {}, metrics.get("left_out") or {}
+    if found.get("exact") or found.get("near"):
+        yield Note(
+            "Duplicates in the training set",
+            f"{wording.count(found['exact'])} training images are exact copies of others and {wording.count(found['near'])} are "
+            f"nearly so (the largest group has {wording.count(found['largest'])} images). Each group counts as one image, so all "
+            f"numbers are of {wording.count(metrics['train_distinct'])} distinct images.",
+        )
+    if any(left_out.values()):
+        yield Note(
+            "Copies of training images among the unseen ones",
+            f"{wording.count(left_out['exact'])} exact and {wording.count(left_out['near'])} near copies of training images were "
+            "found where the unseen images come from. They were left out, because they would make false matches look frequent.",
         )
 
 

@@ -18,7 +18,7 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 2, "hits": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "hits": 1}
 VERSIONS |= {"report": 1, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
@@ -171,6 +171,11 @@ class Artifacts:
         """Number of images in each split of the prepared data."""
         info = self.prepare.info()
         return {split: info[split] for split in SPLITS}
+
+    @property
+    def distinct(self) -> dict[Split, int]:
+        """Number of images in each split, with duplicates that count as one counted once."""
+        return self.prepare.info().get("distinct") or self.sizes
 
     def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
         return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)

@@ -14,7 +14,7 @@ from side_ray.report.page import render
 from side_ray.report.sections.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
@@ -78,7 +78,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
     rows = []
     for each, found in scores.items():
         row: dict[str, Any] = {"method": each.method, "lambda": each.scale}
-        row |= condition_metrics(found, bands, cut, train_size=sizes["member"])
+        row |= condition_metrics(found, bands, cut, train_size=artifacts.distinct["member"])
         if cut is not None and random is not None and random is not found:
             test = compare(found, sample_ids, random, sample_ids, cut, bands.larger_is_closer)
             row["mcnemar"] = {"p_value": test.p_value, "only_this": test.only_a, "only_random": test.only_b}
@@ -92,6 +92,9 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "bands": bands.resolve(),
         },
         "train_size": sizes["member"],
+        "train_distinct": artifacts.distinct["member"],
+        "duplicates": artifacts.prepare.info().get("duplicates"),
+        "left_out": artifacts.prepare.info().get("left_out"),
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
@@ -191,6 +194,7 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
             (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
         )
     members = read_split(artifacts.run.store, artifacts.prepare.key, "member")
+    groups = read_groups(artifacts.run.store, artifacts.prepare.key, "member", len(members))
     items = []
     for matches in found.values():
         seen: set[int] = set()
@@ -204,6 +208,7 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
                     "method": each.method,
                     "lambda": each.scale,
                     "train_id": train_id,
+                    "group_size": int(groups.sizes(np.array(train_id))),
                     "sample_id": sample_id,
                     "value": value,
                     "label": label,

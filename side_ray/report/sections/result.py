@@ -32,7 +32,7 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         facts.append(_share_fact("Copies, Random", criterion.of(baseline) or {}, "ams", baseline["n"]))
         facts += _gain(best, baseline, criterion)
     if band.get("ums_best_count") is not None:
-        size = metrics.get("train_size")
+        size = findings.train_images(metrics)
         lines = (
             [f"{wording.percent(band['ums_best_count'] / size)} of {wording.count(size)} training images"]
             if size
