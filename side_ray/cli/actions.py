@@ -41,12 +41,12 @@ def audit(last: str, config: Config) -> None:
     with _reporter() as reporter:
         from side_ray.algorithm import run_until
         from side_ray.report.table import terminal_table
+        from side_ray.runs.run import PAGE
 
         done = run_until(last, config, reporter)
         if last == "report":
-            report = done.artifacts.report
-            _print(terminal_table(report.read_json("metrics.json")))
-            print(f"report: {done.run.store.uri}/{report.key}/index.html")
+            _print(terminal_table(done.artifacts.report.read_json("metrics.json")))
+            print(f"report: {done.run.store.uri}/{PAGE}")
 
 
 def study(name: str, config: Config) -> None:

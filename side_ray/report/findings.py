@@ -97,8 +97,10 @@ def best_condition(metrics: Metrics, method: str, criterion: Criterion) -> Condi
 def methods(metrics: Metrics) -> list[str]:
     """The methods of the conditions: td, ti, others in their order, random last."""
     present = dict.fromkeys(condition["method"] for condition in metrics["conditions"])
-    order = ["td", "ti", *(name for name in present if name not in wording.METHODS), "random"]
-    return [name for name in order if name in present]
+    known = ("td", "ti", "random")
+    return [
+        name for name in (*known[:2], *(name for name in present if name not in known), known[2]) if name in present
+    ]
 
 
 def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | None:
@@ -158,6 +160,8 @@ def _reproduces(metrics: Metrics, condition: Condition, criterion: Criterion) ->
     distinct = band.get("ums_best_count")
     of = f" out of {wording.count(metrics['train_size'])}" if metrics.get("train_size") else ""
     images = f" of {wording.count(distinct)} distinct training images{of}" if distinct is not None else ""
+    if condition["method"] == "given":
+        return f"{wording.percent(band['ams'])} of the given samples are copies{images}"
     if condition["method"] not in wording.METHODS:
         return f"{wording.percent(band['ams'])} of the samples ({name}) are copies{images}"
     return f"{name} reproduces {wording.percent(band['ams'])} of its samples as copies{images}"

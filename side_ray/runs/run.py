@@ -9,6 +9,8 @@ from side_ray.storage import Store
 
 DONE = "_done.json"
 LATEST = "latest.json"
+PAGE = "report.html"
+"""A copy of the newest report's page, at the top of the run."""
 
 
 def fingerprint(*parts: Any) -> str:

@@ -16,6 +16,7 @@ from side_ray.report.table import metrics_csv
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.plan import Condition
+from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -29,7 +30,7 @@ SCHEMA = 1
 
 
 def report(audit: Audit) -> None:
-    """Write the report; does nothing if it exists.
+    """Write the report, and its page once more as `report.html` at the top of the run; does nothing if they exist.
 
     Raises:
         DamagedShard: scores or samples cannot be read.
@@ -55,8 +56,11 @@ def report(audit: Audit) -> None:
         gallery = _gallery(artifacts, scores)
         page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
         target.store.write(f"{target.key}/index.html", page.encode())
+        target.store.write(PAGE, page.encode())
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
+    elif audit.run.latest().get("report") != target.key or not target.store.exists(PAGE):
+        target.store.write(PAGE, target.store.read(f"{target.key}/index.html"))
     audit.run.point_latest(report=target.key)
 
 

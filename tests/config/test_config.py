@@ -189,6 +189,38 @@ def test_bad_overrides_are_named(override):
         load_config(DIGITS, [override])
 
 
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({}, ["dpm.steps=many"], "override 'dpm.steps=many': dpm.steps: "),
+        ({}, ["run.seed=1", "extract.lamdas=[0]"], "override 'extract.lamdas=[0]': extract.lamdas: unknown key"),
+        ({}, ["extract.lambdas=[0, -1]"], "override 'extract.lambdas=[0, -1]': extract.lambdas.1: "),
+        ({}, ["nothing.x=1"], "override 'nothing.x=1': nothing: unknown key"),
+        ({}, ["extract.shard_size=300"], "override 'extract.shard_size=300': extract.samples: 2000 is not a multiple"),
+        ({}, ["dpm.steps=3", "dpm.steps=no"], "override 'dpm.steps=no': dpm.steps: "),
+        ({"dpm.steps": "many"}, ["run.seed=1"], "audit.yaml: dpm.steps: "),
+        ({"dpm.steps": "many"}, ["dpm.lr=1e-3"], "audit.yaml: dpm.steps: "),
+    ],
+)
+def test_a_fault_is_blamed_on_the_override_or_the_file_that_has_it(tmp_path, changes, overrides, message):
+    path = tmp_path / "audit.yaml"
+    path.write_text(yaml.safe_dump(changed(changes)))
+    with pytest.raises(UserError) as error:
+        load_config(path, overrides)
+    assert str(error.value).replace(str(path), "audit.yaml").startswith(message)
+
+
+def test_a_fault_of_each_is_blamed_on_each(tmp_path):
+    path = tmp_path / "audit.yaml"
+    path.write_text(yaml.safe_dump(changed({"dpm.steps": "many"})))
+    with pytest.raises(UserError) as error:
+        load_config(path, ["run.seed=-1"])
+    assert [line.split(": ")[0].split("/")[-1] for line in str(error.value).splitlines()] == [
+        "override 'run.seed=-1'",
+        "audit.yaml",
+    ]
+
+
 def test_override_values_are_yaml():
     config = load_config(
         DIGITS, ["extract.lambdas=[0, 2.5]", "dpm.lr=1e-3", "score.bands={high: [null, 0.5]}", "dpm.unet.dropout=0.1"]
