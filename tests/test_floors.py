@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "side_ray"
 FLOORS = (
     ("errors", "images", "registry", "config", "storage", "sources"),
     ("diffusion", "surrogate", "similarity", "search", "statistics", "theory"),
-    ("runs", "report"),
+    ("runs", "report", "results"),
     ("execution", "training"),
     ("stages",),
     ("studies", "algorithm"),

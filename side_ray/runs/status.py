@@ -19,7 +19,7 @@ from side_ray.report.wording import duration
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
 from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.run import Artifact, Run, read_progress
+from side_ray.runs.run import PURGED, Artifact, Run, read_progress
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.storage import Store
 
@@ -83,6 +83,8 @@ def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
     found = planned(artifacts) if stages is None else stages
     store.write("config.yaml", artifacts.config.to_yaml().encode())
     store.write(PLAN, json.dumps([asdict(each) for each in found], indent=1).encode())
+    if store.exists(PURGED):
+        store.delete(PURGED)
 
 
 def merged(plans: list[list[Stage]]) -> list[Stage]:
@@ -166,6 +168,14 @@ def rows(store: Store, where: str) -> list[Row]:
     """The stages of a run in order; each costs one listing per condition. Raises UserError if there is no run."""
     read = {"artifact": _artifact, "training": _training, "shards": _shards}
     return [read[each.kind](store, each) for each in recorded(store, where)]
+
+
+def purged_at(store: Store) -> str | None:
+    """When the run's images were removed (ISO 8601, UTC); None if they were not."""
+    try:
+        return str(json.loads(store.read(PURGED))["at"])
+    except FileNotFoundError:
+        return None
 
 
 def table(found: list[Row]) -> Table:

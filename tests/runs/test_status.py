@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from side_ray.cli.given import given_config
 from side_ray.errors import NotThere, UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
@@ -14,6 +13,7 @@ from side_ray.runs.run import Artifact
 from side_ray.runs.shards import FAILED
 from side_ray.runs.status import PLAN, planned, record, rows
 from side_ray.storage import open_store
+from side_ray.studies.given import given_config
 from side_ray.training.trainer import PROGRESS
 from tests.audits import tiny_config
 

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from side_ray.algorithm import run_until
 from side_ray.cli.app import app
-from side_ray.cli.given import given_config
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
@@ -20,6 +19,7 @@ from side_ray.report import wording
 from side_ray.runs.run import PAGE
 from side_ray.runs.status import rows
 from side_ray.sources.digits import load_digits
+from side_ray.studies.given import given_config
 from tests.bruteforce import check
 
 COPIES = 40
