@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from side_ray.algorithm import run_until
-from side_ray.cli.given import given_config
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
 from side_ray.sources.digits import load_digits
+from side_ray.studies.given import given_config
 from tests.bruteforce import check
+from tests.local import without_ray
 
 SAMPLES = 60
 
@@ -34,9 +35,9 @@ def scored(
         names.append(str(path / f"{name}.parquet"))
         pq.write_table(pa.table({"image": image_column(images)}), names[-1], row_group_size=50)
     options = ["data.grayscale=true", "score.false_match_rate=0.05", "extract.shard_size=30", *overrides]
-    artifacts = run_until(
-        "report", given_config(*names, run=str(path / "run"), overrides=options), Reporter()
-    ).artifacts
+    config = given_config(*names, run=str(path / "run"), overrides=options)
+    with without_ray():
+        artifacts = run_until("report", config, Reporter()).artifacts
     assert check(path / "run") == []
     metrics = artifacts.report.read_json("metrics.json")
     tables = [pq.read_table(each) for each in sorted((path / "run" / "scores").rglob("method=given/**/part-*.parquet"))]
@@ -53,7 +54,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return digits[:200], np.concatenate([near(generator, digits[[0] * 10], 4), blends])
 
 
-def test_copies_of_an_image_that_is_there_sixty_times_are_found(ray_session, tmp_path, images):
+def test_copies_of_an_image_that_is_there_sixty_times_are_found(tmp_path, images):
     train, samples = images
     once, alone = scored(tmp_path / "once", train, samples)
     many = np.insert(train, [100] * 60, train[0], axis=0)
@@ -72,14 +73,13 @@ def test_copies_of_an_image_that_is_there_sixty_times_are_found(ray_session, tmp
     assert "60 training images are exact copies of others" in page
 
 
-@pytest.mark.parametrize("shards", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_near_duplicates_count_once_by_the_closest_of_them(shards, ray_session, tmp_path, images):
+def test_near_duplicates_count_once_by_the_closest_of_them(tmp_path, images):
     train, samples = images
     generator = np.random.default_rng(5)
     _, alone = scored(tmp_path / "once", train, samples)
     more = np.concatenate([train, near(generator, train[[0] * 10], 6), near(generator, train[[50] * 3], 6)])
     samples[20] = more[205]
-    metrics, found = scored(tmp_path / "near", more, samples, f"score.shards={shards}", "score.bands=paper")
+    metrics, found = scored(tmp_path / "near", more, samples, "score.bands=paper")
     assert metrics["duplicates"]["member"] == {"exact": 0, "near": 13, "largest": 11}
     assert (found["best"][20], found["best_id"][20]) == (0, 0)
     # A sample may be a little closer to one of the group than to its first, but the unit does not shrink with its size.
@@ -88,7 +88,7 @@ def test_near_duplicates_count_once_by_the_closest_of_them(shards, ray_session, 
 
 
 @pytest.mark.slow
-def test_the_engine_changes_nothing(ray_session, tmp_path, images):
+def test_the_engine_changes_nothing(tmp_path, images):
     train, samples = images
     more = np.concatenate([train, train[:30], near(np.random.default_rng(5), train[[0] * 10], 6)])
     results = [scored(tmp_path / name, more, samples, f"score.engine={name}")[1] for name in ("torch", "faiss")]
