@@ -22,6 +22,8 @@ VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1
 VERSIONS |= {"report": 2, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
+PROBED = 500
+"""About how many samples are compared mirrored to find out whether the training images were flipped."""
 CUT_EVERY = 2
 """Every second given sample is also used to set the calibrated cut."""
 
@@ -131,6 +133,18 @@ class Artifacts:
         artifact = self._artifact("scores", *self._scoring, self.synthetic.fingerprint)
         return self._shards(artifact.child("method=synthetic/lambda=0.0"), self.synthetic.total)
 
+    def mirrored(self, condition: Condition) -> ShardSet:
+        """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
+        samples = self.samples(condition)
+        artifact = self._artifact("scores", *self._scoring, "mirrored", samples.fingerprint)
+        return self._shards(artifact.child(condition.name), samples.total)
+
+    @property
+    def probe_shards(self) -> int:
+        """Number of shards that are probed for mirrored matches; 0 where it is known whether the training images were flipped."""
+        probed = min(PROBED, self.config.extract.samples) if self.config.probes_flips else 0
+        return shards_of(probed, self.config.extract.shard_size)
+
     @property
     def sample_shards(self) -> int:
         """Number of shards of each condition."""
@@ -196,7 +210,8 @@ class Artifacts:
 
     @cached_property
     def _scoring(self) -> list[Any]:
-        return [self.config.score.settings(), self.prepare.fingerprint]
+        flips = ["flips"] if self.config.compares_flips else []
+        return [self.config.score.settings(), self.prepare.fingerprint, *flips]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
