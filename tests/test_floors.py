@@ -111,6 +111,7 @@ def test_stages_hardly_know_each_other():
     assert sum(len(IMPORTS[module] & set(own)) for module in own) <= 15
 
 
+@pytest.mark.long
 def test_lower_floors_work_without_ray():
     packages = [name for names in FLOORS[:3] for name in names]
     code = (

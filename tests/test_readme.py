@@ -44,6 +44,7 @@ def test_no_command_is_left_out_here():
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 
 
+@pytest.mark.long
 def test_plan(tmp_path):
     result = side_ray("plan", *of_verb("plan"), f"run.uri={tmp_path}/run")
     assert result.returncode == 0, result.stderr
