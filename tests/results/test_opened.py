@@ -15,7 +15,7 @@ from side_ray.runs.plan import Condition
 from tests.local import without_ray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(uri):
     return side_ray.open_run(uri)
 
