@@ -15,7 +15,7 @@ from side_ray.cli.given import given_config
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from tests.bruteforce import check
 
 COPIES = 40
