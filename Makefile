@@ -10,11 +10,16 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
+# Two tests at a time, one thread each, except those that share one Ray, one S3 server and one browser.
+ALONE := ray or server
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m
+
 test: $(VENV)/.dev browser weights
-	$(BIN)/python -m pytest
+	$(TWO_AT_A_TIME) "not slow and not ($(ALONE))"
+	$(BIN)/python -m pytest -m "not slow and ($(ALONE))"
 
 test-unit: $(VENV)/.dev weights
-	$(BIN)/python -m pytest -m "not slow and not ray and not server"
+	$(TWO_AT_A_TIME) "not slow and not long and not ($(ALONE))"
 
 test-all: $(VENV)/.dev browser weights
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -40,6 +40,12 @@ class RunError(UserError):
     exit_code = 1
 
 
+class CheckFailed(UserError):
+    """A command has done its work, and what it was asked to check does not hold."""
+
+    exit_code = 3
+
+
 @contextmanager
 def naming(key: str) -> Iterator[None]:
     """Put `key` before the message of a `UserError` raised inside, unless it is about that key already."""

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "side_ray"
 FLOORS = (
     ("errors", "images", "registry", "config", "storage", "sources"),
     ("diffusion", "surrogate", "similarity", "search", "statistics", "theory"),
-    ("runs", "report"),
+    ("runs", "report", "results"),
     ("execution", "training"),
     ("stages",),
     ("studies", "algorithm"),
@@ -111,6 +111,7 @@ def test_stages_hardly_know_each_other():
     assert sum(len(IMPORTS[module] & set(own)) for module in own) <= 15
 
 
+@pytest.mark.long
 def test_lower_floors_work_without_ray():
     packages = [name for names in FLOORS[:3] for name in names]
     code = (

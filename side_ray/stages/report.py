@@ -5,17 +5,23 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from side_ray.config import Config
+from side_ray.diffusion.sampler import sample_seed
 from side_ray.execution.audit import Audit
 from side_ray.images import encode_png
+from side_ray.report import findings
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.sections.gallery import GalleryOptions
-from side_ray.report.table import metrics_csv
+from side_ray.report.table import metrics_csv, rows_csv
+from side_ray.results.extracted import SCHEMA as EXTRACTED
+from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import read_split, to_parquet
 from side_ray.runs.plan import Condition
+from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -30,7 +36,7 @@ SCHEMA = 1
 
 
 def report(audit: Audit) -> None:
-    """Write the report; does nothing if it exists.
+    """Write the report, and its page once more as `report.html` at the top of the run; does nothing if they exist.
 
     Raises:
         DamagedShard: scores or samples cannot be read.
@@ -46,6 +52,9 @@ def report(audit: Audit) -> None:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
+        found = _extracted(artifacts, metrics, scores)
+        target.store.write(f"{target.key}/extracted.csv", rows_csv(found.to_pylist(), found.column_names).encode())
+        target.store.write(f"{target.key}/extracted.parquet", to_parquet(found))
         values = [
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
@@ -56,9 +65,29 @@ def report(audit: Audit) -> None:
         gallery = _gallery(artifacts, scores)
         page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
         target.store.write(f"{target.key}/index.html", page.encode())
+        target.store.write(PAGE, page.encode())
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
+    elif audit.run.latest().get("report") != target.key or not target.store.exists(PAGE):
+        target.store.write(PAGE, target.store.read(f"{target.key}/index.html"))
     audit.run.point_latest(report=target.key)
+
+
+def _extracted(artifacts: Artifacts, metrics: dict[str, Any], scores: dict[Condition, ConditionScores]) -> pa.Table:
+    """The training images of which some sample is a copy, see `results.extracted.SCHEMA`."""
+    criterion, similarity = findings.main_criterion(metrics), SIMILARITIES[artifacts.config.score.similarity]
+    assert criterion is not None
+    conditions = (
+        (each.method, each.scale, found.best, found.best_id, criterion.includes(found.best))
+        for each, found in scores.items()
+    )
+    rows = closest(conditions, similarity.larger_is_closer)
+    about = members_of(artifacts.run.store, artifacts.prepare.key, [row["train_id"] for row in rows])
+    for row in rows:
+        given, number = row["method"] == "given", row["sample_id"]
+        row |= about[row["train_id"]]
+        row["seed"] = None if given else sample_seed(artifacts.config.run.seed, "extract", number)
+    return pa.Table.from_pylist(rows, EXTRACTED)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
