@@ -11,7 +11,7 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
 from side_ray.report.compare.view import page, terminal_tables
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
 from side_ray.studies.compare import compare, difference_of
 from tests.local import audit_here
