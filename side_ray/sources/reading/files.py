@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import threading
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ SAMPLED_FILES = 64
 WHOLE_BYTES = 256 << 20
 EDGE_BYTES = 1 << 20
 LARGEST_IMAGE = 256 << 20
+_RUN = r"(^|/)(prepare|samples|report)/[0-9a-f]{12}/"
 _HIDDEN = r"(^|/)(\.|__MACOSX/)"
 
 
@@ -83,7 +85,16 @@ class Files:
             else:
                 pairs = ((entry.key, entry.size) for entry in self.store.list())
             self._listing = Listing.of(pairs)
+            run = self._listing.matching(_RUN).names
+            if len(run):
+                raise UserError(
+                    f"{self.uri} holds a run directory of side-ray ({run[0].as_py()}), whose images are no data; move it away"
+                )
         return self._listing
+
+    def newest(self) -> float:
+        """When the newest of the files was modified, Unix time in s."""
+        return max((each.mtime for each in self.store.list() if self.only in (None, each.key)), default=0.0)
 
     def open(self, name: str) -> BinaryIO:
         """A file for random-access reading, read ahead in blocks.
@@ -105,11 +116,12 @@ class Files:
         return data
 
     def identity(self) -> str:
-        """A hash of the content that does not read all of it; the same files elsewhere have the same identity.
+        """A hash of all names and of the content of all files.
 
-        SHA-256 over all names and sizes and over the content of up to 64 evenly spaced files: whole where these are no
-        more than 256 MiB together, else their first, middle and last MiB (the ends of gzip, zip and Parquet files hold
-        checksums or statistics of the rest). Modification times are not included, because copying changes them.
+        It begins with the identity of earlier versions: SHA-256 over all names and sizes and over the content of up to 64 evenly
+        spaced files, whole where these are no more than 256 MiB together, else their first, middle and last MiB. Where that is
+        not all of the content, `+` and a hash over the content of every file follow (`Store.versions`): local copies of the same
+        files have the same identity, copies in object storage have another one.
         """
         names, sizes = self.listing()
         digest = hashlib.sha256()
@@ -125,7 +137,17 @@ class Files:
                 for start in starts:
                     file.seek(start)
                     digest.update(file.read(size if whole else EDGE_BYTES))
-        return digest.hexdigest()
+        if whole and len(rows) == len(sizes):
+            return digest.hexdigest()
+        every = hashlib.sha256()
+        for version in self.store.versions(names.to_pylist()):
+            every.update(f"{version}\n".encode())
+        return f"{digest.hexdigest()}+{every.hexdigest()}"
+
+
+def earlier_identity(identity: str) -> str:
+    """What earlier versions gave as the identity of the same files; they did not read all content."""
+    return re.sub(r"\+[0-9a-f]{64}", "", identity)
 
 
 class ZipFiles:
@@ -174,6 +196,9 @@ class ZipFiles:
             return archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise Unreadable(f"the archive is damaged there: {error}") from error
+
+    def newest(self) -> float:
+        return self.outer.newest()
 
     def identity(self) -> str:
         return self.outer.identity()
