@@ -232,3 +232,25 @@ def purge(
     from side_ray.cli import actions, reading
 
     raise typer.Exit(actions.guarded(lambda: reading.purge(run, endpoint, yes, as_json)))
+
+
+@app.command("doctor", epilog=_examples("doctor", "doctor s3://bucket/prefix"))
+def doctor(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Run directory whose storage is to be tried too")
+    ] = None,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, device, FAISS, memory, disk, and the speed of a run's storage (exit 3 if one fails)."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.doctor(run, endpoint, as_json)))
+
+
+@app.command("models", epilog=_examples("models", "models --json"))
+def models(as_json: AsJson = False) -> None:
+    """List the kinds of models that can be audited, and the sources, samplers and similarities to choose from."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.models(as_json)))
