@@ -110,10 +110,14 @@ def recorded(store: Store, where: str) -> list[Stage]:
 
     try:
         return [Stage(**each) for each in json.loads(store.read(PLAN))]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):  # a damaged one is not worth a message: the config says the same
         pass
     try:
         config = parse_config(yaml.safe_load(store.read("config.yaml")), f"{where}/config.yaml")
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(
+            f"{where}: config.yaml is damaged; run the command of this audit again, which writes it anew"
+        ) from None
     except FileNotFoundError:
         raise UserError(f"{where}: holds no run (no config.yaml); check the path and, for S3, the endpoint") from None
     try:
@@ -177,6 +181,8 @@ def purged_at(store: Store) -> str | None:
         return str(json.loads(store.read(PURGED))["at"])
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        return "an unknown date"
 
 
 def table(found: list[Row]) -> Table:
