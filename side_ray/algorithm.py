@@ -16,6 +16,7 @@ from side_ray.execution.repair import repairing
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
+from side_ray.runs.status import record
 from side_ray.stages.control import control
 from side_ray.stages.extract import extract
 from side_ray.stages.import_samples import import_samples
@@ -84,7 +85,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     audit = Audit.open(config, reporter)
     preflight(audit.artifacts)
     store = audit.run.store
-    store.write("config.yaml", config.to_yaml().encode())
+    record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))
     began = time.monotonic()
@@ -98,16 +99,14 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
 
 
 def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
-    """Run stages in order. If one finds a damaged shard, the stages before it run again and make that shard again.
+    """Run stages in order. If one finds damaged files, all run again from the first one: each makes what is missing.
 
     Raises:
         UserError: see the stages.
     """
-    for number, stage in enumerate(stages):
 
-        def remake(damage: Exception, number: int = number) -> None:
-            audit.reporter.warn(f"{damage}: making it again")
-            for earlier in stages[:number]:
-                earlier(audit)
+    def run() -> None:
+        for stage in stages:
+            stage(audit)
 
-        repairing(audit.run.store, lambda stage=stage: stage(audit), remake)  # type: ignore[misc]
+    repairing(audit.run.store, run, lambda damage: audit.reporter.warn(f"{damage}: making it again"))

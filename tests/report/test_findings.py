@@ -37,6 +37,22 @@ def test_headline_falls_back_to_ol_ti_then_random(metrics):
     assert findings.headline(metrics) == f"Plain sampling (Random) {rest}"
 
 
+def test_given_samples_are_reported_like_a_method(metrics):
+    only = {**metrics["conditions"][1], "method": "given", "lambda": 0.0}
+    metrics["conditions"] = [only]
+    assert findings.methods(metrics) == ["given"]
+    assert (
+        findings.headline(metrics) == "2.90% of the given samples are copies of 44 distinct training images out of 300."
+    )
+
+
+@pytest.mark.parametrize("present", [["given"], ["lora", "td", "random", "base"], ["random", "ti", "given", "td"]])
+def test_no_method_is_dropped(present):
+    order = findings.methods({"conditions": [{"method": name} for name in present]})
+    assert sorted(order) == sorted(present)
+    assert order.index("random") == len(order) - 1 if "random" in order else True
+
+
 def test_headline_without_any_copy_gives_the_upper_bound(metrics):
     metrics["conditions"] = metrics["conditions"][:1]
     metrics["conditions"][0]["calibrated"] |= {

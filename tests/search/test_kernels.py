@@ -46,6 +46,7 @@ assert "side_ray.search.cpu_int8.tiles" not in sys.modules
             np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+@pytest.mark.long
 def test_deleting_the_kernels_and_their_lines_changes_no_result(full: dict[str, np.ndarray], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "side_ray", tmp_path / "copy" / "side_ray", ignore=shutil.ignore_patterns("__pycache__"))
     search = tmp_path / "copy" / "side_ray" / "search"
@@ -59,6 +60,7 @@ def test_deleting_the_kernels_and_their_lines_changes_no_result(full: dict[str, 
     assert_same(full, tmp_path, tmp_path / "copy", f"import side_ray; assert {str(tmp_path)!r} in side_ray.__file__")
 
 
+@pytest.mark.long
 def test_without_numba_results_are_the_same(full: dict[str, np.ndarray], tmp_path: Path) -> None:
     assert_same(full, tmp_path, ROOT, "import sys; sys.modules['numba'] = None")
 
