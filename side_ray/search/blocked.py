@@ -55,7 +55,7 @@ class Scan:
         total = len(self.queries)
         neighbors = Neighbors(np.empty((total, self.k), np.int64), np.empty((total, self.k)))
         # Each thread gets the same number of blocks, all of one size.
-        threads = 1 if self.kernel.serial else self.threads
+        threads = self.kernel.blocks or self.threads
         count = -(-total // (self.kernel.block[0] * threads)) * threads
         rows = max(1, -(-total // max(count, 1)))
         with workers(threads) as run, full_precision():

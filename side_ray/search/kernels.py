@@ -59,8 +59,8 @@ class Kernel(ABC):
     name: str
     settles = False
     """Counting with it is faster than with float32, also where many pairs must be settled by their float64 values."""
-    serial = False
-    """One block of queries at a time keeps it busy."""
+    blocks: int | None = None
+    """Blocks of queries at a time that keep it busy; None where each thread works on its own."""
     block = (1024, 4096)
     """Queries and training images that are multiplied together, at most."""
 

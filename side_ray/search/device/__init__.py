@@ -4,7 +4,7 @@ The rest of the engine does without this package: `search.kernels.KERNELS` has t
 on `cpu`, where the tests compare it with a float64 brute force; it is not faster there, so it is taken for CUDA devices only.
 
 - `products`: training images as int8, half precision or float32, and by how much a score may be wrong.
-- `part`: the training images of one device, and one pass over them.
+- `arranged`, `part`: the training images of one device; `selection`: one pass over them.
 - `counts`: counts at levels of what a pass sees.
 - `pairs`: float64 values of single pairs, to the last bit those of `search.exact`.
 - `kernel`: the kernel, which splits the training images over all visible devices.

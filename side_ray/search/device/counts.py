@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from side_ray.search.counting import BlockLevels, LevelCounter
+from side_ray.search.device.memory import upload
 from side_ray.search.device.pairs import Pairs
 from side_ray.search.neighbors import Counts
 
@@ -31,13 +32,12 @@ class DeviceCounts:
     ) -> None:
         self.counter, self.ids, self.real, self.values = counter, ids, real, values
         device = ids.device
-
-        def there(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        self.lowest, self.maybe, self.sure = (there(each) for each in (bounds.lowest, bounds.maybe, bounds.sure))
-        self.rows, self.edges = there(bounds.rows), there(counter.levels.edges)
-        self.denominator = None if counter.denominator is None else there(counter.denominator[bounds.rows])
+        self.lowest, self.maybe, self.sure, self.rows, self.edges = (
+            upload(np.ascontiguousarray(each), device)
+            for each in (bounds.lowest, bounds.maybe, bounds.sure, bounds.rows, counter.levels.edges)
+        )
+        exact = counter.denominator
+        self.denominator = None if exact is None else upload(exact[bounds.rows], device)
         size = self.sure.shape[1], len(ids)
         self.counts = torch.zeros(size, dtype=torch.int64, device=device)
         self.first = torch.full(size, NONE, dtype=torch.int64, device=device)

@@ -5,10 +5,11 @@ import torch
 
 from side_ray.search.blocked import workers
 from side_ray.search.counting import LevelCounter
+from side_ray.search.device.memory import upload
 from side_ray.search.device.part import DevicePart
 from side_ray.search.device.products import Precision, are_pixels
 from side_ray.search.kernels import Found, Kernel
-from side_ray.search.neighbors import Counts, Metric, merge
+from side_ray.search.neighbors import Counts, Metric, Neighbors, merge
 
 WORTH = 2**25
 """Feature elements of a part for which another device is worth its start."""
@@ -27,7 +28,7 @@ class DeviceKernel(Kernel):
     """
 
     name = "device"
-    serial = True
+    blocks = 2
     settles = True
     block = (8192, 0)
 
@@ -61,8 +62,10 @@ class DeviceKernel(Kernel):
         nearest = (parts[0] if len(parts) == 1 else merge(parts, k, self.metric)) if k else None
         return Found(none, none, None, nothing, counts, nothing, nearest)
 
-    def _find(self, part: DevicePart, queries: np.ndarray, rows: np.ndarray, k: int, counter: LevelCounter | None):
-        there = part.upload(queries)
+    def _find(
+        self, part: DevicePart, queries: np.ndarray, rows: np.ndarray, k: int, counter: LevelCounter | None
+    ) -> tuple[Neighbors | None, Counts | None]:
+        there = upload(queries, part.device)
         # Queries between pixel values are no int8.
         precision: Precision = "fp16" if self.precision == "int8" and not are_pixels(there) else self.precision
         return part.find(there, rows, k, counter, precision)

@@ -1,10 +1,13 @@
 """The training images of one device, and what a search asks of them."""
 
+import threading
+
 import numpy as np
 import torch
 
 from side_ray.search.counting import LevelCounter
 from side_ray.search.device.arranged import Arranged, arrange
+from side_ray.search.device.memory import upload
 from side_ray.search.device.products import Precision
 from side_ray.search.device.selection import Selection, TooMany
 from side_ray.search.neighbors import Counts, Metric, Neighbors
@@ -15,18 +18,16 @@ class DevicePart:
 
     def __init__(self, features: np.ndarray, ids: np.ndarray, metric: Metric, device: torch.device) -> None:
         self.metric, self.device = metric, device
-        self.features, self.ids = self.upload(features), self.upload(ids)
+        self.features, self.ids = upload(features, device), upload(ids, device)
+        self._lock = threading.Lock()
         self._arranged: dict[Precision, Arranged] = {}
-
-    def upload(self, array: np.ndarray) -> torch.Tensor:
-        # A copy where memory is read-only, of which torch warns otherwise.
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
     def arranged(self, precision: Precision) -> Arranged:
         """The training images as codes; made once."""
-        if precision not in self._arranged:
-            self._arranged[precision] = arrange(self.features, self.metric, precision)
-        return self._arranged[precision]
+        with self._lock:
+            if precision not in self._arranged:
+                self._arranged[precision] = arrange(self.features, self.metric, precision)
+            return self._arranged[precision]
 
     def find(
         self,

@@ -6,14 +6,17 @@ import torch
 from side_ray.search.counting import LevelCounter
 from side_ray.search.device.arranged import GROUP, Arranged
 from side_ray.search.device.counts import DeviceCounts
-from side_ray.search.device.pairs import Pairs, roots, values_of_pairs
+from side_ray.search.device.memory import download
+from side_ray.search.device.pairs import Pairs, roots, values_of_pairs, values_of_rows
 from side_ray.search.device.products import SHIFT, multiply
 from side_ray.search.neighbors import Counts, Metric, Neighbors
 
 PER_NEIGHBOR = 4
 """Groups per wanted neighbour, at least: with fewer, the k-th best group would be far below the k-th best image."""
 MOST_PAIRS = 2**26
-"""Pairs that are looked into at a time."""
+"""Pairs that are looked into or ordered at a time."""
+WASTE = 1.5
+"""Padding at which candidates are compared pair by pair instead of as a row for each query."""
 DENSE_SHARE = 0.02
 """Share of a tile's pairs in groups that reach a level, above which whole columns are counted instead of listing pairs."""
 
@@ -138,20 +141,34 @@ class Selection:
         return values_of_pairs(self.queries, self.features, pairs.rows, columns, self.metric)
 
     def _nearest(self) -> Neighbors:
+        """The nearest of all candidates by (value, id); each of the sorts is stable."""
         pairs = Pairs(*(torch.cat(parts) for parts in zip(*self.candidates, strict=True)))
         pairs = pairs.where(pairs.scores >= self.threshold[pairs.rows])
-        values, ids = self._values(pairs), self.ids[pairs.columns]
-        # By (query, value, id): each sort is stable. Zeros of either sign are equal, and few bits sort faster.
-        keys = (values if self.metric == "l2" else -values) + 0.0
+        # Few bits sort faster.
         short = pairs.rows.to(torch.int16 if len(self.queries) < 2**15 else torch.int32)
-        order = torch.argsort(ids)
-        for each in (keys, short):
-            order = order[torch.sort(each[order], stable=True).indices]
-        rows, values, ids = pairs.rows[order], values[order], ids[order]
-        counts = torch.bincount(rows, minlength=len(self.queries))
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        kept = place < self.k
-        return Neighbors(
-            ids[kept].view(-1, self.k).cpu().numpy(),
-            values[kept].view(-1, self.k).cpu().numpy(),
-        )
+        pairs = pairs.where(torch.sort(short, stable=True).indices)
+        counts = torch.bincount(pairs.rows, minlength=len(self.queries))
+        place = torch.arange(len(pairs.rows), device=counts.device) - (counts.cumsum(0) - counts)[pairs.rows]
+        width = int(counts.amax())
+        if width * len(counts) > MOST_PAIRS and len(counts) > 1:
+            raise TooMany
+        wide = width * len(counts) > WASTE * len(pairs.rows)
+        exact = self.train.encoder.precision == "int8"
+        farthest = torch.inf if self.metric == "l2" else -torch.inf
+        values = torch.full((len(counts), width), farthest, dtype=torch.float64, device=counts.device)
+        columns = torch.zeros_like(values, dtype=torch.int64)
+        columns[pairs.rows, place] = pairs.columns
+        if wide or exact:
+            values[pairs.rows, place] = self._values(pairs)
+        else:
+            all_values = values_of_rows(self.queries, self.features, self.train.order[columns], self.metric)
+            empty = torch.arange(width, device=counts.device) >= counts[:, None]
+            values = torch.where(empty, farthest, all_values)
+        ids = self.ids[columns]
+        by_id = torch.argsort(ids, dim=1)
+        values, ids = values.gather(1, by_id), ids.gather(1, by_id)
+        # Zeros of either sign are equal.
+        nearest = torch.sort((values if self.metric == "l2" else -values) + 0.0, dim=1, stable=True).indices[
+            :, : self.k
+        ]
+        return Neighbors(download(ids.gather(1, nearest)), download(values.gather(1, nearest)))

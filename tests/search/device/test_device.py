@@ -36,7 +36,8 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(arranged, "COLUMNS", {"cpu": 96, "cuda": 96})
         monkeypatch.setattr(selection, "MOST_PAIRS", 6000)
         monkeypatch.setattr(DeviceKernel, "block", (29, 0))
-        monkeypatch.setattr(pairs, "ELEMENTS", 4000)
+        monkeypatch.setattr(pairs, "ELEMENTS", {"cpu": 4000, "cuda": 4000})
+        monkeypatch.setattr(selection, "WASTE", 1.1)
     return request.param
 
 
@@ -114,7 +115,7 @@ def test_it_equals_brute_force(device: torch.device, cut: bool, kind: str, preci
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_few_and_equal_images(device: torch.device, cut: bool, metric: str) -> None:
     train = np.full((300, 4), 0.5, np.float32)
-    check(train[:3], train, metric, build(train, np.arange(300)[::-1].copy(), metric, [device], None))
+    check(train[:30], train, metric, build(train, np.arange(300)[::-1].copy(), metric, [device], None))
     check(train[:3], train[:7], metric, build(train[:7], np.arange(7), metric, [device], None), k=7)
 
 
@@ -148,6 +149,8 @@ def test_values_are_numpys_to_the_last_bit(device: torch.device, dimension: int,
     there = [torch.from_numpy(array).to(device) for array in (queries, train, rows, columns)]
     found = pairs.values_of_pairs(*there, metric)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.cpu().numpy(), wanted)
+    found = pairs.values_of_rows(there[0], there[1], there[3].view(3, 20), metric)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.cpu().numpy().ravel(), wanted)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "float32", "int8"])
