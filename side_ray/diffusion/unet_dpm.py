@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.files import read_json
+from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
 from side_ray.errors import UserError, first_line
 
@@ -201,4 +201,5 @@ def _load_unet(directory: Path) -> UNet2DModel:
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UserError(f"the weights in {directory} do not fit config.json: {len(wrong)} tensors, first {wrong[0]}")
+    check_finite(unet.state_dict(), directory)
     return unet
