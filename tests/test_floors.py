@@ -14,7 +14,7 @@ FLOORS = (
     ("runs", "report", "results"),
     ("execution", "training"),
     ("stages",),
-    ("studies", "algorithm"),
+    ("studies", "algorithm", "setup"),
     ("__init__", "cli"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}

@@ -1,9 +1,11 @@
-"""The verbs that read runs: status, remake, compare, purge. Each prints text, or JSON for scripts."""
+"""The verbs that read runs, and those about this machine. Each prints text, or JSON for scripts."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from side_ray.cli.actions import print_json, print_table
 from side_ray.errors import CheckFailed, UserError
@@ -98,6 +100,58 @@ def purge(run: str, endpoint: str | None, yes: bool, as_json: bool) -> None:
         print_json({"files": len(found), "bytes": size, "pages": pages})
     else:
         print(f"removed {what}\nkept: metrics, tables, figures, scores and models")
+
+
+def doctor(run: str | None, endpoint: str | None, as_json: bool) -> None:
+    """Check this machine and, if given, a run directory.
+
+    Raises:
+        CheckFailed: something is wrong.
+    """
+    from rich.table import Table
+
+    from side_ray.setup.doctor import doctor as examine
+
+    found = examine(None if run is None else open_store(run, endpoint=endpoint))
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        table = Table("", "check", "found", "what to do", box=None)
+        for each in found:
+            table.add_row("✗" if each.remedy else "✓", each.name, Text(each.found), Text(each.remedy))
+        print_table(table)
+    wrong = [each.name for each in found if each.remedy]
+    if wrong:
+        raise CheckFailed(f"doctor: {len(wrong)} of {len(found)} checks failed: {', '.join(wrong)}")
+
+
+def models(as_json: bool) -> None:
+    """Print what can be audited, and by what."""
+    from side_ray.setup.kinds import kinds, kinds_lines
+
+    if as_json:
+        print_json(kinds())
+    else:
+        print("\n".join(kinds_lines()))
+
+
+def init(name: str, data: str | None, unseen: str | None, model: str | None, out: str, force: bool) -> None:
+    """Write a config to start from.
+
+    Args:
+        force: replace the file.
+
+    Raises:
+        UserError: the file exists already; see also `starter`.
+    """
+    from side_ray.setup.starter import starter
+
+    if Path(out).exists() and not force:
+        raise UserError(f"{out}: exists already; give another --out, or --force to replace it")
+    text = starter(name, data, unseen, model)
+    _write(out, text.encode())
+    capitals = "" if "/MODELS/MY" not in text and "/DATA/" not in text else "replace what is in capitals, then: "
+    print(f"wrote {out}\nnext: {capitals}side-ray plan {out} --probe")
 
 
 def _write(path: str, content: bytes) -> None:

@@ -1,15 +1,16 @@
-"""The run's Parquet tables of images: writing them, and reading one split."""
+"""The run's Parquet tables of images: their schema, and reading one split."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
+from side_ray.runs.run import PARTS, Artifact, part_name
+from side_ray.runs.shards import whole
 from side_ray.storage import Store
+from side_ray.storage.sealed import read_table
 
 SCHEMA = pa.schema(
     [
@@ -35,13 +36,16 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
     )
 
 
-def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
-    """Tables of one schema as one Parquet file. Each table starts a new row group; a row group has at most `rows` rows."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, tables[0].schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=rows)
-    return buffer.getvalue()
+def part_keys(prepared: Artifact) -> list[str]:
+    """The keys of the files that hold the prepared images."""
+    try:
+        parts = prepared.info().get(PARTS)
+    except FileNotFoundError:
+        parts = None
+    if parts is not None:
+        return [f"{prepared.key}/{part_name(part)}" for part in range(parts)]
+    keys = sorted(entry.key for entry in prepared.store.list(prepared.key))
+    return [key for key in keys if key.removeprefix(f"{prepared.key}/").startswith("part-")]
 
 
 def read_split(
@@ -53,17 +57,16 @@ def read_split(
         store: the store of the run.
         prepared: key of the `prepare` artifact.
         split: `member`, `calibration` or `holdout`.
+
+    Raises:
+        Damaged: files of the images are missing, or not whole.
     """
     chosen: list[Any] = [("split", "==", split), ("id", ">=", start)]
     if stop is not None:
         chosen.append(("id", "<", stop))
     if ids is not None:
         chosen.append(("id", "in", list(ids)))
-    parts = []
-    for key in sorted(entry.key for entry in store.list(prepared)):
-        if key.removeprefix(f"{prepared}/").startswith("part-"):
-            with store.open_input(key) as source:
-                parts.append(pq.read_table(source, filters=chosen))
+    parts = whole(lambda key: read_table(store, key, filters=chosen), part_keys(Artifact(store, prepared)))
     table = pa.concat_tables(parts).sort_by("id")
     labels = table.column("label")
     return ImageSet(

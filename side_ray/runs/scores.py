@@ -3,16 +3,17 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from side_ray.config import ScoreSection
+from side_ray.errors import Damaged
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.runs.shards import ShardSet, whole
 from side_ray.similarity import SIMILARITIES
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join
+from side_ray.storage.sealed import read_table
 
 HITS_SCHEMA = pa.schema(
     [("band", pa.string()), ("train_id", pa.int64()), ("sample_id", pa.int64()), ("count", pa.int64())]
@@ -28,7 +29,7 @@ def read_cut(artifacts: Artifacts) -> Cut:
     """The calibrated cut, from the scores of the synthetic set against the calibration images.
 
     Raises:
-        DamagedShard: a shard of these scores cannot be read.
+        Damaged: shards of these scores cannot be read.
     """
     score = artifacts.config.score
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
@@ -38,21 +39,19 @@ def read_cut(artifacts: Artifacts) -> Cut:
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
     """The scores of every condition of an audit. Raises what `read_scores` does."""
-    return {
-        each: read_scores(artifacts, artifacts.scores(each), artifacts.hits(each))
-        for each in conditions(artifacts.config)
-    }
+    many = conditions(artifacts.config)
+    read = whole(lambda each: read_scores(artifacts, artifacts.scores(each), artifacts.hits(each)), many)
+    return dict(zip(many, read, strict=True))
 
 
 def read_scores(artifacts: Artifacts, scores: ShardSet, hits: ShardSet) -> ConditionScores:
     """The scores of N_G samples of one condition, sorted by sample id.
 
     Raises:
-        DamagedShard: a shard of scores is truncated or belongs to another plan, or its hits are missing or cannot be read.
-        FileNotFoundError: a shard of scores is missing.
+        Damaged: shards of scores are missing, not whole or of another plan, or their hits are.
     """
     section = artifacts.config.score
-    return join([read_shard(section, scores, hits, index) for index in range(artifacts.sample_shards)])
+    return join(whole(lambda index: read_shard(section, scores, hits, index), range(artifacts.sample_shards)))
 
 
 def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int) -> ConditionScores:
@@ -68,9 +67,8 @@ def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int
 
 def _read_hits(scores: ShardSet, hits: ShardSet, index: int) -> Hits:
     try:
-        with hits.store.open_input(hits.key(index)) as source:
-            columns = pq.read_table(source, columns=HITS_SCHEMA.names).to_pydict()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        # Hits are written before their scores, so hits that are missing here are lost. Naming the scores has both made again.
-        raise DamagedShard(scores.key(index), f"has hits that cannot be read ({error})") from error
+        columns = read_table(hits.store, hits.key(index), HITS_SCHEMA.names).to_pydict()
+    except Damaged as damage:
+        # Hits are made together with their scores. Naming the scores has both made again.
+        raise Damaged(damage.keys, damage.reason, [scores.key(index)]) from damage
     return hits_from_columns(*(np.array(columns[name]) for name in ("band", "train_id", "count", "sample_id")))

@@ -192,6 +192,12 @@ class Source(ABC):
         content. The fingerprint of the prepared images includes it."""
 
 
+def newest_of(source: Source) -> float:
+    """When the newest file of a source was modified, Unix time in s; infinity where that is not known."""
+    files = getattr(source, "files", None)
+    return float("inf") if files is None else float(files.newest())
+
+
 def slices(total: int, size: int = UNIT_IMAGES) -> Iterator[slice]:
     """0 … `total` in consecutive slices of at most `size`."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))

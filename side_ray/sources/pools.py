@@ -9,6 +9,7 @@ from side_ray.sources import SOURCES
 from side_ray.sources.base import Place, Source
 from side_ray.sources.reading.files import Files, open_files
 from side_ray.sources.reading.pixels import Transform, Unusable
+from side_ray.storage import within
 
 LOOKED_AT = 64
 """If none of the first so many images can be read, the source counts as unreadable."""
@@ -40,7 +41,7 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
     options, path, apart = data.options(item.Options), data.path or "", data.holdout_path
     if apart is None:
         return (item.open(Place(path, labels=data.labels, storage=storage), options),)
-    same = apart == path
+    same = within(apart, path) and within(path, apart)
     # The unseen images need no labels: nothing is trained on them.
     members = Place(path, "data.path", "members", data.labels, same, storage)
     unseen = Place(apart, "data.holdout_path", "unseen", False, same, storage)

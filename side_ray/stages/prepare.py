@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from side_ray.config import Config
 from side_ray.errors import RunError, UserError
@@ -25,14 +24,13 @@ from side_ray.execution.ingest import (
     Scan,
     Write,
     near_key,
-    part_key,
     pixels_key,
     run_pass,
     scan_key,
 )
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.dataset import split_table, to_parquet
-from side_ray.runs.run import Artifact
+from side_ray.runs.dataset import split_table
+from side_ray.runs.run import Artifact, part_name
 from side_ray.sources.inventory import LEFT_OUT, inventory, reasons, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.published.digits import load_digits
@@ -47,6 +45,7 @@ from side_ray.sources.select import (
     split_indices,
     without_near,
 )
+from side_ray.storage.sealed import read_table, write_table
 
 BROKEN, INFO = "broken.json", "info.json"
 READERS = 16
@@ -61,7 +60,7 @@ def prepare(audit: Audit) -> None:
         RunError: a part of the source could not be read.
     """
     artifact = audit.artifacts.prepare
-    if artifact.done:
+    if audit.has(artifact):
         audit.reporter.say("prepare: the images exist already")
     else:
         if audit.config.data.source == "digits":
@@ -79,11 +78,10 @@ def _write_digits(config: Config, artifact: Artifact) -> None:
     source = load_digits()
     chosen = split_indices(config.data, len(source), config.run.seed)
     for number, split in enumerate(SPLITS):
-        artifact.store.write(
-            f"{artifact.key}/{part_key(number)}", to_parquet(split_table(source, chosen[split], split))
-        )
+        write_table(artifact.store, f"{artifact.key}/{part_name(number)}", split_table(source, chosen[split], split))
     sizes = {split: len(chosen[split]) for split in SPLITS}
-    artifact.finish(source="digits", shape=list(source.images.shape[1:]), classes=10, **sizes)
+    shape = list(source.images.shape[1:])
+    artifact.finish(source="digits", shape=shape, classes=10, parts=len(SPLITS), **sizes)
 
 
 class _Preparation:
@@ -108,7 +106,7 @@ class _Preparation:
         candidates = self._candidates(census)
         self._check_enough(census, candidates)
         chosen = choose(census, candidates, self.data, self.config.run.seed)
-        self._write(census, chosen)
+        parts = self._write(census, chosen)
         self._warn_of_members(census, candidates)
         copies = copies_across(census, chosen)
         if copies:
@@ -125,6 +123,7 @@ class _Preparation:
             broken=broken,
             candidates=len(candidates),
             copies=copies,
+            parts=parts,
             **{split: len(rows) for split, rows in chosen.rows.items()},
         )
 
@@ -291,8 +290,8 @@ class _Preparation:
         pairs = pa.concat_tables(tables)
         return np.stack([pairs.column("first").to_numpy(), pairs.column("second").to_numpy()], axis=1)
 
-    def _write(self, census: Census, chosen: Chosen) -> None:
-        """Assign each chosen image to a part and write the parts."""
+    def _write(self, census: Census, chosen: Chosen) -> int:
+        """Assign each chosen image to a part and write the parts. Returns their number."""
         rows = np.concatenate([chosen.rows[split] for split in SPLITS])
         sizes = [len(chosen.rows[split]) for split in SPLITS]
         order = np.argsort(rows)
@@ -317,12 +316,12 @@ class _Preparation:
         self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
-            outputs.setdefault(unit, []).append(part_key(part))
+            outputs.setdefault(unit, []).append(part_name(part))
         self._run_pass(Write, "write", outputs)
+        return int(parts[-1]) + 1
 
     def _put(self, key: str, table: pa.Table, rows: int) -> None:
-        self.artifact.store.write(f"{self.artifact.key}/{key}", to_parquet(table, rows=rows))
+        write_table(self.artifact.store, f"{self.artifact.key}/{key}", table, rows=rows)
 
     def _table(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        with self.artifact.store.open_input(f"{self.artifact.key}/{key}") as source:
-            return pq.read_table(source, columns=columns)
+        return read_table(self.artifact.store, f"{self.artifact.key}/{key}", columns)

@@ -19,7 +19,6 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import to_parquet
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import HITS_SCHEMA, find_cut
@@ -29,6 +28,7 @@ from side_ray.similarity import similarity_of
 from side_ray.sources.select import Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
+from side_ray.storage.sealed import write_table
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,18 @@ class Scorer(ShardActor):
     def __init__(self, spec: ScorerSpec) -> None:
         self.spec = spec
         self.similarity = similarity_of(spec.score)
-        local = not spec.search
-        compared = {split for job in spec.jobs for split in job.splits}
-        sizes = {split: size for split, size in spec.sizes.items() if split in compared}
-        self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads) if local else None
+        self.part: SearchPart | None = None
+
+    def load(self) -> None:
+        spec = self.spec
+        if not spec.search:
+            compared = {split for job in spec.jobs for split in job.splits}
+            sizes = {split: size for split, size in spec.sizes.items() if split in compared}
+            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads)
+            self.part.load()
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
+        self.ready()
         job, shard = self.spec.jobs[task.job], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = job.samples.read(shard, ["sample_id", "image"])
@@ -101,7 +107,7 @@ class Scorer(ShardActor):
             assert counts is not None
             assert job.hits is not None
             hits = hits_to_columns(band_hits(counts, job.levels, sample_ids.to_numpy()))
-            job.hits.store.write(job.hits.key(shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
+            write_table(job.hits.store, job.hits.key(shard), pa.table(hits, HITS_SCHEMA))
         # Written last: a shard of scores marks the shard as done, including its hits.
         job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
@@ -140,7 +146,7 @@ def score(audit: Audit) -> None:
     """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
 
     Raises:
-        DamagedShard: some samples cannot be read and have to be sampled again.
+        Damaged: some samples or images cannot be read and have to be made again.
         RunError: some shards could not be scored. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)

@@ -6,7 +6,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 
 from side_ray.errors import RunError
 from side_ray.storage.base import TEMPORARY, Entry, Store, checked_key, checked_prefix
+from side_ray.storage.digests import file_digests
 
 A_FILE_IN_THE_WAY = "a part of this path is a file: move it away or choose another run.uri"
 REMEDIES = {
@@ -158,7 +159,15 @@ class LocalStore(Store):
         except OSError as error:
             raise failed("read", path, error) from error
 
-    def fetch_dir(self, prefix: str) -> Path:
+    def versions(self, keys: Sequence[str]) -> Iterator[str]:
+        try:
+            return iter(file_digests(self.root, keys))
+        except ABSENT as error:
+            raise FileNotFoundError(f"{error} in {self.uri}") from None
+        except OSError as error:
+            raise failed("read", Path(error.filename or self.root), error) from error
+
+    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
         if next(self.list(prefix), None) is None:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
         return self.root / checked_prefix(prefix)

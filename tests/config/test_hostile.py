@@ -77,8 +77,10 @@ def test_paths_of_no_config(path):
         "a.b=&a [*a]",
         "a.\udce9=1",
         "a.b={[]: 1}",
-    ]
-    + ["a.b=s3://key:secret@b", ".".join("a" * 50) + "=1", "a.b=\udce9"],
+        "a.b=s3://key:secret@b",
+        ".".join("a" * 50) + "=1",
+        "a.b=\udce9",
+    ],
 )
 def test_overrides_that_are_none(text):
     with pytest.raises(UserError) as caught:

@@ -17,7 +17,7 @@ class DeviceCounts:
 
     Args:
         bounds: the edges of the levels as bounds on the scores of the block's queries.
-        ids: int64 [N], the training id of each column; columns from `total` on are padding.
+        ids, real: int64 [N], the training id of each column; bool [N], whether it counts.
         values: float64 values of pairs .
     """
 
@@ -26,10 +26,10 @@ class DeviceCounts:
         counter: LevelCounter,
         bounds: BlockLevels,
         ids: torch.Tensor,
-        total: int,
+        real: torch.Tensor,
         values: Callable[[Pairs], torch.Tensor],
     ) -> None:
-        self.counter, self.ids, self.total, self.values = counter, ids, total, values
+        self.counter, self.ids, self.real, self.values = counter, ids, real, values
         device = ids.device
 
         def there(array: np.ndarray) -> torch.Tensor:
@@ -53,7 +53,6 @@ class DeviceCounts:
 
     def take_tile(self, scores: torch.Tensor, start: int) -> None:
         """Count a whole tile of scores [q, t], the first column of which is `start`."""
-        scores = scores[:, : self.total - start]
         unsure = torch.zeros_like(scores, dtype=torch.bool)
         beyond = torch.zeros_like(unsure)
         columns = slice(start, start + scores.shape[1])
@@ -65,14 +64,13 @@ class DeviceCounts:
             self.counts[edge, columns] += inside.sum(dim=0)
             first = torch.where(inside.any(dim=0), self.rows[inside.to(torch.uint8).argmax(dim=0)], NONE)
             self.first[edge, columns] = torch.minimum(self.first[edge, columns], first)
-        rows, places = torch.nonzero(unsure, as_tuple=True)
+        rows, places = torch.nonzero(unsure & self.real[columns], as_tuple=True)
         self._add_exactly(Pairs(rows, places + start, scores[rows, places]))
 
     def result(self) -> Counts:
         """The counts at all levels that have a name."""
-        counts = self.counts[:, : self.total]
-        levels, columns = torch.nonzero(counts, as_tuple=True)
-        arrays = (levels, self.ids[columns], counts[levels, columns], self.first[levels, columns])
+        levels, columns = torch.nonzero(self.counts * self.real, as_tuple=True)
+        arrays = (levels, self.ids[columns], self.counts[levels, columns], self.first[levels, columns])
         level, train_ids, count, first = (each.cpu().numpy() for each in arrays)
         level = level + self.counter.lowest
         named = np.isin(level, self.counter.named)

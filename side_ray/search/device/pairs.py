@@ -32,13 +32,9 @@ def values_of_pairs(
     step = max(1, ELEMENTS // train.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        terms = train.index_select(0, columns[part]).double()
-        other = queries.index_select(0, rows[part]).double()
-        if metric == "ip":
-            terms *= other
-        else:
-            terms -= other
-            terms *= terms
+        terms, other = train.index_select(0, columns[part]), queries.index_select(0, rows[part]).double()
+        # In float64, as one of the two is.
+        terms = terms * other if metric == "ip" else (terms - other).square_()
         values[part] = pairwise_sum(terms)
     return values.clamp_(-1.0, 1.0) if metric == "ip" else roots(values)
 

@@ -7,13 +7,11 @@ from side_ray.search.counting import LevelCounter
 from side_ray.search.device.arranged import GROUP, Arranged
 from side_ray.search.device.counts import DeviceCounts
 from side_ray.search.device.pairs import Pairs, roots, values_of_pairs
-from side_ray.search.device.products import multiply
+from side_ray.search.device.products import SHIFT, multiply
 from side_ray.search.neighbors import Counts, Metric, Neighbors
 
 PER_NEIGHBOR = 4
 """Groups per wanted neighbour, at least: with fewer, the k-th best group would be far below the k-th best image."""
-COLUMNS = {"cuda": 2**16, "cpu": 2**12}
-"""Training images that the queries are multiplied with at a time, at most; a multiple of `GROUP`."""
 MOST_PAIRS = 2**26
 """Pairs that are looked into at a time."""
 DENSE_SHARE = 0.02
@@ -62,24 +60,27 @@ class Selection:
             norms = self.norms.cpu().numpy() if metric == "l2" else None
             score_dtype = np.dtype(np.int32 if dtype == torch.int32 else np.float32)
             bounds = counter.block(rows, norms, self.epsilon.cpu().numpy(), score_dtype)
-            self.counts = DeviceCounts(counter, bounds, self.ids, self.total, self._values)
+            self.counts = DeviceCounts(counter, bounds, self.ids, train.real, self._values)
 
     def run(self) -> tuple[Neighbors | None, Counts | None]:
-        step = COLUMNS[self.codes.device.type]
-        for start in range(0, len(self.train.codes), step):
-            self._take(multiply(self.codes, self.train.codes[start : start + step]), start)
+        for start in range(0, len(self.train.codes), self.train.step):
+            self._take(multiply(self.codes, self.train.codes[start : start + self.train.step]), start)
         return self._nearest() if self.k else None, None if self.counts is None else self.counts.result()
 
     def _take(self, tile: torch.Tensor, start: int) -> None:
         """Take in the products [q, t] with the training images from `start` on."""
-        largest = tile.view(len(tile), -1, self.group).amax(dim=2)
+        if start + tile.shape[1] == len(self.train.codes):
+            # A repetition must not stand for another image of its group: no product of pixels is smaller than this.
+            least = -torch.inf if tile.is_floating_point() else -self.features.shape[1] * SHIFT**2
+            tile[:, self.train.repeated - start] = least
+        largest = tile.view(len(tile), self.group, -1).amax(dim=1)
         norms = None if self.train.norms is None else self.train.norms[start : start + tile.shape[1]]
-        spread = None if norms is None else norms.view(-1, self.group)
+        spread = None if norms is None else norms.view(self.group, -1)
         bound = None
         if self.k:
-            self._raise(self._scores(largest, None if spread is None else spread.amax(dim=1)), start)
+            self._raise(self._scores(largest, None if spread is None else spread.amax(dim=0)), start)
             bound = self.threshold
-        possible = self._scores(largest, None if spread is None else spread.amin(dim=1))
+        possible = self._scores(largest, None if spread is None else spread.amin(dim=0))
         listed = False
         if self.counts is not None:
             reaching = int((possible >= self.counts.lowest[:, None]).sum())
@@ -103,11 +104,11 @@ class Selection:
 
     def _raise(self, reached: torch.Tensor, start: int) -> None:
         """Raise the thresholds by a score [q, groups] that one image of each group reaches."""
-        # Groups that only repeat the last image say nothing.
-        reached = reached[:, : -(-(self.total - start) // self.group)]
         if reached.shape[1] > self.k:
             reached = torch.topk(reached, self.k, dim=1, sorted=False).values
-        self.best = torch.topk(torch.cat([self.best, reached], dim=1), self.k, dim=1, sorted=False).values
+        if start or reached.shape[1] < self.k:
+            reached = torch.topk(torch.cat([self.best, reached], dim=1), self.k, dim=1, sorted=False).values
+        self.best = reached
         kth = self.best.amin(dim=1)
         if kth.dtype == torch.int32:
             self.threshold = kth
@@ -120,11 +121,12 @@ class Selection:
         rows, groups = torch.nonzero(possible >= bound[:, None], as_tuple=True)
         if len(rows) * self.group > MOST_PAIRS and len(tile) > 1:
             raise TooMany
-        products = tile.view(-1, self.group)[rows * possible.shape[1] + groups]
-        columns = (groups * self.group)[:, None] + torch.arange(self.group, device=tile.device) + start
+        places = groups[:, None] + torch.arange(self.group, device=tile.device) * possible.shape[1]
+        products = tile[rows[:, None], places]
+        columns = places + start
         norms = None if self.train.norms is None else self.train.norms[columns]
         scores = self._scores(products, norms)
-        kept = (scores >= bound[rows][:, None]) & (columns < self.total)
+        kept = (scores >= bound[rows][:, None]) & self.train.real[columns]
         entry, place = torch.nonzero(kept, as_tuple=True)
         return Pairs(rows[entry], columns[entry, place], scores[entry, place])
 
@@ -139,10 +141,12 @@ class Selection:
         pairs = Pairs(*(torch.cat(parts) for parts in zip(*self.candidates, strict=True)))
         pairs = pairs.where(pairs.scores >= self.threshold[pairs.rows])
         values, ids = self._values(pairs), self.ids[pairs.columns]
-        # By (query, value, id): each sort is stable. Zeros of either sign are equal.
+        # By (query, value, id): each sort is stable. Zeros of either sign are equal, and few bits sort faster.
+        keys = (values if self.metric == "l2" else -values) + 0.0
+        short = pairs.rows.to(torch.int16 if len(self.queries) < 2**15 else torch.int32)
         order = torch.argsort(ids)
-        for keys in ((values if self.metric == "l2" else -values) + 0.0, pairs.rows):
-            order = order[torch.sort(keys[order], stable=True).indices]
+        for each in (keys, short):
+            order = order[torch.sort(each[order], stable=True).indices]
         rows, values, ids = pairs.rows[order], values[order], ids[order]
         counts = torch.bincount(rows, minlength=len(self.queries))
         place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]

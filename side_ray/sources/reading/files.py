@@ -30,6 +30,7 @@ LARGEST_IMAGE = 256 << 20
 LOOKED_AT = 64
 """Files of one unknown extension that are looked into; all of them only where these differ."""
 READERS = 16
+_RUN = r"(^|/)(prepare|samples|report)/[0-9a-f]{12}/"
 _HIDDEN = r"(^|/)(\.|__MACOSX/)"
 _GLOB = {"\\*\\*/": "(.*/)?", "\\*": "[^/]*", "\\?": "[^/]"}
 
@@ -112,6 +113,11 @@ class Files:
                 pairs = ((entry.key, entry.size) for entry in self.store.list_all())
             listing = Listing.of(pairs)
             self._listing = listing.matching(self.pattern) if self.pattern else listing
+            run = self._listing.matching(_RUN).names
+            if len(run):
+                raise UserError(
+                    f"{self.uri} holds a run directory of side-ray ({run[0].as_py()}), whose images are no data; move it away"
+                )
         return self._listing
 
     def input(self, name: str) -> pa.NativeFile:
@@ -131,6 +137,10 @@ class Files:
             raise Unreadable("is a link to nothing, or was removed") from None
         except ValueError:
             raise Unreadable("has a key with an empty part, '.' or '..'; rename it") from None
+
+    def newest(self) -> float:
+        """When the newest of the files was modified, Unix time in s."""
+        return max((each.mtime for each in self.store.list() if self.only in (None, each.key)), default=0.0)
 
     def open(self, name: str) -> BinaryIO:
         """Like `input`, read ahead in blocks.
@@ -164,11 +174,12 @@ class Files:
             return b""
 
     def identity(self) -> str:
-        """A hash of the content that does not read all of it; the same files elsewhere have the same identity.
+        """A hash of all names and of the content of all files.
 
-        SHA-256 over all names and sizes and over the content of up to 64 evenly spaced files: whole where these are no
-        more than 256 MiB together, else their first, middle and last MiB (the ends of gzip, zip and Parquet files hold
-        checksums or statistics of the rest). Modification times are not included, because copying changes them.
+        It begins with the identity of earlier versions: SHA-256 over all names and sizes and over the content of up to 64 evenly
+        spaced files, whole where these are no more than 256 MiB together, else their first, middle and last MiB. Where that is
+        not all of the content, `+` and a hash over the content of every file follow (`Store.versions`): local copies of the same
+        files have the same identity, copies in object storage have another one.
         """
         listing = self.listing()
         names, sizes, _ = listing.take(np.flatnonzero(listing.sizes >= 0))
@@ -185,7 +196,17 @@ class Files:
                 for start in starts:
                     file.seek(start)
                     digest.update(file.read(size if whole else EDGE_BYTES))
-        return digest.hexdigest()
+        if whole and len(rows) == len(sizes):
+            return digest.hexdigest()
+        every = hashlib.sha256()
+        for version in self.store.versions(names.to_pylist()):
+            every.update(f"{version}\n".encode())
+        return f"{digest.hexdigest()}+{every.hexdigest()}"
+
+
+def earlier_identity(identity: str) -> str:
+    """What earlier versions gave as the identity of the same files; they did not read all content."""
+    return re.sub(r"\+[0-9a-f]{64}", "", identity)
 
 
 class ZipFiles:
@@ -249,6 +270,9 @@ class ZipFiles:
                 return file.read(size)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
             raise Unreadable(f"the archive is damaged there: {error}") from error
+
+    def newest(self) -> float:
+        return self.outer.newest()
 
     def identity(self) -> str:
         return self.outer.identity()

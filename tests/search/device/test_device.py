@@ -8,8 +8,7 @@ import torch
 
 from side_ray.search import Index, Levels, Neighbors, normalize
 from side_ray.search import exact as numpy_exact
-from side_ray.search.device import make, pairs, selection
-from side_ray.search.device.arranged import arrange
+from side_ray.search.device import arranged, make, pairs, selection
 from side_ray.search.device.kernel import DeviceKernel
 from side_ray.search.device.products import multiply
 from side_ray.search.float32 import full_precision
@@ -34,7 +33,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     """Small blocks, tiles and lists, so that every loop runs more than once."""
     if request.param:
-        monkeypatch.setattr(selection, "COLUMNS", {"cpu": 96, "cuda": 96})
+        monkeypatch.setattr(arranged, "COLUMNS", {"cpu": 96, "cuda": 96})
         monkeypatch.setattr(selection, "MOST_PAIRS", 6000)
         monkeypatch.setattr(DeviceKernel, "block", (29, 0))
         monkeypatch.setattr(pairs, "ELEMENTS", 4000)
@@ -167,7 +166,7 @@ def test_scores_stay_within_their_bound(
             rows = (offset + scale * rng.standard_normal((80, dimension))).astype(np.float32)
         rows[40] = rows[50]
         features, queries = (torch.from_numpy(half).to(device) for half in (rows[:60], rows[40:]))
-        train = arrange(features, metric, precision)  # type: ignore[arg-type]
+        train = arranged.arrange(features, metric, precision)  # type: ignore[arg-type]
         coded = train.encoder.encode(queries)
         with full_precision():
             scores = multiply(coded.codes, train.codes).double() * (
