@@ -1,8 +1,24 @@
 """Errors for the user: one line that says what is wrong, where, and what to do."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
+
+LONGEST_LINE = 400
+MOST_LINES = 20
+
+
+def masked(text: str) -> str:
+    """The text without users and passwords in URLs."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+
+
+def bounded(message: str) -> str:
+    """A message without secrets, printable, with at most `MOST_LINES` lines of at most `LONGEST_LINE` characters each."""
+    lines = masked(message).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0").splitlines()
+    kept = [line if len(line) <= LONGEST_LINE else f"{line[:260]} … {line[-130:]}" for line in lines[:MOST_LINES]]
+    return "\n".join([*kept, f"… and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else kept)
 
 
 class UserError(Exception):
@@ -19,6 +35,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, key: str | None = None) -> None:
+        message = bounded(message)
         super().__init__(message, key)
         self.message, self.key = message, key
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import Damaged, NotThere, RunError, UserError
+from side_ray.errors import Damaged, NotThere, RunError, UserError, bounded, one_line
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -154,6 +155,12 @@ def guarded(action: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("SIDE_RAY_TRACEBACK"):
+            raise
+        fault = bounded(one_line(error))
+        print(f"side-ray: an error that is not expected ({fault}); SIDE_RAY_TRACEBACK=1 shows where", file=sys.stderr)
+        return RunError.exit_code
     return 0
 
 

@@ -1,6 +1,8 @@
 """Building blocks of the config: types for bounded numbers, the section, and the section that registered items extend."""
 
 import difflib
+import re
+import reprlib
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import (
@@ -33,12 +35,14 @@ def _distinct(values: list[float]) -> list[float]:
     return sorted(values)
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
+LARGEST = 10**12
+"""No count in a config is larger: bigger numbers are slips, and some would be allocated."""
+Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Lambda = Annotated[Real, Field(ge=0)]
+Lambda = Annotated[Real, Field(ge=0, le=1e6)]
 LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 
 
@@ -182,7 +186,7 @@ def explained(error: ValidationError, model: type[BaseModel], section: str = "")
     Args:
         section: the section that the model's keys belong to; "" for the whole config.
     """
-    lines = []
+    lines: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False):
         # Positions inside a union include the name of the type that was tried, which is not a key of the file.
         location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
@@ -193,10 +197,15 @@ def explained(error: ValidationError, model: type[BaseModel], section: str = "")
         elif fault["type"] == "missing":
             message = "is missing; add it"
         elif fault["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, not {fault['input']!r}; correct the value"
+            message = f"{message[0].lower()}{message[1:]}, not {reprlib.repr(fault['input'])}; correct the value"
         complete = fault["type"] == "value_error" and message.startswith(f"{key}.")
-        lines.append(message if complete or not key else f"{key}: {message}")
-    return list(dict.fromkeys(lines))
+        line = message if complete or not key else f"{key}: {message}"
+        # Entries of one list with the same fault are counted.
+        lines.setdefault(re.sub(r"\.\d+(?=[.:])|, not .*;", "", line), []).append(line)
+    return [
+        each[0] if len(each) == 1 else f"{each[0]} (and {len(each) - 1:,} more entries like it)"
+        for each in lines.values()
+    ]
 
 
 def _suggestion(model: Any, location: list[Any]) -> str:

@@ -12,6 +12,10 @@ Workers = Annotated[
 ]
 
 
+Cpus = Annotated[Count, Field(le=4096)]
+"""Of one process, so no more than a machine has."""
+
+
 class RunSection(Section):
     uri: Annotated[str, Field(min_length=1)]
     """Run directory: a local path (relative to the working directory) or s3://bucket/prefix."""
@@ -41,15 +45,15 @@ class ClusterSection(Section):
     train_workers: Workers = 1
     """Workers that train the DPM together, or [least, most] for a number that follows the size of the cluster. The
     classifiers have BatchNorm and are trained by one worker."""
-    train_cpus: Count = 2
+    train_cpus: Cpus = 2
     train_cache_gb: Positive = 8.0
     """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read from storage in every epoch."""
     train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
     """How often a training may lose workers before it fails; -1 = no limit."""
     actors: tuple[Count, Count] = (1, 2)
     """Minimum and maximum number of actors in the pools that sample and score."""
-    actor_cpus: Count = 1
-    gpus: Annotated[Real, Field(ge=0)] = 0
+    actor_cpus: Cpus = 1
+    gpus: Annotated[Real, Field(ge=0, le=64)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 

@@ -12,7 +12,12 @@ from pydantic import ValidationError
 
 from side_ray.config import Config
 from side_ray.config.base import explained
-from side_ray.errors import UserError
+from side_ray.errors import UserError, first_line
+
+LARGEST_BYTES = 1 << 20
+MOST_VALUES = 100_000
+DEEPEST = 30
+_CREDENTIALS = re.compile(r"\w://[^/\s]*@")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -21,6 +26,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not plain text", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
@@ -46,7 +53,8 @@ def read_values(path: str | os.PathLike[str], **sections: dict[str, Any]) -> dic
     """The values of a config that is not validated yet. `sections` replace keys of the file; None removes a key."""
     values = _read_yaml(Path(path))
     for name, changes in sections.items():
-        merged = {**values.get(name, {}), **changes}
+        given = values.get(name)
+        merged = {**(given if isinstance(given, dict) else {}), **changes}
         values[name] = {key: value for key, value in merged.items() if value is not None}
     return values
 
@@ -107,19 +115,14 @@ def _culprit(fault: str, overrides: Sequence[str], where: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes are too many for a config; check the path")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as text ({error}); check the file") from None
-    try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(
-            f"{path}: {place}not valid YAML ({getattr(error, 'problem', error)}); correct the file"
-        ) from None
+    values = read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections; a config starts with `run:` and the other sections")
     return values
@@ -128,13 +131,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
-    if not equals or len(keys) < 2 or not all(keys):
+    if not equals or not 2 <= len(keys) <= DEEPEST or not all(keys):
         raise UserError(f"override {override!r}: write section.key=value, for example extract.samples=2000")
+    check_text(name, "override")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+        value = read_yaml(text, "override")
+    except UserError as error:
+        fault = error.message.removeprefix("override: ")
         raise UserError(
-            f"override {override!r}: the value is not valid YAML; quote it for the shell, as in 'extract.lambdas=[0, 5]'"
+            f"override {override[:120]!r}: {fault}; quote the value for the shell, as in 'extract.lambdas=[0, 5]'"
         ) from None
     target = values
     for key in keys[:-1]:
@@ -143,3 +148,80 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise UserError(f"override {override!r}: {key} is not a section; check the name")
         target = inner
     target[keys[-1]] = value
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text, as plain values.
+
+    Args:
+        where: named in errors.
+
+    Raises:
+        UserError: it is too large, not YAML, or holds something that no config does: dates, keys that are not text, text with
+            control characters or credentials, or more values than `MOST_VALUES` once its aliases are expanded.
+    """
+    if len(text) > LARGEST_BYTES:
+        raise UserError(f"{where}: {len(text):,} characters are too many for a config; check the file")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _check_size(node, {}, 0)
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or first_line(error)).split())
+        raise UserError(f"{where}: {place}not valid YAML ({problem[:160]}); correct it") from None
+    except RecursionError:
+        raise UserError(f"{where}: is nested too deeply; correct it") from None
+    # The library's constructors of tagged values (`!!int x`) raise anything.
+    except Exception as error:
+        raise UserError(f"{where}: not valid YAML ({first_line(error)[:160]}); correct it") from None
+    _check_plain(value, where, "")
+    return value
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+    """The number of values of a node once its aliases are expanded, each node counted once."""
+    if depth > DEEPEST:
+        raise RecursionError
+    if id(node) not in sizes:
+        inner = node.value if isinstance(node.value, list) else []
+        pairs = [each for pair in inner for each in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 0
+        sizes[id(node)] = 1 + sum(_check_size(each, sizes, depth + 1) for each in pairs)
+        if sizes[id(node)] > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"it has more than {MOST_VALUES:,} values", problem_mark=node.start_mark)
+    elif not sizes[id(node)]:
+        raise yaml.MarkedYAMLError(problem="an alias is inside what it stands for", problem_mark=node.start_mark)
+    return sizes[id(node)]
+
+
+def _check_plain(value: Any, where: str, key: str) -> None:
+    place = f"{where}: {key}" if key else where
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise UserError(f"{place}: the key {name!r} is not text; quote it or correct it")
+            check_text(name, place)
+            _check_plain(inner, where, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(inner, where, key)
+    elif isinstance(value, str):
+        check_text(value, place)
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        raise UserError(f"{place}: a {type(value).__name__} is no value of a config; quote it if it is text")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise UserError for text that no path, name or URL of a config is."""
+    if any(ord(character) < 32 and character not in "\n\t" for character in text):
+        raise UserError(f"{where}: holds control characters; remove them")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{where}: is not UTF-8; rename the file or folder")
+    if _CREDENTIALS.search(text):
+        raise UserError(
+            f"{where}: holds credentials in a URL, which would be written to files; give them in the environment, for S3 as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )

@@ -29,9 +29,9 @@ class ScoreSection(OpenSection):
     bands: BandSpec | None = None
     """A preset's name or {low: [from, to], mid: …, high: …}; null is an open end. By default the similarity's own preset."""
     engine: Literal["auto", "faiss", "torch"] = "auto"
-    shards: Count | None = None
+    shards: Annotated[Count, Field(le=10_000)] | None = None
     """Parts that the training features are split into, one actor each; chosen by their size where absent."""
-    neighbors: Annotated[int, Field(strict=True, ge=50)] = 50
+    neighbors: Annotated[int, Field(strict=True, ge=50, le=10_000)] = 50
     false_match_rate: Annotated[Real, Field(gt=0, lt=0.5)] = 0.001
     """Share of the synthetic set that may reach the calibrated cut by matching images that the DPM never saw."""
     flips: Literal["auto"] | bool = omitted_by_default("auto")

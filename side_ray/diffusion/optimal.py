@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.files import read_json
+from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
 from side_ray.errors import UserError, first_line
 
@@ -146,6 +146,7 @@ class OptimalDpm:
             raise UserError(f"{path} holds no training images: {first_line(error)}") from error
         if images.ndim != 4 or len(images) != expected:
             raise UserError(f"{path} has images of shape {tuple(images.shape)}, config.json says {expected} images")
+        check_finite({"images": images}, path)
         return cls(images, schedule)
 
     def _levels(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

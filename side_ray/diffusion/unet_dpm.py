@@ -9,7 +9,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.files import read_json
+from side_ray.diffusion.denoisers.unet import MOST_BLOCKS, MOST_LAYERS
+from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
 from side_ray.errors import UserError, first_line
 
@@ -190,7 +191,19 @@ def _load_unet(directory: Path) -> UNet2DModel:
                 "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
             )
         raise UserError(f"no weights in {directory}: expected diffusion_pytorch_model.safetensors")
-    if read_json(directory / "config.json").get("_class_name", "UNet2DModel") != "UNet2DModel":
+    given = read_json(directory / "config.json")
+    for name, most in (
+        ("block_out_channels", MOST_BLOCKS),
+        ("down_block_types", MOST_BLOCKS),
+        ("up_block_types", MOST_BLOCKS),
+    ):
+        if isinstance(given.get(name), list) and len(given[name]) > most:
+            raise UserError(
+                f"{directory / 'config.json'}: {name} has {len(given[name]):,} entries, more than any U-Net ({most})"
+            )
+    if not isinstance(given.get("layers_per_block", 1), int) or given.get("layers_per_block", 1) > MOST_LAYERS:
+        raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
+    if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"{directory / 'config.json'} is not a UNet2DModel")
     try:
         unet, info = UNet2DModel.from_pretrained(
@@ -201,4 +214,5 @@ def _load_unet(directory: Path) -> UNet2DModel:
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UserError(f"the weights in {directory} do not fit config.json: {len(wrong)} tensors, first {wrong[0]}")
+    check_finite(unet.state_dict(), directory)
     return unet

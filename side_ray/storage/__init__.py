@@ -41,7 +41,10 @@ def open_store(
     if not uri:
         raise UserError("is empty; give a local path or s3://bucket/prefix", key)
     if not separator:
-        return LocalStore(Path(uri))
+        try:
+            return LocalStore(Path(uri))
+        except RuntimeError:
+            raise UserError(f"{uri} names a home directory that does not exist; give the path itself", key) from None
     if scheme == "file" and rest.startswith("/"):
         return LocalStore(Path(rest))
     if scheme == "s3":
@@ -73,7 +76,13 @@ def checked_endpoint(endpoint: str | None) -> str | None:
     """The endpoint, without a trailing slash. UserError unless it is http(s)://host[:port] without credentials."""
     if endpoint is None:
         return None
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port
+    except ValueError:
+        raise UserError(
+            f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint"
+        ) from None
     if parts.username or parts.password:
         raise UserError(
             "holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", "storage.endpoint"

@@ -1,18 +1,17 @@
 """Networks that label the DPM's images: a classifier of clean images, or an encoder whose features are clustered."""
 
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from side_ray.errors import UserError
+from side_ray.diffusion.files import check_finite
+from side_ray.errors import UserError, first_line, naming
 from side_ray.similarity.encoder import IMAGENET, ImageEncoder
 from side_ray.surrogate.resnet import ResNet, ResNetConfig, load_torchvision
 
@@ -21,6 +20,7 @@ Encoder = Callable[[np.ndarray], np.ndarray]
 """Images uint8 [N, H, W, C] to features float32 [N, d]."""
 
 BATCH = 512
+MOST_BLOCKS = 256
 
 
 class Teacher:
@@ -87,6 +87,8 @@ def open_teacher(path: str, size: int | None, expects: Input, device: str = "cpu
         for name in state:
             if found := re.match(r"layer([1-4])\.(\d+)\.", name):
                 blocks[int(found[1]) - 1] = max(blocks[int(found[1]) - 1], int(found[2]) + 1)
+        if sum(blocks) > MOST_BLOCKS:
+            raise UserError(f"it has {sum(blocks):,} blocks, more than any ResNet")
         config = ResNetConfig(
             num_classes=last.shape[0],
             blocks=tuple(blocks),
@@ -97,6 +99,10 @@ def open_teacher(path: str, size: int | None, expects: Input, device: str = "cpu
         network = load_torchvision(state, config)
     except KeyError as error:
         raise UserError(f"surrogate.teacher: {path} is no ResNet of torchvision's: it has no {error}") from None
+    except (IndexError, ValueError, TypeError) as error:
+        raise UserError(
+            f"surrogate.teacher: {path} is no ResNet of torchvision's ({first_line(error)[:120]})"
+        ) from None
     except UserError as error:
         raise UserError(f"surrogate.teacher: {path}: {error}") from None
     return Teacher(network, size, expects, device)
@@ -106,17 +112,21 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
     """Weights from safetensors or from a state dict that `torch.save` wrote; no code in the file is run."""
     try:
         if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"surrogate.teacher: {path} cannot be read ({error.strerror}); check the path") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # damaged files make the readers raise nearly anything
         raise UserError(
-            f"surrogate.teacher: {path} is no file of plain weights ({reason}); save the network's state_dict()"
+            f"surrogate.teacher: {path} is no file of plain weights ({first_line(error)[:120]}); save the network's state_dict()"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"surrogate.teacher: {path} holds more than weights; save the network's state_dict()")
+    with naming("surrogate.teacher"):
+        check_finite(state, path)
     return state
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from side_ray.config import SurrogateSection
+from side_ray.diffusion.files import check_finite
 from side_ray.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -206,6 +207,7 @@ class ResNet(nn.Module):
         except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"the classifier in {directory} cannot be read ({reason}): train it again") from error
+        check_finite(model.state_dict(), directory)
         return model.to(device).eval()
 
 

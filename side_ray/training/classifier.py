@@ -105,5 +105,6 @@ def train_part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe]
     """
     config, target = audit.config, audit.artifacts.surrogate.child(name)
     cluster, title = config.cluster, f"train_surrogate: {name}"
-    spec = TrainSpec(target, recipe, schedule_of(config.surrogate, steps), cluster.precision, cluster.train_cpus, title)
+    schedule = schedule_of(config.surrogate, steps)
+    spec = TrainSpec(target, recipe, schedule, cluster.precision, cluster.train_cpus, title, lr_key="surrogate.lr")
     train(audit, spec, workers=1)

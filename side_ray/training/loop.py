@@ -1,5 +1,6 @@
 """The loop of a training worker: optimizer steps, EMA weights, checkpoints, resumption, logging, and the final export."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from side_ray.errors import UserError
 from side_ray.registry import Carrier
 from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
@@ -26,6 +28,10 @@ CURVE = "curve.json"
 CURVE_POINTS = 200
 LOG_EVERY = 100
 """Log the loss at least every so many steps. Logging costs one all-reduce between the workers."""
+
+
+class Diverged(UserError):
+    """A training whose loss or weights are NaN or infinite. The same training would fail again."""
 
 
 class Recipe(ABC):
@@ -81,7 +87,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainSpec(Carrier):
-    """Everything that a training worker needs, by path. `title` is the name of the training in messages and metrics."""
+    """Everything that a training worker needs, by path. `title` is the name of the training in messages and metrics, `lr_key`
+    the config key of its learning rate."""
 
     artifact: Artifact
     recipe: Callable[[torch.device], Recipe]
@@ -89,6 +96,7 @@ class TrainSpec(Carrier):
     precision: str
     threads: int
     title: str = "training"
+    lr_key: str = "dpm.lr"
 
 
 class TrainingLoop:
@@ -128,7 +136,11 @@ class TrainingLoop:
         self.logger = TrainingLogger(spec.artifact, spec.title, self.step) if self.accelerator.is_main_process else None
 
     def run(self, until: int | None = None) -> None:
-        """Train to step `until`, by default the last one."""
+        """Train to step `until`, by default the last one.
+
+        Raises:
+            Diverged: the loss is NaN or infinite.
+        """
         schedule = self.spec.schedule
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         # The number of workers need not divide the batch: an elastic group may have any size.
@@ -149,8 +161,11 @@ class TrainingLoop:
                 self._preview()
 
     def finish(self) -> None:
-        """Export the network, with its EMA weights if it has any, and mark the artifact as complete."""
+        """Export the network, with its EMA weights if it has any, and mark the artifact as complete. Raises Diverged where its
+        weights are NaN or infinite."""
         self.checkpoints.wait()
+        if not all(bool(torch.isfinite(each).all()) for each in self.raw.state_dict().values()):
+            raise self._diverged("the weights are not finite after", self.step)
         if self.logger is None:
             return
         if self.ema:
@@ -191,7 +206,11 @@ class TrainingLoop:
     def _log(self, at_curve: bool, rate: float) -> None:
         """Log the mean loss of the steps since the last call; with `at_curve` add a point to the curve. `rate` is in steps/s."""
         count = len(self._losses)
-        mean = float(self.accelerator.reduce(torch.stack(self._losses).mean(), reduction="mean"))
+        losses = torch.stack(self._losses)
+        mean = float(self.accelerator.reduce(losses.mean(), reduction="mean"))
+        if not math.isfinite(mean):
+            bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+            raise self._diverged(f"the loss is {mean} since", self.step - count + (bad[0] if bad else 0) + 1)
         self._losses.clear()
         lr = self.lr_scheduler.get_last_lr()[0]
         self._since_curve = [self._since_curve[0] + mean * count, self._since_curve[1] + count]
@@ -203,6 +222,11 @@ class TrainingLoop:
         if self.logger:
             schedule = self.spec.schedule
             self.logger.log_scalars(self.step, schedule.steps, {"loss": mean, "lr": lr}, rate, schedule.batch_size)
+
+    def _diverged(self, what: str, step: int) -> "Diverged":
+        return Diverged(
+            f"{self.spec.title}: {what} step {step}; lower {self.spec.lr_key} (now {self.spec.schedule.lr:g})"
+        )
 
     def _preview(self) -> None:
         if self.logger is None:

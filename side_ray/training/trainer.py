@@ -15,7 +15,10 @@ from side_ray.execution.session import ensure_ray
 from side_ray.runs.run import PROGRESS, read_progress
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
-from side_ray.training.loop import TrainingLoop, TrainSpec
+from side_ray.training.loop import Diverged, TrainingLoop, TrainSpec
+
+DIVERGED = "_diverged.txt"
+"""Why a training ended, from a worker to the driver."""
 
 
 def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None:
@@ -25,6 +28,7 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         workers: number of workers that share each batch; default `cluster.train_workers`.
 
     Raises:
+        Diverged: the loss is NaN or infinite.
         Damaged: files that it reads are damaged.
         RunError: training failed. Checkpoints are kept, and re-running resumes from the newest one.
     """
@@ -88,6 +92,11 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
                 f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "
                 "resume"
             ) from error
+    key = f"{spec.artifact.key}/{DIVERGED}"
+    if spec.artifact.store.exists(key):
+        message = spec.artifact.store.read(key).decode()
+        spec.artifact.store.delete(key)
+        raise Diverged(message)
 
 
 def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
@@ -103,6 +112,10 @@ def _work(config: dict[str, Any]) -> None:
     """Runs in every worker. Ray Train calls it again after a failure, and it resumes from the newest readable checkpoint."""
     spec: TrainSpec = config["spec"]
     torch.set_num_threads(spec.threads)
-    loop = TrainingLoop(spec)
-    loop.run()
-    loop.finish()
+    try:
+        loop = TrainingLoop(spec)
+        loop.run()
+        loop.finish()
+    except Diverged as error:
+        # Ray Train would retry after an exception; all workers come here, since they share the loss.
+        spec.artifact.store.write(f"{spec.artifact.key}/{DIVERGED}", str(error).encode())

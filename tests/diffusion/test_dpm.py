@@ -301,3 +301,14 @@ def test_a_unet_that_cannot_be_gets_one_line(config, shape):
     with pytest.raises(UserError) as caught:
         new_unet(config, shape)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(pipeline, value):
+    path = next((pipeline / "unet").glob("*.safetensors"))
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=rf"hold NaN or infinite values \({name}\); give those of a training"):
+        load_dpm(pipeline)

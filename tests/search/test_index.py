@@ -283,3 +283,16 @@ def test_auto_takes_what_the_probe_finds_faster(faster: str, monkeypatch: pytest
     train = np.random.default_rng(23).random((60, 8), np.float32)
     assert Index(train, np.arange(60), "l2").engine == faster
     assert Index(train[:10], np.arange(10), "l2").engine == "torch"  # too few for a probe
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_nan_and_infinity_are_found_in_every_row(metric: str, value: float) -> None:
+    good = np.full((5, 4), 0.5, np.float32)
+    for row in range(len(good)):
+        bad = good.copy()
+        bad[row, 1] = value
+        with pytest.raises(ValueError, match=r"NaN or infinite|normalize"):
+            Index(bad, np.arange(5), metric)
+        with pytest.raises(ValueError, match=r"NaN or infinite|normalize"):
+            Index(good, np.arange(5), metric).search(bad, 2)

@@ -78,6 +78,12 @@ def test_files_that_are_no_plain_weights_are_one_line_and_nothing_in_them_is_run
         "holds more than weights": lambda: torch.save({"epoch": 3, "state_dict": state}, path),
         "no ResNet of torchvision's: it has no 'conv1.weight'": lambda: torch.save({"a": torch.zeros(1)}, path),
         "the state dict is not that of a": lambda: torch.save(missing, path),
+        "holds more than weights; ": lambda: torch.save({1: torch.zeros(1)}, path),
+        "no ResNet of torchvision's (": lambda: torch.save(state | {"conv1.weight": torch.zeros(())}, path),
+        "it has 10,004 blocks": lambda: torch.save(state | {"layer1.9990.x": torch.zeros(1)}, path),
+        "hold NaN or infinite values (bn1.bias)": lambda: torch.save(
+            state | {"bn1.bias": torch.full((64,), torch.nan)}, path
+        ),
         "no file of plain weights ([": lambda: path.write_bytes(path.read_bytes()[:5000]),
     }
     for message, prepare in cases.items():

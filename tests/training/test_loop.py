@@ -18,8 +18,9 @@ from side_ray.runs.run import Artifact
 from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import DpmRecipeMaker
 from side_ray.storage import open_store
+from side_ray.training import trainer
 from side_ray.training.checkpoints import Checkpoints
-from side_ray.training.loop import Schedule, TrainingLoop, TrainSpec, checkpoint_steps
+from side_ray.training.loop import Diverged, Schedule, TrainingLoop, TrainSpec, checkpoint_steps
 from tests.audits import tiny_config
 
 pytestmark = pytest.mark.long
@@ -184,3 +185,23 @@ def test_power_function_decay(artifacts):
     assert loop.ema.get_decay(1001) == pytest.approx(1 - (1 + 1000 / 2) ** -0.75)
     assert loop.ema.get_decay(10**9) == 0.999
     assert trained(spec_of(artifacts, "fixed", ema_decay=0.999), until=1).ema.get_decay(101) == pytest.approx(101 / 110)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_step_and_the_key(artifacts, monkeypatch):
+    spec = replace(spec_of(artifacts, "nan", lr=1e30, grad_clip=None), title="student", lr_key="surrogate.lr")
+    with pytest.raises(
+        Diverged, match=r"^student: the loss is (nan|inf) since step \d+; lower surrogate\.lr \(now 1e\+30\)$"
+    ):
+        trained(spec)
+    # Every worker returns normally, so that Ray Train does not retry; the driver finds the message.
+    monkeypatch.setattr(trainer, "TrainingLoop", lambda spec: trained(spec))
+    trainer._work({"spec": spec})
+    assert spec.artifact.store.read(f"{spec.artifact.key}/{trainer.DIVERGED}").startswith(b"student: the loss is")
+    assert not spec.artifact.done
+
+
+def test_weights_that_are_not_finite_are_not_exported(artifacts):
+    loop = trained(spec_of(artifacts, "broken", steps=2))
+    next(loop.raw.parameters()).data[0] = torch.nan
+    with pytest.raises(Diverged, match=r"the weights are not finite after step 2; lower dpm\.lr"):
+        loop.finish()

@@ -1,7 +1,7 @@
 """diffusers' U-Net, trained here or imported as a pipeline."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from side_ray.diffusion.dpm import Dpm
 
 
+MOST_BLOCKS, MOST_LAYERS = 16, 32
+
+
 class UnetSection(Section):
     """Arguments of diffusers' `UNet2DModel` by their own names."""
 
-    block_out_channels: list[Count] = Field(default=[128, 128, 256, 256, 512, 512])
+    block_out_channels: list[Annotated[Count, Field(le=8192)]] = Field(
+        default=[128, 128, 256, 256, 512, 512], max_length=MOST_BLOCKS
+    )
     down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
     up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
-    layers_per_block: Count = 2
+    layers_per_block: Annotated[Count, Field(le=MOST_LAYERS)] = 2
     norm_num_groups: Count = 32
     attention_head_dim: Count = 8
     dropout: Share = 0.0

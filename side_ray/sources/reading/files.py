@@ -304,7 +304,10 @@ def open_files(path: str, key: str, endpoint: str | None = None, region: str | N
         if next(files.store.list(), None) is None:
             raise UserError(f"there is nothing at {path}; check the path and storage.endpoint", key)
         return files
-    local = Path(path).expanduser().absolute()
+    try:
+        local = Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise UserError(f"{path} names a home directory that does not exist; give the path itself", key) from None
     if local.is_dir():
         return Files(open_store(str(local)), path)
     if local.is_file():
@@ -316,7 +319,7 @@ def _split_glob(path: str) -> tuple[str, str]:
     """A path with * or ? as the directory before the first part that has one, and the rest; "" without any."""
     parts = path.split("/")
     first = next((number for number, part in enumerate(parts) if "*" in part or "?" in part), None)
-    if first is None or ("://" not in path and Path(path).expanduser().exists()):
+    if first is None or ("://" not in path and Path(path).exists()):
         return path, ""
     return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), "/".join(parts[first:])
 

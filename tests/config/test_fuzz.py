@@ -1,0 +1,134 @@
+"""Arbitrary configs, overrides and damaged image files: a value, or one bounded line; never another exception."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from side_ray.config import Config, StorageSection
+from side_ray.config.file import load_config
+from side_ray.errors import LONGEST_LINE, MOST_LINES, UserError
+from side_ray.sources.pools import kind_of
+from side_ray.sources.reading.pixels import Transform, Unusable
+from tests.audits import tiny_values
+from tests.formats import encoded, everything, pictures, pools, webdataset, write_folder, write_parquet, zipped
+
+pytestmark = pytest.mark.slow
+
+CASES = int(os.environ.get("FUZZ_CASES", "2000"))
+SETTINGS = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+KEYS = sorted(f"{section}.{key}" for section, keys in tiny_values("run").items() for key in keys)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=30), st.dates(), st.binary(max_size=8)
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=4), max_leaves=12
+)
+
+
+def check(error: UserError) -> None:
+    lines = str(error).splitlines()
+    assert 1 <= len(lines) <= MOST_LINES + 1
+    assert all(len(line) <= LONGEST_LINE + 100 for line in lines)
+
+
+@SETTINGS
+@given(st.dictionaries(st.sampled_from([*KEYS, "x.y", *Config.model_fields]), VALUES, max_size=4), st.text(max_size=40))
+def test_configs(changes, rest):
+    values = tiny_values("run")
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        if name and isinstance(values.setdefault(section, {}), dict):
+            values[section][name] = value
+        elif not name:
+            values[section] = value
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "audit.yaml"
+        for text in (yaml.dump(values), yaml.dump(values) + rest, rest):
+            path.write_bytes(text.encode("utf-8", "surrogateescape" if text.isascii() else "ignore"))
+            try:
+                config = load_config(path)
+                path.write_text(config.to_yaml())
+                assert load_config(path) == config
+            except UserError as error:
+                check(error)
+
+
+@SETTINGS
+@given(st.sampled_from(KEYS), VALUES | st.text(alphabet=st.characters(), max_size=60), st.booleans())
+def test_overrides(key, value, dumped):
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "audit.yaml"
+        path.write_text(yaml.safe_dump(tiny_values("run")))
+        try:
+            load_config(path, [f"{key}={yaml.dump(value) if dumped else value}"])
+        except UserError as error:
+            check(error)
+
+
+CONTENTS = [
+    encoded(pictures(1)[0], kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+]
+CONTENTS += [encoded((pictures(1)[0][:, :, 0].astype(np.uint16)) * 257, kind) for kind in ("PNG", "TIFF")]
+
+
+def mutated(content: bytes, edits: list[tuple[float, int]], end: float) -> bytes:
+    data = bytearray(content)
+    for place, byte in edits:
+        data[int(place * (len(data) - 1))] = byte
+    return bytes(data[: max(1, int(end * len(data)))])
+
+
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6)
+END = st.one_of(st.just(1.0), st.floats(0, 1))
+
+
+@SETTINGS
+@given(st.sampled_from(CONTENTS), EDITS, END)
+def test_images(content, edits, end):
+    try:
+        pixels = Transform()(mutated(content, edits, end))
+    except Unusable as error:
+        check(UserError(str(error)))
+    else:
+        assert pixels.dtype == np.uint8
+        assert pixels.ndim == 3
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("files")
+    images = pictures(3, (8, 8))
+    write_folder(root / "f", images)
+    zipped(root / "f", root / "a.zip")
+    write_parquet(root / "a.parquet", images, [0, 1, 0])
+    (root / "a.tar").write_bytes(webdataset(images, [0, 1, 0]))
+    np.savez(root / "a.npz", images, np.arange(3))
+    np.save(root / "a.npy", images)
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array([{"bytes": encoded(image), "path": None} for image in images], struct)})
+    with pa.ipc.new_stream(str(root / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+
+
+@SETTINGS
+@given(st.integers(0, 5), EDITS, END)
+def test_archives_and_tables(files, number, edits, end):
+    name = sorted(files)[number]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / name
+        path.write_bytes(mutated(files[name], edits, end))
+        try:
+            (source,) = pools(kind_of(str(path), "data.path", StorageSection()), path)
+            assert source.count() != -1
+            everything(source)
+            source.left_out()
+        except UserError as error:
+            check(error)
