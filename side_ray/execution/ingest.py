@@ -26,6 +26,7 @@ from side_ray.runs.run import Artifact, part_name
 from side_ray.search import Index, Neighbors, merge
 from side_ray.similarity.nl2 import Nl2
 from side_ray.sources.base import Record, Source
+from side_ray.sources.inventory import LEFT_OUT
 from side_ray.sources.reading.pixels import Transform, Unusable
 from side_ray.sources.select import DIGEST_BYTES, SPLITS
 from side_ray.storage.sealed import read_columns, write_table
@@ -185,8 +186,8 @@ class Scan(Pass):
         for record in spec.records(unit):
             found: dict[str, Any] = {"name": record.name, "label": record.label}
             try:
-                if record.error:
-                    raise Unusable(record.error)
+                if record.error or record.left_out:
+                    raise Unusable(record.error or LEFT_OUT + record.left_out)
                 if labelled and pool == 0 and record.label is None:
                     raise Unusable("has no label")
                 pixels = spec.transform(record.content)

@@ -1,7 +1,6 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
 import hashlib
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -196,7 +195,7 @@ class Artifacts:
 
     @cached_property
     def _given(self) -> list[Any]:
-        transform = asdict(transform_of(self.config.data))
+        transform = transform_of(self.config.data).settings()
         return ["given", self.given.identity(), transform, self.config.extract.shard_size]
 
     @property

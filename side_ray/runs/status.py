@@ -90,7 +90,8 @@ def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
 def merged(plans: list[list[Stage]]) -> list[Stage]:
     """The stages of several audits that share some of their artifacts, each artifact once."""
     found: dict[tuple[Any, ...], list[str]] = {}
-    for each in (stage for plan in plans for stage in plan):
+    # The longest first, so that a stage that only some audits have keeps its place.
+    for each in (stage for plan in sorted(plans, key=len, reverse=True) for stage in plan):
         found.setdefault((each.stage, each.kind, each.unit, each.total, each.rows), []).extend(each.keys)
     return [
         Stage(stage, kind, unit, list(dict.fromkeys(keys)), total, rows)

@@ -49,7 +49,7 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
 
 
 def open_samples(path: str, storage: StorageSection) -> Source:
-    """Generated images to be scored: a folder, a zip archive, Parquet, or any registered format that knows its size.
+    """Generated images to be scored, in any registered format that knows its size.
 
     Raises:
         UserError: the path leads nowhere, or holds no images in one of these formats.
@@ -60,8 +60,7 @@ def open_samples(path: str, storage: StorageSection) -> Source:
     with renamed("data.path", "given.samples"):
         source = item.open(place, item.Options())
         if source.count() is None:
-            source = SOURCES["folder"].open(place, None)
-            source.count()
+            raise UserError(f"{path} is a {_kind(place.files())} archive; unpack it, and give the folder", "data.path")
     return source
 
 
@@ -77,15 +76,12 @@ def kind_of(path: str, key: str, storage: StorageSection) -> str:
 
 def _kind(files: Files) -> str:
     """The first source that recognizes a file there, else a folder of images."""
-    listing = files.listing()
-    patterns = {name: SOURCES[name].file_pattern for name in SOURCES.names}
-    found = (name for name, pattern in patterns.items() if pattern and len(listing.matching(pattern).names))
-    return next(found, "folder")
+    return next((name for name in SOURCES.names if SOURCES[name].recognizes(files)), "folder")
 
 
 def transform_of(data: DataSection) -> Transform:
     """The conversion of each image that the config asks for."""
-    return Transform(data.crop, data.image_size, data.grayscale or SOURCES[data.source].grayscale)
+    return Transform(data.crop, data.image_size, data.grayscale or SOURCES[data.source].grayscale, data.value_range)
 
 
 def shape_by_config(data: DataSection) -> tuple[int, int, int] | None:

@@ -31,12 +31,23 @@ from side_ray.execution.ingest import (
 from side_ray.execution.session import ensure_ray
 from side_ray.runs.dataset import split_table
 from side_ray.runs.run import Artifact, part_name
-from side_ray.sources.digits import load_digits
+from side_ray.sources.inventory import LEFT_OUT, inventory, reasons, told
 from side_ray.sources.pools import transform_of
-from side_ray.sources.select import SPLITS, Census, Chosen, capped, choose, copies_across, split_indices, without_near
+from side_ray.sources.published.digits import load_digits
+from side_ray.sources.select import (
+    SPLITS,
+    Census,
+    Chosen,
+    capped,
+    check_sizes,
+    choose,
+    copies_across,
+    split_indices,
+    without_near,
+)
 from side_ray.storage.sealed import read_table, write_table
 
-BROKEN = "broken.json"
+BROKEN, INFO = "broken.json", "info.json"
 READERS = 16
 """Small tables that the driver reads concurrently, because object storage has a high latency."""
 
@@ -80,6 +91,7 @@ class _Preparation:
         self.config, self.data, self.reporter = audit.config, audit.config.data, audit.reporter
         self.artifact, self.pools = audit.artifacts.prepare, audit.artifacts.pools
         self.unit_pools: list[int] = []
+        self.sources: list[dict[str, Any]] = []
 
     def run(self) -> None:
         self._list_units()
@@ -89,8 +101,10 @@ class _Preparation:
             scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), range(len(self.unit_pools))))
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
+        self._tell_sources()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
+        self._check_enough(census, candidates)
         chosen = choose(census, candidates, self.data, self.config.run.seed)
         parts = self._write(census, chosen)
         self._warn_of_members(census, candidates)
@@ -128,6 +142,26 @@ class _Preparation:
                 f"to {count} if the imported model was trained on all of them"
             )
 
+    def _check_enough(self, census: Census, candidates: np.ndarray) -> None:
+        """Refuse a data set that holds enough images, of which too few can be used. Given samples are compared with all that
+        are left."""
+        pools = [int((census.pool[candidates] == pool).sum()) for pool in range(len(self.pools))]
+        gone = len(census.usable) - len(candidates) + sum(row["found"] - row["read"] for row in self.sources)
+        if self.config.given:
+            members, unseen = [*pools, 0][:2]
+            changes = {"members": min(self.data.members, members), "holdout": min(self.data.holdout, unseen // 2)}
+            self.data = self.data.model_copy(update=changes) if gone and members else self.data
+            return
+        try:
+            check_sizes(self.data, *pools)
+        except UserError as error:
+            if not gone:
+                raise
+            why = "; ".join(reasons(row) for row in self.sources if row["left_out"]) or "duplicates or data.per_class"
+            raise UserError(
+                f"{error.message.rpartition(';')[0]}. Left out were {why}: restore these", error.key
+            ) from None
+
     def _list_units(self) -> None:
         columns: dict[str, list[Any]] = {"unit": [], "pool": [], "content": []}
         for pool, source in enumerate(self.pools):
@@ -163,12 +197,27 @@ class _Preparation:
                 "the others are kept: check that every machine can read the data, and run the same command again"
             )
 
+    def _tell_sources(self) -> None:
+        for row in self.sources:
+            self.reporter.say(f"prepare: {told(row)}")
+        for doubt in filter(None, (pool.doubt() for pool in self.pools)):
+            self.reporter.warn(
+                f"{doubt}; give the folder or a pattern of those that the model was trained on, if not all"
+            )
+
     def _check_usable(self, census: Census) -> int:
-        """Number of images that cannot be used; lists them in `broken.json`. Raises UserError unless they may be skipped."""
+        """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises
+        UserError unless they may be skipped."""
         found: list[dict[str, str]] = []
+        unused: list[list[tuple[str, str]]] = [[] for _ in self.pools]
         for unit in np.unique(census.unit[~census.usable]).tolist():
             table = self._table(scan_key(unit), ["name", "error"])
-            found += table.filter(pc.is_valid(table.column("error"))).to_pylist()
+            rows = table.filter(pc.is_valid(table.column("error"))).to_pylist()
+            unused[self.unit_pools[unit]] += [(row["name"], row["error"]) for row in rows]
+            found += [row for row in rows if not row["error"].startswith(LEFT_OUT)]
+        counts = np.bincount(census.pool, minlength=len(self.pools)).tolist()
+        self.sources = inventory(self.pools, counts, unused)
+        self.artifact.write_json(INFO, {"sources": self.sources})
         if not found:
             return 0
         self.artifact.write_json(BROKEN, found)

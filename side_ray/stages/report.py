@@ -25,6 +25,7 @@ from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_conditions
 from side_ray.runs.shards import ShardSet
 from side_ray.similarity import SIMILARITIES, similarity_of
+from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
@@ -128,6 +129,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
+        "sources": _sources(artifacts),
         "surrogate": _surrogate(artifacts),
         "provenance": _provenance(artifacts),
         "conditions": rows,
@@ -159,6 +161,15 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "versions": {name: _version(name) for name in libraries},
         "config": config.model_dump(mode="json"),
     }
+
+
+def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
+    """What was found, read and left out of each source; empty for the digits and in runs of the first version."""
+    try:
+        rows: list[dict[str, Any]] = artifacts.prepare.read_json("info.json")["sources"]
+    except FileNotFoundError:
+        rows = []
+    return [*rows, samples_inventory(artifacts.given)] if artifacts.config.given else rows
 
 
 def _surrogate(artifacts: Artifacts) -> dict[str, Any]:

@@ -90,6 +90,11 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below the directory `prefix`, at any depth, in any order, without temporary files."""
 
+    def list_all(self) -> Iterator[Entry]:
+        """Every object of the store, also those that cannot be read: links to nothing have size -1, and objects in S3 may have
+        names that are no keys here. A directory that links lead back to is listed once."""
+        return self.list()
+
     @abstractmethod
     def delete(self, prefix: str) -> None:
         """Remove the object of that key and everything below it, if they exist. Raises ValueError for the whole store ("")."""

@@ -128,6 +128,11 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         for key, item in self._objects(prefix):
+            if is_key(key):
+                yield Entry(key, item["Size"], item["LastModified"].timestamp())
+
+    def list_all(self) -> Iterator[Entry]:
+        for key, item in self._objects(""):
             yield Entry(key, item["Size"], item["LastModified"].timestamp())
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -135,7 +140,7 @@ class S3Store(Store):
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self._below("")) :]
                 # Consoles and file systems put empty objects like "directory/" as markers.
-                if is_key(key):
+                if key and not (key.endswith("/") and not item["Size"]):
                     yield key, item
 
     def delete(self, prefix: str) -> None:
@@ -170,7 +175,7 @@ class S3Store(Store):
             yield str(item["ETag"])
 
     def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
-        versions = {key: item["ETag"] for key, item in self._objects(prefix)}
+        versions = {key: item["ETag"] for key, item in self._objects(prefix) if is_key(key)}
         if not versions:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
 

@@ -17,7 +17,7 @@ from side_ray.storage import open_store
 from tests.local import without_ray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(uri):
     return side_ray.open_run(uri)
 

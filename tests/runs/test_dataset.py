@@ -5,7 +5,7 @@ from sklearn import datasets
 from side_ray.config import DataSection
 from side_ray.errors import UserError
 from side_ray.runs.dataset import read_split, split_table
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.sources.select import SPLITS, split_indices
 from side_ray.storage import open_store
 from side_ray.storage.sealed import write_table

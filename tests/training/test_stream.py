@@ -10,7 +10,7 @@ from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
 from side_ray.runs.dataset import split_table
 from side_ray.runs.run import Artifact
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
 from side_ray.storage.sealed import write_table
 from side_ray.training.data import Cached, open_members
