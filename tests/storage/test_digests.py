@@ -95,9 +95,19 @@ def test_a_damaged_store_of_digests_is_made_again(images, cache, monkeypatch):
         assert digests.file_digests(images, ["0001.bmp"]) == right
 
 
-def test_a_missing_file_is_missing(images):
-    with pytest.raises(FileNotFoundError):
-        list(open_store(str(images)).versions(["0001.bmp", "none.bmp"]))
+def test_a_file_that_cannot_be_read_has_no_version(images):
+    (images / "link.bmp").symlink_to("nowhere")
+    assert [bool(each) for each in open_store(str(images)).versions(["0001.bmp", "none.bmp", "link.bmp"])] == [1, 0, 0]
+
+
+def test_names_that_are_no_unicode_count(images):
+    odd = os.fsencode(images) + b"/\xff.bmp"
+    with open(odd, "wb") as file:
+        file.write(b"one")
+    before = open_files(str(images), "data.path").identity()
+    with open(odd, "wb") as file:
+        file.write(b"two")
+    assert open_files(str(images), "data.path").identity() != before
 
 
 def test_the_download_cache_keeps_what_was_used_last(cache):
