@@ -12,7 +12,7 @@ from side_ray.config import Config
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import repairing
+from side_ray.execution.repair import mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
@@ -109,4 +109,4 @@ def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
         for stage in stages:
             stage(audit)
 
-    repairing(audit.run.store, run, lambda damage: audit.reporter.warn(f"{damage}: making it again"))
+    mending(audit, run)

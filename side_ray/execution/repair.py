@@ -5,12 +5,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from side_ray.errors import Damaged, RunError
+from side_ray.execution.audit import Audit
 from side_ray.storage import Store
 
 MOST_REPAIRS = 3
 """Repairs of one file."""
 
 Result = TypeVar("Result")
+
+
+def mending(audit: Audit, work: Callable[[], Result]) -> Result:
+    """`repairing`, where `work` itself makes what is missing; each repair is said in one line. Raises what `repairing` does."""
+    return repairing(audit.run.store, work, lambda damage: audit.reporter.warn(f"{damage}: making it again"))
 
 
 def repairing(store: Store, work: Callable[[], Result], remake: Callable[[Damaged], object]) -> Result:

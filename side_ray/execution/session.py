@@ -61,8 +61,8 @@ def _make_token_private() -> None:
     """Make the token with which processes of this user join the Ray that is started here, or close it to other users."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # Ray says what is wrong
+    with suppress(OSError, RuntimeError):  # Ray says what is wrong
+        path = Path.home() / ".ray" / "auth_token"
         path.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
 from side_ray.runs.shards import whole
@@ -157,8 +158,12 @@ def read_split(
         chosen.append(("id", "<", stop))
     if ids is not None:
         chosen.append(("id", "in", list(ids)))
-    columns = ["id", "image", "label"]
-    parts = whole(lambda key: read_table(store, key, columns, chosen), part_keys(Artifact(store, prepared)))
+    artifact = Artifact(store, prepared)
+    try:
+        parts = whole(lambda key: read_table(store, key, ["id", "image", "label"], chosen), part_keys(artifact))
+    except Damaged as damage:
+        # Without its mark, the artifact is not complete, and the deleted parts are made again.
+        raise Damaged(damage.keys, damage.reason, artifact.marks) from None
     table = pa.concat_tables(parts).sort_by("id")
     labels = table.column("label")
     return ImageSet(

@@ -75,16 +75,17 @@ class Artifact:
             keys = {f"{self.key}/{name}": known["sha256"] for name, known in listed.items()}
             wrong = [key for key, digest in keys.items() if digest_of(self.store, key) != digest]
         if wrong:
-            raise Damaged(wrong, "is missing or damaged", self._marks)
+            raise Damaged(wrong, "is missing or damaged", self.marks)
 
     @property
-    def _marks(self) -> list[str]:
+    def marks(self) -> list[str]:
+        """The keys of the mark of completeness and of its copy."""
         return [f"{self.key}/{name}" for name in (DONE, DONE_COPY)]
 
     def _marked(self) -> tuple[dict[str, Any], bool]:
         """The content of the mark or, if that is damaged, of its copy, and whether it is the mark itself and sealed. Raises what
         `check` does."""
-        first, copy = self._marks
+        first, copy = self.marks
         try:
             info, sealed = open_json(first, self.store.read(first))
             if not isinstance(info, dict) or (FILES in info and not sealed):
@@ -108,8 +109,8 @@ class Artifact:
         if whole:
             return ""
         if FILES in info:
-            write_json(self.store, self._marks[0], info)
-            return f"{self._marks[0]} was damaged and is restored from its copy"
+            write_json(self.store, self.marks[0], info)
+            return f"{self.marks[0]} was damaged and is restored from its copy"
         parts = 0
         for entry in self._own():
             if entry.key.endswith(".parquet"):
@@ -135,7 +136,7 @@ class Artifact:
             name = entry.key.removeprefix(f"{self.key}/")
             if name not in self.files and not name.endswith(".parquet"):
                 self.files[name] = {"size": entry.size, "sha256": digest_of(self.store, entry.key)}
-        for key in reversed(self._marks):
+        for key in reversed(self.marks):
             write_json(self.store, key, {**info, FILES: dict(sorted(self.files.items()))})
 
     def digests(self) -> dict[str, str]:
@@ -168,7 +169,7 @@ class Artifact:
             wrong = [name for name, known in listed.items() if _digest(directory / name) != known["sha256"]]
             if not wrong:
                 return directory
-        raise Damaged([f"{self.key}/{name}" for name in wrong], "is missing or damaged", self._marks)
+        raise Damaged([f"{self.key}/{name}" for name in wrong], "is missing or damaged", self.marks)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file that `finish` will list."""

@@ -106,10 +106,10 @@ class Store(ABC):
 
     @abstractmethod
     def versions(self, keys: Sequence[str]) -> Iterator[str]:
-        """For each object, in order, a string that changes with its content: its SHA-256, or the ETag that S3 gives it.
+        """For each object, in order, a string that changes with its content: its SHA-256, or the ETag that S3 gives it; "" for
+        an object that does not exist or cannot be read.
 
-        Local files are read once: their digests are kept (`digests`) as long as size, times and inode stay. Raises
-        FileNotFoundError where there is no object.
+        Local files are read once: their digests are kept (`digests`) as long as size, times and inode stay.
         """
 
     @abstractmethod

@@ -22,27 +22,25 @@ Stamp = tuple[int, int, int, int]
 
 
 def file_digests(root: Path, names: Sequence[str]) -> list[str]:
-    """SHA-256, as hex digits, of each of the files `names` below `root`, in order.
-
-    Raises:
-        OSError: a file does not exist or cannot be read.
-    """
+    """SHA-256, as hex digits, of each of the files `names` below `root`, in order; "" for one that cannot be read."""
     kept = cache_root() / "digests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:32]}.parquet"
     known = _read(kept)
 
     def of(name: str) -> tuple[Stamp, bytes, bool]:
         path = root / name
-        stamp = _stamp(path)
-        if name in known and known[name][0] == stamp:
-            return *known[name], True
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        return stamp, digest, False
+        try:
+            stamp = _stamp(path)
+            if name in known and known[name][0] == stamp:
+                return *known[name], True
+            with path.open("rb") as file:
+                return stamp, hashlib.file_digest(file, "sha256").digest(), False
+        except OSError:
+            return (0, 0, 0, 0), b"", True
 
     with ThreadPoolExecutor(READERS) as readers:
         began = time.time_ns()
         found = dict(zip(names, readers.map(of, names), strict=True))
-    settled = {name: each[:2] for name, each in found.items() if max(each[0][1:3]) < began - SETTLED_NS}
+    settled = {name: each[:2] for name, each in found.items() if each[1] and max(each[0][1:3]) < began - SETTLED_NS}
     if any(not found[name][2] for name in settled):
         with suppress(OSError, ValueError, pa.ArrowException):  # names may be no Unicode
             _write(kept, known | settled)

@@ -160,12 +160,7 @@ class LocalStore(Store):
             raise failed("read", path, error) from error
 
     def versions(self, keys: Sequence[str]) -> Iterator[str]:
-        try:
-            return iter(file_digests(self.root, keys))
-        except ABSENT as error:
-            raise FileNotFoundError(f"{error} in {self.uri}") from None
-        except OSError as error:
-            raise failed("read", Path(error.filename or self.root), error) from error
+        return iter(file_digests(self.root, keys))
 
     def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
         if next(self.list(prefix), None) is None:

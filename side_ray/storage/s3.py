@@ -167,12 +167,10 @@ class S3Store(Store):
 
     def versions(self, keys: Sequence[str]) -> Iterator[str]:
         # The listing of the directory of a single file may be long.
-        found = {keys[0]: self._head(keys[0])} if len(keys) == 1 else dict(self._objects(""))
+        found = {key: self._head(key) for key in keys} if len(keys) < 2 else dict(self._objects(""))
         for key in keys:
             item = found.get(key)
-            if item is None:
-                raise FileNotFoundError(f"no {key} in {self.uri}")
-            yield str(item["ETag"])
+            yield "" if item is None else str(item["ETag"])
 
     def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
         versions = {key: item["ETag"] for key, item in self._objects(prefix) if is_key(key)}

@@ -15,6 +15,7 @@ from side_ray.diffusion.unet_dpm import UnetDpm
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
+from side_ray.execution.repair import mending
 from side_ray.execution.shard_pool import run_shards
 from side_ray.images import ImageSet, to_float
 from side_ray.report.theory import theory_figures, theory_text, verdicts
@@ -36,8 +37,8 @@ SCHEMA = 1
 
 def run_theory(config: Config, reporter: Reporter) -> list[str]:
     """Make the DPM if it does not exist, and compute the theory on it. Returns lines for the terminal."""
-    audit = run_until("train_dpm", config, reporter)
-    found = theory(audit)
+    audit = Audit.open(config, reporter)
+    found = mending(audit, lambda: theory(run_until("train_dpm", config, reporter)))
     return [*verdicts(found), f"theory: {audit.run.store.uri}/{audit.artifacts.theory.key}/theory.md"]
 
 

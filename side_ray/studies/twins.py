@@ -10,6 +10,7 @@ from side_ray.diffusion.condition import Kind
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
+from side_ray.execution.repair import mending
 from side_ray.report.table import metrics_csv
 from side_ray.report.twins import twins_figure, twins_text
 from side_ray.runs.artifacts import VERSIONS, Artifacts
@@ -27,7 +28,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 def run_twins(config: Config, reporter: Reporter) -> list[str]:
     """Audit the class-conditional twins of the DPM and compare them. Returns lines for the terminal."""
-    artifact, text = twins(config, reporter)
+    artifact, text = mending(Audit.open(config, reporter), lambda: twins(config, reporter))
     return [text, f"twins: {artifact.store.uri}/{artifact.key}/twins.md"]
 
 

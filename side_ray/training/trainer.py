@@ -7,18 +7,21 @@ import torch
 
 from side_ray.config import ClusterSection
 from side_ray.config.cluster import Workers
-from side_ray.errors import Damaged, RunError, joined
+from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
 from side_ray.execution.lease import Lease
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.run import PROGRESS, read_progress
+from side_ray.runs.run import PROGRESS, Artifact, read_progress
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
 from side_ray.training.loop import Diverged, TrainingLoop, TrainSpec
 
 DIVERGED = "_diverged.txt"
 """Why a training ended, from a worker to the driver."""
+
+DAMAGED = "_damaged.json"
+"""In the artifact: the damage to its input that a worker has found."""
 
 
 def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None:
@@ -38,6 +41,7 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         audit.reporter.say(f"{title}: already trained")
         return
     ensure_ray(cluster)
+    _damage_of(spec.artifact)  # of a driver that was killed
     lease = Lease(spec.artifact)
     lease.wait_for(audit.reporter, title)
     if spec.artifact.done:
@@ -51,6 +55,8 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         finally:
             done.set()
             follower.join()
+            if (damage := _damage_of(spec.artifact)) is not None:
+                raise damage from None
         bar.update(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
     remove_checkpoints(spec.artifact)
     spec.artifact.store.delete(f"{spec.artifact.key}/{PROGRESS}")
@@ -83,10 +89,6 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
         try:
             trainer.fit()
         except (TrainingFailedError, RayError) as error:
-            failures = getattr(error, "worker_failures", {}).values()
-            damages = [cause for each in failures if isinstance(cause := getattr(each, "cause", each), Damaged)]
-            if damages:
-                raise joined(damages) from None
             cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise RunError(
                 f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "
@@ -111,6 +113,8 @@ def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
 def _work(config: dict[str, Any]) -> None:
     """Runs in every worker. Ray Train calls it again after a failure, and it resumes from the newest readable checkpoint."""
     spec: TrainSpec = config["spec"]
+    if spec.artifact.store.exists(f"{spec.artifact.key}/{DAMAGED}"):
+        return  # trying again does not help: the driver has it made again
     torch.set_num_threads(spec.threads)
     try:
         loop = TrainingLoop(spec)
@@ -119,3 +123,19 @@ def _work(config: dict[str, Any]) -> None:
     except Diverged as error:
         # Ray Train would retry after an exception; all workers come here, since they share the loss.
         spec.artifact.store.write(f"{spec.artifact.key}/{DIVERGED}", str(error).encode())
+    except Damaged as damage:
+        spec.artifact.write_json(DAMAGED, {"keys": damage.keys, "reason": damage.reason, "also": damage.also})
+        raise
+
+
+def _damage_of(artifact: Artifact) -> Damaged | None:
+    """The damage to its input that a worker has found, which is forgotten."""
+    try:
+        found = artifact.read_json(DAMAGED)
+        damage = Damaged(found["keys"], found["reason"], found["also"])
+    except FileNotFoundError:
+        return None
+    except (Damaged, KeyError, TypeError):
+        damage = None
+    artifact.store.delete(f"{artifact.key}/{DAMAGED}")
+    return damage

@@ -1,11 +1,17 @@
 """Where artifacts lie: a run directory of an earlier version is found again, so that nothing is trained or sampled twice."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from side_ray.config.file import load_config
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
-from tests.audits import CONFIGS
+from side_ray.sources.reading.files import Files, earlier_identity
+from tests.audits import CONFIGS, tiny_config
+
+identity = Files.identity
 
 KEYS = [
     (
@@ -70,3 +76,60 @@ def test_hits_lie_beside_the_scores_that_they_belong_to(tmp_path):
     assert artifacts.hits(condition).directory.startswith("hits/")
     assert artifacts.hits(condition).directory.endswith(condition.name)
     assert artifacts.hits(condition).directory != other.hits(condition).directory
+
+
+def test_images_that_an_earlier_version_prepared_are_taken_up_until_their_files_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDE_RAY_CACHE", str(tmp_path / "cache"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(70):
+        (images / f"{number:03d}.png").write_bytes(b"%03d" % number)
+        os.utime(images / f"{number:03d}.png", (1e9, 1e9))
+    data = {"source": "folder", "path": str(images), "members": 40, "holdout": 15}
+
+    def artifacts() -> Artifacts:
+        return Artifacts.open(tiny_config(tmp_path / "run", data=data))
+
+    def prepare() -> str:
+        return artifacts().prepare.key
+
+    new = prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "identity", lambda self: earlier_identity(identity(self)))
+        earlier = prepare()
+    assert earlier != new
+    artifacts().run.store.write(f"{earlier}/_done.json", b"{}")
+    assert prepare() == earlier
+    assert artifacts().prepare.adopt() != ""
+    assert prepare() == earlier
+    (images / "001.png").write_bytes(b"xxx")  # not among the 64 files that earlier versions read
+    os.utime(images / "001.png", (1e9, 1e9))
+    assert prepare() not in (earlier, new)
+
+
+def test_earlier_images_are_not_taken_up_if_a_file_is_newer(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDE_RAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    for number in range(70):
+        (tmp_path / "images" / f"{number:03d}.png").write_bytes(b"%03d" % number)
+    data = {"source": "folder", "path": str(tmp_path / "images"), "members": 40, "holdout": 15}
+    artifacts = Artifacts.open(tiny_config(tmp_path / "run", data=data))
+    content = [earlier_identity(pool.identity()) for pool in artifacts.pools]
+    key = artifacts.run.artifact("prepare", 1, artifacts.config.data.settings(), 3, *content).key
+    artifacts.run.store.write(f"{key}/_done.json", b"{}")
+    os.utime(tmp_path / "run" / key / "_done.json", (1e9, 1e9))
+    assert artifacts.prepare.key != key
+
+
+def test_scores_depend_on_the_content_of_the_weights_and_not_on_their_path(tmp_path):
+    def scores(path: Path) -> str:
+        score = {"similarity": "sscd", "checkpoint": str(path)}
+        return Artifacts.open(tiny_config(tmp_path / "run", score=score)).scores(Condition("random", 0.0)).fingerprint
+
+    one, other = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    one.write_bytes(b"weights")
+    other.write_bytes(b"weights")
+    before = scores(one)
+    assert scores(other) == before
+    one.write_bytes(b"weightz")
+    assert scores(one) != before

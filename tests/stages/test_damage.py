@@ -207,6 +207,7 @@ def run(root: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_changes_no_number(finished, tmp_path, kind):
     right = numbers(finished)

@@ -19,8 +19,13 @@ from side_ray.report import wording
 from side_ray.runs.run import PAGE
 from side_ray.runs.status import rows
 from side_ray.sources.published.digits import load_digits
+from side_ray.stages.import_samples import import_samples
+from side_ray.stages.prepare import prepare
+from side_ray.stages.report import report as report_stage
+from side_ray.stages.score import score
 from side_ray.studies.given import given_config
 from tests.bruteforce import check
+from tests.local import stages_here
 
 COPIES = 40
 SAMPLES = 2 * 230 + 1
@@ -82,6 +87,27 @@ def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_sess
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
     run_until("report", config, Reporter())
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
+
+
+@pytest.mark.long
+def test_one_of_many_equally_large_samples_is_replaced_by_a_copy(tmp_path):
+    generator = np.random.default_rng(3)
+    train, samples = (generator.integers(0, 256, (count, 8, 8, 3), np.uint8) for count in (120, 200))
+    for name, images, kind in (("t", train, "png"), ("s", samples, "bmp")):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{number:04d}.{kind}")
+
+    def found() -> tuple[int, int]:
+        paths = str(tmp_path / "s"), str(tmp_path / "t")
+        config = given_config(*paths, None, str(tmp_path / "run"), ["score.engine=torch", "score.shards=1"])
+        report = stages_here(config, [prepare, import_samples, score, report_stage]).report
+        band = report.read_json("metrics.json")["conditions"][0]["bands"]["high"]
+        return band["ams_count"], band["ums_count"]
+
+    assert found() == (0, 0)
+    Image.fromarray(train[7]).save(tmp_path / "s" / "0005.bmp")
+    assert found() == (1, 1)
 
 
 def test_parquet_is_scored_without_any_unseen_image(ray_session, tmp_path):

@@ -199,9 +199,17 @@ class Files:
         if whole and len(rows) == len(sizes):
             return digest.hexdigest()
         every = hashlib.sha256()
-        for version in self.store.versions(names.to_pylist()):
+        for version in self._versions(names.to_pylist()):
             every.update(f"{version}\n".encode())
         return f"{digest.hexdigest()}+{every.hexdigest()}"
+
+    def _versions(self, names: list[str]) -> list[str]:
+        """`Store.versions` of files of the listing."""
+        found = list(self.store.versions(names))
+        odd = [row for row, version in enumerate(found) if not version and _raw(names[row]) != names[row]]
+        for row, version in zip(odd, self.store.versions([_raw(names[row]) for row in odd]), strict=True):
+            found[row] = version
+        return found
 
 
 def earlier_identity(identity: str) -> str:
