@@ -185,9 +185,18 @@ def _surrogate(artifacts: Artifacts) -> dict[str, Any]:
     student = artifacts.surrogate.child("student")
     if not student.done:
         return {}
-    section, found = artifacts.config.surrogate, artifacts.surrogate.read_json(FOUND)
+    section, found = artifacts.config.surrogate, _found_labels(artifacts)
     made_of = {"features": section.features} if section.labels == "cluster" else {}
     return {"labels": section.labels, **made_of, **found, "accuracy": student.info()["accuracy"]}
+
+
+def _found_labels(artifacts: Artifacts) -> dict[str, Any]:
+    """`labels.json`. Raises Damaged, also where it is missing, so that the labels are made again."""
+    try:
+        found: dict[str, Any] = artifacts.surrogate.read_json(FOUND)
+    except FileNotFoundError:
+        raise Damaged([f"{artifacts.surrogate.key}/{FOUND}"], "is missing") from None
+    return found
 
 
 def _version(distribution: str) -> str | None:
@@ -221,7 +230,7 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
             curve["chance"] = max(info["truth"]) / sum(info["truth"])
         curves.append(curve)
     if surrogate.child("student").done:
-        curves.append({"stage": "clusters", **surrogate.read_json(FOUND)})
+        curves.append({"stage": "clusters", **_found_labels(artifacts)})
     return curves
 
 
