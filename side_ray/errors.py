@@ -40,6 +40,12 @@ class RunError(UserError):
     exit_code = 1
 
 
+class TooManyFound(UserError):
+    """An audit is complete and found more training images than the user allows."""
+
+    exit_code = 3
+
+
 @contextmanager
 def naming(key: str) -> Iterator[None]:
     """Put `key` before the message of a `UserError` raised inside, unless it is about that key already."""

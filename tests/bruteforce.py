@@ -1,7 +1,8 @@
 """Recomputes an nL2 audit's numbers from its Parquet files by brute force in float64. It imports nothing of side-ray.
 
 `python tests/bruteforce.py RUN` compares the cut and every condition's AMS, UMS, `ums_best` and held-out counts, in every band,
-cumulative band and at the calibrated cut, with `metrics.json`.
+cumulative band and at the calibrated cut, with `metrics.json`; and the strata, the excess, the discoveries, the ledger's q-values
+and the verdict.
 """
 
 import io
@@ -76,6 +77,92 @@ def numbers(values: np.ndarray, holdout: np.ndarray | None, belongs) -> dict[str
     }
 
 
+def tie_order(images: np.ndarray) -> np.ndarray:
+    """The fixed order of equally near images of the pool."""
+    x = images.astype(np.uint64) + np.uint64(1)
+    for shift, factor in ((31, 0x9E3779B97F4A7C15), (29, 0xBF58476D1CE4E5B9)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(32))
+
+
+def strata_of(directory: Path, images: np.ndarray) -> np.ndarray:
+    """The stratum of each image: that of the nearest centroid."""
+    table = pq.read_table(directory / "centroids.parquet")
+    centroids = np.array(table.column("centroid").to_pylist())
+    nearest = [int(((centroids - image) ** 2).sum(1).argmin()) for image in images]
+    return table.column("stratum").to_numpy()[nearest]
+
+
+def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """By image: the smallest (m/d)(D + 1)/T at which it counts, ranked by how far it stands above its stratum's median."""
+    standing = np.array(
+        [s - np.median(scores[(stratum == k) & np.isfinite(scores)]) for s, k in zip(scores, stratum, strict=True)]
+    )
+    q = np.ones(len(scores))
+    rates = [
+        (
+            limit,
+            member.sum()
+            / (~member).sum()
+            * (1 + (~member & (standing >= limit)).sum())
+            / (member & (standing >= limit)).sum(),
+        )
+        for limit in np.unique(standing[member & np.isfinite(standing)])
+    ]
+    for image in np.flatnonzero(member & np.isfinite(standing)):
+        q[image] = min(1, *(rate for limit, rate in rates if limit <= standing[image]))
+    return q
+
+
+def best_by_image(values: np.ndarray) -> np.ndarray:
+    """By image of the pool: −(the smallest value of a sample that it wins), −inf without one."""
+    order = tie_order(np.arange(values.shape[1]))
+    scores = np.full(values.shape[1], -np.inf)
+    for row in values:
+        nearest = np.flatnonzero(row == row.min())
+        winner = nearest[order[nearest].argmin()]
+        scores[winner] = max(scores[winner], -row[winner])
+    return scores
+
+
+def check_evidence(root: Path, latest: dict, metrics: dict, train: np.ndarray, unseen: np.ndarray) -> list[str]:
+    """Differences in the strata, the excess, the discoveries, the q-values and the verdict."""
+    images, m, d = np.concatenate([train, unseen]), len(train), len(unseen)
+    member = np.arange(m + d) < m
+    stratum = strata_of(root / latest["strata"], images)
+    stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
+    faults = [] if (stratum == stored).all() else ["strata: an image is in another one"]
+    pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
+    for condition in metrics["conditions"]:
+        name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
+        values = nl2(read(root / latest["samples"][name], condition["n"]), images)
+        scores = best_by_image(values)
+        pooled = np.maximum(pooled, scores)
+        within = values <= cut
+        u = within[:, m:].sum(1)
+        chance = [1 - math.comb(d - int(k), m) / math.comb(d, m) if d >= m else (k > 0) * m / d for k in u]
+        excess = within[:, :m].any(1).mean() - np.mean(chance)
+        expected.append((f"{name} excess", condition["excess"], excess))
+        q = q_values(scores, member, stratum)
+        expected += [
+            (f"{name} discoveries.{level}", condition["discoveries"][level]["distinct"], (q <= float(level)).sum())
+            for level in ("0.01", "0.05")
+        ]
+    q, verdict = q_values(pooled, member, stratum), metrics["verdict"]
+    counted = int((q <= 0.05).sum())
+    expected.append(("verdict.distinct", verdict["distinct"], counted or int(verdict["outcome"] == "found")))
+    if verdict["stratum_rate"] is None:
+        expected.append(("verdict.copied", verdict["copied"], ((q <= 0.05) & (pooled >= -cut)).sum()))
+    found = counted > 0 or verdict["p_value"] <= 0.01
+    expected.append(("verdict found", verdict["outcome"] == "found", found))
+    ledger = pq.read_table(root / latest["report"] / "ledger.parquet").column("q_value").to_numpy()
+    expected += [(f"ledger q of {image}", ledger[image], q[image]) for image in range(m)]
+    faults += [
+        f"{what}: {a} is reported, {b} is found" for what, a, b in expected if not math.isclose(a, b, abs_tol=1e-9)
+    ]
+    return faults
+
+
 def check(run: str | Path) -> list[str]:
     """Differences between the brute-force numbers and `metrics.json`, one line each; empty if all agree."""
     root = Path(run)
@@ -118,7 +205,11 @@ def check(run: str | Path) -> list[str]:
                     faults.append(
                         f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
                     )
-    return faults
+    return (
+        faults
+        if cut is None
+        else faults + check_evidence(root, latest, metrics, train, np.concatenate([calibration, holdout]))
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import NotThere, RunError, UserError
+from side_ray.errors import NotThere, RunError, TooManyFound, UserError
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -36,17 +36,26 @@ def _print(table: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def audit(last: str, config: Config) -> None:
-    """Run an audit up to the step `last`; print the table of results if that is the report."""
+def audit(last: str, config: Config, fail_above: int | None = None) -> None:
+    """Run an audit up to the step `last`; print the table of results and the verdict if that is the report.
+
+    Raises:
+        TooManyFound: more than `fail_above` distinct training images were found.
+    """
     with _reporter() as reporter:
         from side_ray.algorithm import run_until
         from side_ray.report.table import terminal_table
+        from side_ray.report.verdict.sentences import sentence
 
         done = run_until(last, config, reporter)
         if last == "report":
             report = done.artifacts.report
-            _print(terminal_table(report.read_json("metrics.json")))
-            print(f"report: {done.run.store.uri}/{report.key}/index.html")
+            metrics = report.read_json("metrics.json")
+            _print(terminal_table(metrics))
+            print(f"report: {done.run.store.uri}/{report.key}/index.html\nverdict: {sentence(metrics)}")
+            found = metrics["verdict"]["distinct"] if metrics["verdict"]["outcome"] == "found" else 0
+            if fail_above is not None and found > fail_above:
+                raise TooManyFound(f"{found:,} distinct training images were found; --fail-above allows {fail_above:,}")
 
 
 def study(name: str, config: Config) -> None:
@@ -154,8 +163,12 @@ def guarded(action: Callable[[], object]) -> int:
     return 0
 
 
-def run_verb(name: str, path: str, overrides: list[str]) -> int:
-    """Run a verb on a config file: a step with all steps before it, a study, or `sweep`. Returns the exit code."""
+def run_verb(name: str, path: str, overrides: list[str], fail_above: int | None = None) -> int:
+    """Run a verb on a config file: a step with all steps before it, a study, or `sweep`. Returns the exit code.
+
+    Args:
+        fail_above: of an audit: exit with 3 if more distinct training images were found.
+    """
 
     def action() -> None:
         config = load_config(path, overrides)
@@ -164,7 +177,7 @@ def run_verb(name: str, path: str, overrides: list[str]) -> int:
         elif name == "sweep":
             sweep(config)
         else:
-            audit(name, config)
+            audit(name, config, fail_above)
 
     return guarded(action)
 
@@ -178,5 +191,8 @@ def job(name: str) -> None:
     parser = argparse.ArgumentParser(description=f"Run {name} and all steps before it.")
     parser.add_argument("--config", required=True, help="YAML file of the audit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
+    parser.add_argument(
+        "--fail-above", type=int, metavar="N", help="audit: exit with 3 if more distinct training images are found"
+    )
     arguments = parser.parse_args()
-    sys.exit(run_verb(name, arguments.config, arguments.overrides))
+    sys.exit(run_verb(name, arguments.config, arguments.overrides, arguments.fail_above))

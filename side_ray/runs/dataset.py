@@ -59,15 +59,26 @@ def read_split(
         chosen.append(("id", "<", stop))
     if ids is not None:
         chosen.append(("id", "in", list(ids)))
-    parts = []
-    for key in sorted(entry.key for entry in store.list(prepared)):
-        if key.removeprefix(f"{prepared}/").startswith("part-"):
-            with store.open_input(key) as source:
-                parts.append(pq.read_table(source, filters=chosen))
-    table = pa.concat_tables(parts).sort_by("id")
+    table = _read_parts(store, prepared, chosen)
     labels = table.column("label")
     return ImageSet(
         table.column("id").to_numpy(),
         decode_column(table.column("image")),
         None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy(),
     )
+
+
+def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
+    """int64 [n], the labels of one split by id, −1 where an image has none; None if no image has one."""
+    labels = _read_parts(store, prepared, [("split", "==", split)], ["id", "label"]).column("label")
+    return None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy()
+
+
+def _read_parts(store: Store, prepared: str, chosen: list[Any], columns: list[str] | None = None) -> pa.Table:
+    """The chosen rows of the prepared images, sorted by id."""
+    parts = []
+    for key in sorted(entry.key for entry in store.list(prepared)):
+        if key.removeprefix(f"{prepared}/").startswith("part-"):
+            with store.open_input(key) as source:
+                parts.append(pq.read_table(source, columns=columns, filters=chosen))
+    return pa.concat_tables(parts).sort_by("id")

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.execution.audit import Audit
@@ -14,18 +15,23 @@ from side_ray.report.page import render
 from side_ray.report.sections.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import read_labels, read_split, to_parquet
 from side_ray.runs.plan import Condition
-from side_ray.runs.scores import find_cut, read_conditions
+from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_pool
 from side_ray.runs.shards import ShardSet
+from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
+from side_ray.statistics.evidence.ledger import ledger, weigh
+from side_ray.statistics.evidence.verdict import without_unseen
 from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
+LEDGER = "ledger.parquet"
+"""One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 
 
 def report(audit: Audit) -> None:
@@ -41,6 +47,10 @@ def report(audit: Audit) -> None:
             audit.reporter.warn(_too_few(audit.config, cut))
         scores = read_conditions(artifacts)
         metrics = build_metrics(artifacts, scores, cut)
+        if cut is not None:
+            _weigh(artifacts, cut, metrics)
+        else:
+            metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
@@ -58,6 +68,22 @@ def report(audit: Audit) -> None:
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
     audit.run.point_latest(report=target.key)
+
+
+def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> None:
+    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`."""
+    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
+    pool = read_pool(artifacts)
+    found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
+    limit = float(closeness_of(np.float32(cut.value), larger))
+    evidence = weigh(pool, found, limit, cut.false_match_rate)
+    metrics["verdict"] = evidence.judgement.verdict.as_dict()
+    for row in metrics["conditions"]:
+        row |= evidence.conditions[row["method"], row["lambda"]]
+    labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
+    columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
+    columns["label"] = pa.array(columns["label"], pa.int64())
+    artifacts.run.store.write(f"{artifacts.report.key}/{LEDGER}", to_parquet(pa.table(columns)))
 
 
 def _too_few(config: Config, cut: Cut) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from side_ray.report import findings
 from side_ray.report.sections import PageData, PageSection
+from side_ray.report.verdict import sentences
 
 
 class Richness(PageSection):
@@ -11,6 +12,8 @@ class Richness(PageSection):
     contents = "How many more"
 
     def values(self, data: PageData) -> dict[str, Any] | None:
+        if "verdict" in data.metrics and not sentences.claims(data.metrics):
+            return None
         figures = data.figures.get("richness")
         rows = [each for each in data.metrics["conditions"] if each.get("richness")]
         if not figures and not rows:
