@@ -5,19 +5,27 @@ BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/side-ray
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: audit test test-unit test-all lint bench browser weights lock clean
+GPU_VENV ?= .venv-gpu
+GPU_PYTHON ?= $(GPU_VENV)/bin/python
+
+.PHONY: audit test test-unit test-all lint bench gpu browser weights lock clean
 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
+# Two tests at a time, one thread each, except those that share one Ray, one S3 server and one browser.
+ALONE := ray or server
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m
+
 test: $(VENV)/.dev browser weights
-	$(BIN)/python -m pytest
+	$(TWO_AT_A_TIME) "not slow and not gpu and not ($(ALONE))"
+	$(BIN)/python -m pytest -m "not slow and ($(ALONE))"
 
 test-unit: $(VENV)/.dev weights
-	$(BIN)/python -m pytest -m "not slow and not ray and not server"
+	$(TWO_AT_A_TIME) "not slow and not gpu and not long and not ($(ALONE))"
 
 test-all: $(VENV)/.dev browser weights
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -26,6 +34,19 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# On a machine with a CUDA GPU: what only a GPU can test, then what it brings. Its own environment, because the two builds of FAISS
+# own the same folder. To use a Python that has side-ray's dependencies already: make gpu GPU_PYTHON=python3
+gpu: $(if $(filter $(GPU_VENV)/%,$(GPU_PYTHON)),$(GPU_VENV)/.gpu)
+	$(GPU_PYTHON) -m pytest -m gpu tests/search/device
+	$(GPU_PYTHON) -m bench.gpu --out gpu.json
+
+$(GPU_VENV)/.gpu: pyproject.toml constraints.txt
+	@echo "installing side-ray with the GPU builds of torch and FAISS (several minutes the first time)"
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --editable '.[gpu]' pytest pytest-timeout hypothesis
+	@touch $@
 
 $(BIN)/python:
 	@echo "creating the environment in $(VENV)"
@@ -67,4 +88,4 @@ lock: $(VENV)/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -v '^nvidia-\|^triton' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -53,7 +53,11 @@ def bare_guided_loop(unet, classifier, scheduler, x, steps, targets, scale):
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         z = x.detach().requires_grad_()
-        log_p = functional.log_softmax(classifier(z, t.expand(len(z))), dim=1).gather(1, targets[:, None]).sum()
+        log_p = (
+            functional.log_softmax(classifier(z, t.to(z.device).expand(len(z))), dim=1)
+            .gather(1, targets[:, None])
+            .sum()
+        )
         gradient = torch.autograd.grad(log_p, z)[0]
         with torch.no_grad():
             eps = unet(x, t).sample - (1 - scheduler.alphas_cumprod[t]) ** 0.5 * scale * gradient

@@ -16,6 +16,7 @@ from side_ray.execution.repair import repairing
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
+from side_ray.runs.status import record
 from side_ray.stages.control import control
 from side_ray.stages.extract import extract
 from side_ray.stages.import_samples import import_samples
@@ -84,7 +85,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     audit = Audit.open(config, reporter)
     preflight(audit.artifacts)
     store = audit.run.store
-    store.write("config.yaml", config.to_yaml().encode())
+    record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))
     began = time.monotonic()

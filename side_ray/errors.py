@@ -40,8 +40,8 @@ class RunError(UserError):
     exit_code = 1
 
 
-class TooManyFound(UserError):
-    """An audit is complete and found more training images than the user allows."""
+class CheckFailed(UserError):
+    """A command has done its work, and what it was asked to check does not hold."""
 
     exit_code = 3
 

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "side_ray"
 FLOORS = (
     ("errors", "images", "registry", "config", "storage", "sources"),
     ("diffusion", "surrogate", "similarity", "search", "statistics", "theory"),
-    ("runs", "report"),
+    ("runs", "report", "results"),
     ("execution", "training"),
     ("stages",),
-    ("studies", "algorithm"),
+    ("studies", "algorithm", "setup"),
     ("__init__", "cli"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
@@ -111,6 +111,7 @@ def test_stages_hardly_know_each_other():
     assert sum(len(IMPORTS[module] & set(own)) for module in own) <= 15
 
 
+@pytest.mark.long
 def test_lower_floors_work_without_ray():
     packages = [name for names in FLOORS[:3] for name in names]
     code = (

@@ -12,14 +12,17 @@ import pytest
 
 from side_ray.config.file import load_config
 from side_ray.studies.sweep_plan import settings
+from tests.local import audit_here
 from tests.stages.test_import_samples import drawn, folder
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [
-    line
-    for block in re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> str:
+    return audit_here(tmp_path_factory.mktemp("readme") / "run").run.store.uri
 
 
 def of_verb(verb: str) -> list[str]:
@@ -41,6 +44,7 @@ def test_no_command_is_left_out_here():
     assert [line for line in COMMANDS if not line.startswith(known)] == []
 
 
+@pytest.mark.long
 def test_plan(tmp_path):
     result = side_ray("plan", *of_verb("plan"), f"run.uri={tmp_path}/run")
     assert result.returncode == 0, result.stderr
@@ -112,6 +116,34 @@ def test_status(tiny_audit):
     result = side_ray("status", tiny_audit.run.store.uri)
     assert result.returncode == 0, result.stderr
     assert "600 of 600 samples" in result.stdout
+
+
+def test_remake_and_purge(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "run")
+    smaller = {"runs/mine": f"{tmp_path}/run", "8": "2", "868": "68"}
+    made, removed = (
+        side_ray(verb, *(smaller.get(each, each) for each in of_verb(verb)), *more)
+        for verb, more in (("remake", ()), ("purge", ("--yes",)))
+    )
+    assert "identical" in made.stdout, made.stderr
+    assert removed.returncode == 0, removed.stderr
+
+
+def test_compare(small_run, tmp_path):
+    arguments = [small_run if each.startswith("runs/") else each for each in of_verb("compare")]
+    result = side_ray("compare", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "no difference shown" in (tmp_path / "comparison.html").read_text()
+
+
+def test_python(small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for language, block in BLOCKS if language == "python"]
+    for block in blocks:
+        exec(block.replace("runs/mine", small_run).replace('"td", 8', '"td", 2'), {})
+    assert blocks
+    assert capsys.readouterr().out.endswith("True\n")
+    assert (tmp_path / "rarefaction.svg").exists()
 
 
 @pytest.mark.parametrize("target", ["audit", "test", "test-unit", "test-all", "lint", "bench", "lock"])

@@ -1,6 +1,7 @@
 """Runs the verbs and prints their results. Heavy libraries are imported late, so that a wrong config is reported at once."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import NotThere, RunError, TooManyFound, UserError
+from side_ray.errors import CheckFailed, NotThere, RunError, UserError
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -22,40 +23,43 @@ STUDIES = {"theory": "side_ray.studies.theory:run_theory", "twins": "side_ray.st
 def _reporter() -> Iterator["Reporter"]:
     """Yield a reporter; shut down Ray at the end."""
     from side_ray.execution.progress import Reporter
-    from side_ray.execution.session import shut_down
+    from side_ray.execution.session import own_ray
 
-    try:
+    with own_ray():
         yield Reporter()
-    finally:
-        shut_down()
 
 
-def _print(table: Any) -> None:
+def print_table(table: Any) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON-able values, indented."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def audit(last: str, config: Config, fail_above: int | None = None) -> None:
     """Run an audit up to the step `last`; print the table of results and the verdict if that is the report.
 
     Raises:
-        TooManyFound: more than `fail_above` distinct training images were found.
+        CheckFailed: more than `fail_above` distinct training images were found.
     """
     with _reporter() as reporter:
         from side_ray.algorithm import run_until
         from side_ray.report.table import terminal_table
         from side_ray.report.verdict.sentences import sentence
+        from side_ray.runs.run import PAGE
 
         done = run_until(last, config, reporter)
         if last == "report":
-            report = done.artifacts.report
-            metrics = report.read_json("metrics.json")
-            _print(terminal_table(metrics))
-            print(f"report: {done.run.store.uri}/{report.key}/index.html\nverdict: {sentence(metrics)}")
+            metrics = done.artifacts.report.read_json("metrics.json")
+            print_table(terminal_table(metrics))
+            print(f"report: {done.run.store.uri}/{PAGE}\nverdict: {sentence(metrics)}")
             found = metrics["verdict"]["distinct"] if metrics["verdict"]["outcome"] == "found" else 0
             if fail_above is not None and found > fail_above:
-                raise TooManyFound(f"{found:,} distinct training images were found; --fail-above allows {fail_above:,}")
+                raise CheckFailed(f"{found:,} distinct training images were found; --fail-above allows {fail_above:,}")
 
 
 def study(name: str, config: Config) -> None:
@@ -87,7 +91,7 @@ def score(given: list[str], samples: str | None, train: str | None, unseen: str 
         raise UserError(
             "score: --samples and --train go together: generated images, and the training set they may copy"
         )
-    from side_ray.cli.given import given_config
+    from side_ray.studies.given import given_config
 
     audit("report", given_config(samples, train, unseen, run, given))
 
@@ -100,7 +104,7 @@ def sweep(config: Config) -> None:
         from side_ray.studies.sweep import sweep as run_sweep
 
         plan, outcomes = run_sweep(config, reporter)
-        _print(terminal_table(outcomes, config.sweep.score, config.sweep.band))
+        print_table(terminal_table(outcomes, config.sweep.score, config.sweep.band))
         made, planned = samples_made(outcomes)
         where = f"{plan.results.store.uri}/{plan.results.key}"
         print(f"samples: {made:,} of {planned:,}\ntable: {where}/{TABLE}.csv\nbest setting: {where}/{BEST}")
@@ -122,15 +126,7 @@ def reproduce(table: str, overrides: list[str], preset: str, run: str | None, en
         print(f"{found.title}\n\n{found.text}\nfiles: {store.uri}/reproduce/{found.name}/")
 
 
-def status(run: str, endpoint: str | None) -> None:
-    """Print the progress of a run."""
-    from side_ray.runs.status import rows, table
-    from side_ray.storage import open_store
-
-    _print(table(rows(open_store(run, endpoint=endpoint), run)))
-
-
-def plan(config: Config, timed: bool, throughput: float | None) -> None:
+def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -> None:
     """Print what an audit would do and cost.
 
     Args:
@@ -138,7 +134,7 @@ def plan(config: Config, timed: bool, throughput: float | None) -> None:
         throughput: samples per second of one device, if known.
     """
     from side_ray.runs.artifacts import Artifacts
-    from side_ray.runs.cost import plan_lines, probe
+    from side_ray.runs.cost import plan_json, plan_lines, probe
     from side_ray.runs.preflight import preflight
 
     artifacts, obstacle = Artifacts.open(config), ""
@@ -147,7 +143,11 @@ def plan(config: Config, timed: bool, throughput: float | None) -> None:
     except (NotThere, RunError) as error:
         # The cost can be computed before the data, weights and storage are available.
         obstacle = str(error)
-    print("\n".join(plan_lines(artifacts, probe(artifacts) if timed else throughput, obstacle)))
+    rate = probe(artifacts) if timed else throughput
+    if as_json:
+        print_json(plan_json(artifacts, rate, obstacle))
+    else:
+        print("\n".join(plan_lines(artifacts, rate, obstacle)))
 
 
 def guarded(action: Callable[[], object]) -> int:

@@ -4,11 +4,19 @@ from typing import Annotated
 
 import typer
 
+import side_ray
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 stopped for a reason outside the config, finished work is kept; 2 wrong arguments or config; "
+    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 interrupted."
+)
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Audit how much of its training set a diffusion model has memorised, and how much of that can be extracted.",
+    epilog=EXIT_CODES + "\n\nNO_COLOR=1 turns colours off. Help on a verb: side-ray VERB -h",
 )
 
 ConfigPath = Annotated[
@@ -20,37 +28,67 @@ Overrides = Annotated[
 ]
 
 
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://bucket/prefix")]
+Endpoint = Annotated[str | None, typer.Option(help="URL of an S3-compatible server")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"side-ray {line}" for line in lines)])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"side-ray {side_ray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 def _verb(name: str, config: str, overrides: list[str] | None, fail_above: int | None = None) -> None:
     from side_ray.cli.actions import run_verb
 
     raise typer.Exit(run_verb(name, config, overrides or [], fail_above))
 
 
-@app.command("prepare")
+@app.command("prepare", epilog=_examples("prepare audit.yaml"))
 def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     """Copy the training images into the run directory, split into members and unseen images."""
     _verb("prepare", config, overrides)
 
 
-@app.command("train-dpm")
+@app.command("train-dpm", epilog=_examples("train-dpm audit.yaml dpm.steps=20000"))
 def train_dpm(config: ConfigPath, overrides: Overrides = None) -> None:
     """Train or import the DPM under audit."""
     _verb("train_dpm", config, overrides)
 
 
-@app.command("train-surrogate")
+@app.command("train-surrogate", epilog=_examples("train-surrogate audit.yaml surrogate.labels=cluster"))
 def train_surrogate(config: ConfigPath, overrides: Overrides = None) -> None:
     """Sample and label the synthetic set, and distil the time-dependent classifier on it."""
     _verb("train_surrogate", config, overrides)
 
 
-@app.command("extract")
+@app.command("extract", epilog=_examples("extract audit.yaml", 'extract audit.yaml "extract.lambdas=[0, 3, 8]"'))
 def extract(config: ConfigPath, overrides: Overrides = None) -> None:
     """Sample every condition: Random, OL-TI and SIDE at each λ."""
     _verb("extract", config, overrides)
 
 
-@app.command("score")
+@app.command(
+    "score",
+    epilog=_examples(
+        "score --samples generated --train train --unseen unseen --run runs/generated",
+        "score audit.yaml score.bands=paper",
+    ),
+)
 def score(
     config: OptionalConfigPath = None,
     overrides: Overrides = None,
@@ -68,13 +106,18 @@ def score(
     raise typer.Exit(actions.guarded(lambda: actions.score(given, samples, train, unseen, run)))
 
 
-@app.command("report")
+@app.command("report", epilog=_examples("report audit.yaml report.gallery=24"))
 def report(config: ConfigPath, overrides: Overrides = None) -> None:
     """Write metrics.json, metrics.csv and index.html, and print the table."""
     _verb("report", config, overrides)
 
 
-@app.command("audit")
+@app.command(
+    "audit",
+    epilog=_examples(
+        "audit jobs/configs/digits.yaml", "audit audit.yaml run.uri=s3://bucket/prefix extract.samples=2000"
+    ),
+)
 def audit(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -87,25 +130,25 @@ def audit(
     _verb("report", config, overrides, fail_above)
 
 
-@app.command("theory")
+@app.command("theory", epilog=_examples("theory audit.yaml"))
 def theory(config: ConfigPath, overrides: Overrides = None) -> None:
     """Compute the paper's theoretical quantities of the DPM: its densities, its latents, and the effect of labels on them."""
     _verb("theory", config, overrides)
 
 
-@app.command("twins")
+@app.command("twins", epilog=_examples("twins audit.yaml run.uri=runs/twins"))
 def twins(config: ConfigPath, overrides: Overrides = None) -> None:
     """Audit the DPM and its class-conditional twins with true, random and unique labels."""
     _verb("twins", config, overrides)
 
 
-@app.command("sweep")
+@app.command("sweep", epilog=_examples('sweep jobs/configs/digits_sweep.yaml "sweep.lambdas=[0, 3, 8]"'))
 def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
     """Audit every setting of the config's section `sweep`, and report which one extracts most."""
     _verb("sweep", config, overrides)
 
 
-@app.command("reproduce")
+@app.command("reproduce", epilog=_examples("reproduce table1 --preset tiny", "reproduce fig5 --run runs/digits"))
 def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4, fig4, fig5 or fig7")],
     overrides: Overrides = None,
@@ -119,7 +162,7 @@ def reproduce(
     raise typer.Exit(actions.guarded(lambda: actions.reproduce(table, overrides or [], preset, run, endpoint)))
 
 
-@app.command("plan")
+@app.command("plan", epilog=_examples("plan audit.yaml --probe", "plan audit.yaml --throughput 12.5 --json"))
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -127,20 +170,94 @@ def plan(
     throughput: Annotated[
         float | None, typer.Option(min=1e-9, help="Samples per second of one device, if known")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print what an audit would do, which outputs exist already, and what it costs, without starting it."""
     from side_ray.cli import actions
     from side_ray.config.file import load_config
 
-    raise typer.Exit(actions.guarded(lambda: actions.plan(load_config(config, overrides or []), probe, throughput)))
+    raise typer.Exit(
+        actions.guarded(lambda: actions.plan(load_config(config, overrides or []), probe, throughput, as_json))
+    )
 
 
-@app.command("status")
-def status(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://bucket/prefix")],
-    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
-) -> None:
+@app.command("status", epilog=_examples("status runs/digits", "status s3://bucket/prefix --json"))
+def status(run: Run, endpoint: Endpoint = None, as_json: AsJson = False) -> None:
     """Print the progress of a run, on any machine that can read its storage."""
-    from side_ray.cli import actions
+    from side_ray.cli import actions, reading
 
-    raise typer.Exit(actions.guarded(lambda: actions.status(run, endpoint)))
+    raise typer.Exit(actions.guarded(lambda: reading.status(run, endpoint, as_json)))
+
+
+@app.command("remake", epilog=_examples("remake runs/digits --method td --lambda 8 --sample 868 --out again.png"))
+def remake(
+    run: Run,
+    method: Annotated[str, typer.Option(help="random, td (SIDE) or ti (OL-TI)")],
+    sample: Annotated[int, typer.Option(help="Its sample_id, as on the page and in extracted.csv")],
+    scale: Annotated[float | None, typer.Option("--lambda", help="λ; not needed where the method has only one")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE.png", help="Write the image made again to this file")] = None,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a sample of a finished run again from its seed, and check that it is the stored one, pixel by pixel (else exit 3)."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.remake(run, endpoint, method, scale, sample, out, as_json)))
+
+
+@app.command(
+    "compare",
+    epilog=_examples(
+        "compare runs/before runs/after --html comparison.html", "compare runs/released runs/candidate --fail-worse"
+    ),
+)
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Run directories; the first is the reference")
+    ],
+    html: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page to this file")] = None,
+    fail_worse: Annotated[
+        bool, typer.Option("--fail-worse", help="Exit with 3 if a later run has more copies than chance explains")
+    ] = False,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs, condition by condition: a model before and after a mitigation, or two models."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.compare(runs, endpoint, html, as_json, fail_worse)))
+
+
+@app.command("purge", epilog=_examples("purge runs/digits", "purge s3://bucket/prefix --yes"))
+def purge(
+    run: Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the training images, the samples and the pairs of a run; keep its numbers, figures and models."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.purge(run, endpoint, yes, as_json)))
+
+
+@app.command("doctor", epilog=_examples("doctor", "doctor s3://bucket/prefix"))
+def doctor(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Run directory whose storage is to be tried too")
+    ] = None,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, device, FAISS, memory, disk, and the speed of a run's storage (exit 3 if one fails)."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.doctor(run, endpoint, as_json)))
+
+
+@app.command("models", epilog=_examples("models", "models --json"))
+def models(as_json: AsJson = False) -> None:
+    """List the kinds of models that can be audited, and the sources, samplers and similarities to choose from."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.models(as_json)))

@@ -1,7 +1,9 @@
 """Reads a config: the YAML file and the overrides of the command line. Every error is one line that names the key."""
 
 import os
+import re
 from collections.abc import Hashable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +39,15 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         UserError: one line per fault, each naming the key and the remedy.
     """
-    return parse_config(read_values(path, overrides), str(path))
+    return parse_config(read_values(path), str(path), overrides)
 
 
-def read_values(
-    path: str | os.PathLike[str], overrides: Sequence[str] = (), **sections: dict[str, Any]
-) -> dict[str, Any]:
-    """The values of a config that is not validated yet. `sections` replace keys of the file, before the overrides; None removes
-    a key."""
+def read_values(path: str | os.PathLike[str], **sections: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config that is not validated yet. `sections` replace keys of the file; None removes a key."""
     values = _read_yaml(Path(path))
     for name, changes in sections.items():
         merged = {**values.get(name, {}), **changes}
         values[name] = {key: value for key, value in merged.items() if value is not None}
-    override(values, overrides)
     return values
 
 
@@ -63,22 +61,48 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> None:
         _apply(values, each)
 
 
-def parse_config(values: dict[str, Any], where: str) -> Config:
-    """Validate the values of a config; `where` is named in errors."""
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {line}" for line in explained(error, Config))) from None
-    if (
-        "://" not in config.run.uri
-        and not Path(config.run.uri).is_absolute()
-        and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    ):
+def parse_config(values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
+    """Validate the values of a config, with overrides applied to a copy of them.
+
+    Args:
+        where: what the values come from, named in errors that they have without the overrides too.
+
+    Raises:
+        UserError: one line per fault, each naming the override or `where`, the key and the remedy.
+    """
+    overridden = deepcopy(values)
+    override(overridden, overrides)
+    config, faults = _validated(overridden)
+    if config is None:
+        own = _validated(values)[1] if overrides else faults
         raise UserError(
-            f"{where}: run.uri: {config.run.uri!r} is relative, and the working directory of a submitted job is deleted "
-            "after it; give an absolute path on shared storage or s3://bucket/prefix"
+            "\n".join(f"{where if fault in own else _culprit(fault, overrides, where)}: {fault}" for fault in faults)
         )
+    uri = config.run.uri
+    if "://" not in uri and not Path(uri).is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        fault = (
+            f"run.uri: {uri!r} is relative, and the working directory of a submitted job is deleted after it; give an "
+            "absolute path on shared storage or s3://bucket/prefix"
+        )
+        raise UserError(f"{_culprit(fault, overrides, where)}: {fault}")
     return config
+
+
+def _validated(values: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """The config, or None and a line per fault."""
+    try:
+        return Config.model_validate(values), []
+    except ValidationError as error:
+        return None, explained(error, Config)
+
+
+def _culprit(fault: str, overrides: Sequence[str], where: str) -> str:
+    """The last override that sets the key of a fault, else the last one whose key the fault mentions, else `where`."""
+    key = fault.partition(":")[0]
+    named = [(each.partition("=")[0].strip(), each) for each in overrides]
+    own = [each for name, each in named if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+    beside = [each for name, each in named if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", fault)]
+    return f"override {(own or beside)[-1]!r}" if own or beside else where
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Counters and gauges that Ray's metrics endpoint exports to Prometheus. Outside of Ray they do nothing."""
 
+import sys
 from typing import Any
 
 _COUNTERS: dict[str, Any] = {}
@@ -11,9 +12,8 @@ def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> Non
     Args:
         row: the statistics of the shard, see `shard_pool.ShardActor.new_row`.
     """
-    import ray
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return
     if not _COUNTERS:
         from ray.util.metrics import Counter
@@ -36,9 +36,8 @@ def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> Non
 
 def gauges(prefix: str, about: dict[str, str], tags: tuple[str, ...]) -> dict[str, Any]:
     """A gauge `side_ray_<prefix>_<name>` for each name of `about` (name → description); empty outside of Ray."""
-    import ray
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return {}
     from ray.util.metrics import Gauge
 

@@ -147,11 +147,16 @@ def reserved(gpus: float, parts: int, nodes: list[float]) -> float:
 
 def uses_gpu(config: Config) -> bool:
     """Whether an actor that holds training features may embed or search on a GPU."""
-    return SIMILARITIES[config.score.similarity].uses_gpu or (config.score.engine != "torch" and _faiss_has_gpu_code())
+    # Checks for the code, not for a GPU: this runs in the driver, which may have none while the cluster's nodes do.
+    engine = config.score.engine
+    return (
+        SIMILARITIES[config.score.similarity].uses_gpu
+        or (engine != "faiss" and torch.backends.cuda.is_built())
+        or (engine != "torch" and _faiss_has_gpu_code())
+    )
 
 
 def _faiss_has_gpu_code() -> bool:
-    # Checks for the code, not for a GPU: this runs in the driver, which may have none while the cluster's nodes do.
     return find_spec("faiss") is not None and hasattr(import_module("faiss"), "StandardGpuResources")
 
 

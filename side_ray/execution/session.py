@@ -60,6 +60,17 @@ def shut_down() -> None:
 
 
 @contextmanager
+def own_ray() -> Iterator[None]:
+    """Stop at the end the Ray that the block started; one that this process was connected to before is left alone."""
+    before = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    try:
+        yield
+    finally:
+        if not before:
+            shut_down()
+
+
+@contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Silence stderr at the level of file descriptors: Ray's C++ core prints that it read the log level from the environment."""
     sys.stderr.flush()

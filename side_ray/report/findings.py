@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from side_ray.report import wording
 from side_ray.report.verdict import sentences
 
@@ -33,6 +35,14 @@ class Criterion:
         if self.kind == "calibrated":
             return condition.get("calibrated")
         return (condition.get(self.kind) or {}).get(self.name)
+
+    def includes(self, values: np.ndarray) -> np.ndarray:
+        """Whether values of the similarity, float32, count as matches; bool of the same shape."""
+        low, high = self.edges or (None, None)
+        inside = np.isfinite(values)
+        inside &= True if low is None else values >= np.float32(low)
+        inside &= True if high is None else values <= np.float32(high)
+        return inside
 
     @property
     def title(self) -> str:
@@ -98,8 +108,10 @@ def best_condition(metrics: Metrics, method: str, criterion: Criterion) -> Condi
 def methods(metrics: Metrics) -> list[str]:
     """The methods of the conditions: td, ti, others in their order, random last."""
     present = dict.fromkeys(condition["method"] for condition in metrics["conditions"])
-    order = ["td", "ti", *(name for name in present if name not in wording.METHODS), "random"]
-    return [name for name in order if name in present]
+    known = ("td", "ti", "random")
+    return [
+        name for name in (*known[:2], *(name for name in present if name not in known), known[2]) if name in present
+    ]
 
 
 def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | None:

@@ -11,14 +11,14 @@ from side_ray.report import svg, wording
 from side_ray.report.sections import SECTIONS, PageData
 from side_ray.report.svg import Figure
 
-_ENVIRONMENT = jinja2.Environment(
+ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("side_ray.report"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.globals |= {
+ENVIRONMENT.globals |= {
     "w": wording,
     "themed": lambda figure: Markup(svg.themed(figure.svg)),  # noqa: S704 (our own SVG, its text escaped by matplotlib)
 }
@@ -55,8 +55,8 @@ def render(
         section = SECTIONS[name]()
         values = section.values(data)
         if values is not None:
-            text = _ENVIRONMENT.from_string(section.source()).render(values)
+            text = ENVIRONMENT.from_string(section.source()).render(values)
             body = Markup(text.strip("\n"))  # noqa: S704 (rendered with escaping)
             sections.append({"name": name, "heading": section.heading, "contents": section.contents, "body": body})
     title = title or (config.get("report") or {}).get("title") or "Memorization audit"
-    return _ENVIRONMENT.get_template("report.html.j2").render(title=title, sections=sections)
+    return ENVIRONMENT.get_template("report.html.j2").render(title=title, sections=sections)

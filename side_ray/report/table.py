@@ -112,10 +112,10 @@ def metrics_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV. An unknown value is empty, and a column without any value is left out."""
+def rows_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows as CSV. An unknown value is empty. Without `columns`, one that has no value at all is left out."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(_ALWAYS)
-    kept = [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
+    kept = columns or [name for name in names if name in _ALWAYS or any(row.get(name) is not None for row in rows)]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, kept, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

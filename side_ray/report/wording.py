@@ -11,6 +11,8 @@ SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
 FEW_MATCHES = 5
 """Below this number of matches, the interval is too wide for a comparison."""
+MOST_RATIO = 1000
+"""Ratios beyond this are not written out: their denominator rests on next to nothing."""
 
 
 def method_name(method: str) -> str:
@@ -47,12 +49,23 @@ def interval(bounds: Sequence[float] | None) -> str:
     return f"{low:.{0 if low == 0 else decimals}f}–{high:.{0 if high == 100 else decimals}f}%"
 
 
+def ratio(value: float | None) -> str:
+    """A ratio of two shares, `59.0×`; beyond `MOST_RATIO` it is `>1,000×`, because few matches set it."""
+    return "–" if value is None else f"{_capped(value)}×"
+
+
 def lift_interval(bounds: Sequence[float | None] | None) -> str:
     """A 95 % interval of a lift, `11.6–78.0`; `over 11.6` where it has no upper end, empty where there is none."""
-    if bounds is None or bounds[0] is None:
+    low, high = bounds or (None, None)
+    if low is None:
         return ""
-    low, high = bounds
-    return f"over {low:.1f}" if high is None else f"{low:.1f}–{high:.1f}"
+    if low > MOST_RATIO:
+        return _capped(low)
+    return f"over {low:.1f}" if high is None else f"{low:.1f}–{_capped(high)}"
+
+
+def _capped(value: float) -> str:
+    return f">{MOST_RATIO:,}" if value > MOST_RATIO else f"{value:,.1f}"
 
 
 def _decimals(value: float) -> int:

@@ -1,7 +1,8 @@
 """The cost of an audit before it starts: network evaluations, FLOPs, bytes, and which outputs exist already."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,15 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
     if obstacle:
         lines["not ready"] = obstacle
     return [f"{name:14}{text.rstrip()}" for name, text in lines.items()]
+
+
+def plan_json(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> dict[str, Any]:
+    """The numbers of `plan_lines`: `conditions`, those of `Estimate`, `flops`, `device_hours` (None = unknown) and `obstacle`."""
+    lines = plan_lines(artifacts, throughput, obstacle)
+    cost = estimate(artifacts)
+    numbers = {"run": artifacts.run.store.uri, "conditions": len(conditions(artifacts.config)), **asdict(cost)}
+    hours = None if throughput is None else cost.samples / throughput / 3600
+    return numbers | {"flops": cost.flops, "device_hours": hours, "obstacle": obstacle, "text": lines}
 
 
 def probe(artifacts: Artifacts) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 from side_ray.config import Config, Method
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.draw import sampler_of
+from side_ray.runs.run import condition_name
 
 
 @dataclass(frozen=True, order=True)
@@ -18,7 +19,7 @@ class Condition:
     @property
     def name(self) -> str:
         """`method=…/lambda=…`, as in the paths of the run directory."""
-        return f"method={self.method}/lambda={self.scale}"
+        return condition_name(self.method, self.scale)
 
 
 def conditions(config: Config) -> list[Condition]:

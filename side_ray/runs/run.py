@@ -9,6 +9,10 @@ from side_ray.storage import Store
 
 DONE = "_done.json"
 LATEST = "latest.json"
+PAGE = "report.html"
+"""A copy of the newest report's page, at the top of the run."""
+PURGED = "purged.json"
+"""When the run's images were removed; absent if they never were, or if a later command made them again."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -77,6 +81,11 @@ class Run:
     def point_latest(self, **entries: Any) -> None:
         """Replace entries of `latest.json`. A value is a path, or a dict from condition names to paths."""
         self.store.write(LATEST, json.dumps({**self.latest(), **entries}, indent=1, sort_keys=True).encode())
+
+
+def condition_name(method: str, scale: float) -> str:
+    """`method=…/lambda=…`, the path of a condition (method and λ) below its stage's fingerprint."""
+    return f"method={method}/lambda={float(scale)}"
 
 
 def read_progress(artifact: Artifact) -> dict[str, Any]:

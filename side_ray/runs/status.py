@@ -1,7 +1,14 @@
-"""Progress of a run, read from its storage alone, so it works on any machine that can read the run directory."""
+"""Progress of a run, read from its storage alone, so it works on any machine that can read the run directory.
 
+Each command records its stages in `plan.json`: what is counted, and where it is written. Reading them needs neither the
+training data nor the model, which the names of the artifacts depend on.
+"""
+
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -11,13 +18,29 @@ from side_ray.errors import UserError
 from side_ray.report.wording import duration
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
-from side_ray.runs.plan import conditions
-from side_ray.runs.run import Artifact, Run, read_progress
-from side_ray.runs.shards import ShardSet
+from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import PURGED, Artifact, Run, read_progress
+from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.storage import Store
 
-# The rate is computed from shards that were written within this time.
+PLAN = "plan.json"
 RECENT_S = 600.0
+"""The rate is computed from shards that were written within this time."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as recorded: `total` units at each of `keys`, in shards of `rows` units.
+
+    An `artifact` is complete or not, a `training` reports its steps, `shards` are listed.
+    """
+
+    stage: str
+    kind: Literal["artifact", "training", "shards"]
+    unit: str
+    keys: list[str]
+    total: int = 1
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -35,9 +58,49 @@ class Row:
     def left(self) -> int:
         return max(0, self.total - self.done)
 
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON-able values, with `left`, and `eta` in seconds (None = unknown)."""
+        eta = self.left / self.rate if self.rate and self.left else None
+        return {**asdict(self), "left": self.left, "eta": eta}
 
-def read_config(store: Store, where: str) -> Config:
-    """The config of the last command on a run.
+
+def planned(artifacts: Artifacts) -> list[Stage]:
+    """The stages of an audit, in order."""
+
+    def key_of(name: str, each: Condition | None) -> str:
+        if each is not None:
+            directory: str = getattr(artifacts, name)(each).directory
+            return directory
+        found = getattr(artifacts, name)
+        return str(found.directory if isinstance(found, ShardSet) else found.key)
+
+    return list(_stages(artifacts.config, key_of, _control_stages(artifacts) if artifacts.config.control else ()))
+
+
+def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
+    """Write `config.yaml` and `plan.json`: what this command is about to do, by default all stages of the audit."""
+    store = artifacts.run.store
+    found = planned(artifacts) if stages is None else stages
+    store.write("config.yaml", artifacts.config.to_yaml().encode())
+    store.write(PLAN, json.dumps([asdict(each) for each in found], indent=1).encode())
+    if store.exists(PURGED):
+        store.delete(PURGED)
+
+
+def merged(plans: list[list[Stage]]) -> list[Stage]:
+    """The stages of several audits that share some of their artifacts, each artifact once."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for each in (stage for plan in plans for stage in plan):
+        found.setdefault((each.stage, each.kind, each.unit, each.total, each.rows), []).extend(each.keys)
+    return [
+        Stage(stage, kind, unit, list(dict.fromkeys(keys)), total, rows)
+        for (stage, kind, unit, total, rows), keys in found.items()
+    ]
+
+
+def recorded(store: Store, where: str) -> list[Stage]:
+    """The stages that the last command on a run recorded. For a run of a version that recorded none, those of its config:
+    where the training data cannot be read, only what `latest.json` points to is found.
 
     Raises:
         UserError: there is no run at this place.
@@ -45,47 +108,74 @@ def read_config(store: Store, where: str) -> Config:
     import yaml
 
     try:
-        return parse_config(yaml.safe_load(store.read("config.yaml")), f"{where}/config.yaml")
+        return [Stage(**each) for each in json.loads(store.read(PLAN))]
+    except FileNotFoundError:
+        pass
+    try:
+        config = parse_config(yaml.safe_load(store.read("config.yaml")), f"{where}/config.yaml")
     except FileNotFoundError:
         raise UserError(f"{where}: holds no run (no config.yaml); check the path and, for S3, the endpoint") from None
+    try:
+        return planned(Artifacts(config, Run(store)))
+    except UserError:
+        latest = Run(store).latest()
+        return list(_stages(config, lambda name, each: _found(latest, name, each)))
+
+
+def _found(latest: dict[str, Any], name: str, each: Condition | None) -> str | None:
+    return latest.get(name) if each is None else latest.get(name, {}).get(each.name)
+
+
+def _stages(
+    config: Config, key_of: Callable[[str, Condition | None], str | None], control: Iterator[Stage] | tuple[()] = ()
+) -> Iterator[Stage]:
+    """The stages of a config. `key_of` returns the key of an artifact of `Artifacts`; None if it is not known."""
+    many, samples, size = conditions(config), config.extract.samples, config.extract.shard_size
+
+    def at(name: str, *of: Condition, part: str = "") -> list[str]:
+        found = [key_of(name, each) for each in of or (None,)]
+        return [f"{key}{part}" if key else "" for key in found]
+
+    yield Stage("prepare", "artifact", "data set", at("prepare"))
+    if config.given:
+        yield Stage("import", "shards", "samples", at("samples", *many), samples, size)
+    else:
+        if config.dpm.kind == "train":
+            yield Stage("train_dpm", "training", "steps", at("dpm"), config.dpm.steps)
+        else:
+            yield Stage("train_dpm", "artifact", "model", at("dpm"))
+        yield Stage("synthetic", "shards", "samples", at("synthetic"), config.surrogate.synthetic, size)
+        steps = {"td": ("student", config.surrogate.steps), "ti": ("ol_ti", config.surrogate.ti_steps)}
+        for name, count in (steps[method] for method in ("td", "ti") if method in config.extract.methods):
+            yield Stage(f"train_surrogate: {name}", "training", "steps", at("surrogate", part=f"/{name}"), count)
+        yield Stage("extract", "shards", "samples", at("samples", *many), samples, size)
+    yield Stage("score", "shards", "samples", at("scores", *many), samples, size)
+    yield from control
+    yield Stage("report", "artifact", "report", at("report"))
+
+
+def _control_stages(artifacts: Artifacts) -> Iterator[Stage]:
+    config, size = artifacts.config, artifacts.config.extract.shard_size
+    other, wanted = control_artifacts(artifacts), control_conditions(config)
+    samples = [control_samples(artifacts, other, each).directory for each in wanted]
+    scores = [control_scores(artifacts, other, each).directory for each in wanted]
+    yield Stage("control: train_dpm", "training", "steps", [other.dpm.key], config.dpm.steps)
+    yield Stage("control: extract", "shards", "samples", samples, config.extract.samples, size)
+    yield Stage("control: score", "shards", "samples", scores, config.extract.samples, size)
 
 
 def rows(store: Store, where: str) -> list[Row]:
     """The stages of a run in order; each costs one listing per condition. Raises UserError if there is no run."""
-    config = read_config(store, where)
-    artifacts = Artifacts(config, Run(store))
-    size = config.extract.shard_size
-    steps = {"student": config.surrogate.steps, "ol_ti": config.surrogate.ti_steps}
-    wanted = [name for name, method in (("student", "td"), ("ol_ti", "ti")) if method in config.extract.methods]
-    return [
-        Row("prepare", int(artifacts.prepare.done), 1, "data set"),
-        _training("train_dpm", artifacts.dpm, config.dpm.steps),
-        _shards("synthetic", [artifacts.synthetic], config.surrogate.synthetic // size, "samples"),
-        *(_training(f"train_surrogate: {name}", artifacts.surrogate.child(name), steps[name]) for name in wanted),
-        _shards(
-            "extract",
-            [artifacts.samples(each) for each in conditions(config)],
-            config.extract.samples // size,
-            "samples",
-        ),
-        _shards(
-            "score", [artifacts.scores(each) for each in conditions(config)], config.extract.samples // size, "samples"
-        ),
-        *(_control_rows(artifacts) if config.control else ()),
-        Row("report", int(artifacts.report.done), 1, "report"),
-    ]
+    read = {"artifact": _artifact, "training": _training, "shards": _shards}
+    return [read[each.kind](store, each) for each in recorded(store, where)]
 
 
-def _control_rows(artifacts: Artifacts) -> list[Row]:
-    config = artifacts.config
-    other, wanted = control_artifacts(artifacts), control_conditions(config)
-    samples = [control_samples(artifacts, other, each) for each in wanted]
-    scores = [control_scores(artifacts, other, each) for each in wanted]
-    return [
-        _training("control: train_dpm", other.dpm, config.dpm.steps),
-        _shards("control: extract", samples, artifacts.sample_shards, "samples"),
-        _shards("control: score", scores, artifacts.sample_shards, "samples"),
-    ]
+def purged_at(store: Store) -> str | None:
+    """When the run's images were removed (ISO 8601, UTC); None if they were not."""
+    try:
+        return str(json.loads(store.read(PURGED))["at"])
+    except FileNotFoundError:
+        return None
 
 
 def table(found: list[Row]) -> Table:
@@ -99,26 +189,36 @@ def table(found: list[Row]) -> Table:
     return shown
 
 
-def _training(stage: str, artifact: Artifact, steps: int) -> Row:
-    if artifact.done:
-        return Row(stage, steps, steps, "steps")
-    progress = read_progress(artifact)
-    recent = time.time() - progress.get("at", 0.0) < RECENT_S
-    return Row(stage, progress.get("step", 0), steps, "steps", progress.get("rate") if recent else None)
+def _artifact(store: Store, stage: Stage) -> Row:
+    done = sum(bool(key) and Artifact(store, key).done for key in stage.keys)
+    return Row(stage.stage, done, len(stage.keys), stage.unit)
 
 
-def _shards(stage: str, sets: list[ShardSet], count: int, unit: str) -> Row:
-    now = time.time()
-    done, recent, failed = 0, [], []
-    for shards in sets:
-        written = {index: mtime for index, mtime in shards.written().items() if index < count}
-        done += len(written)
-        recent += [mtime for mtime in written.values() if now - mtime < RECENT_S]
-        failed += [shards.key(index) for index in shards.failures() if index not in written]
-    rows_each = sets[0].rows
-    rate = (
-        (len(recent) - 1) * rows_each / (max(recent) - min(recent))
-        if len(recent) > 1 and max(recent) > min(recent)
-        else None
-    )
-    return Row(stage, done * rows_each, count * len(sets) * rows_each, unit, rate, tuple(failed))
+def _training(store: Store, stage: Stage) -> Row:
+    done, rates = 0, []
+    for artifact in (Artifact(store, key) for key in stage.keys if key):
+        if artifact.done:
+            done += stage.total
+            continue
+        progress = read_progress(artifact)
+        done += progress.get("step", 0)
+        if progress and time.time() - progress["at"] < RECENT_S:
+            rates.append(progress["rate"])
+    return Row(stage.stage, done, stage.total * len(stage.keys), stage.unit, sum(rates) if rates else None)
+
+
+def _shards(store: Store, stage: Stage) -> Row:
+    now, done = time.time(), 0
+    recent: list[tuple[float, int]] = []
+    failed: list[str] = []
+    for key in filter(None, stage.keys):
+        shards = ShardSet(store, key, key.split("/")[1], stage.rows, stage.total)
+        found = {i: at for i, at in shards.written().items() if i < shards_of(stage.total, stage.rows)}
+        done += sum(shards.size(index) for index in found)
+        recent += [(at, shards.size(index)) for index, at in found.items() if now - at < RECENT_S]
+        failed += [shards.key(index) for index in shards.failures() if index not in found]
+    recent.sort()
+    rate = None
+    if len(recent) > 1 and recent[-1][0] > recent[0][0]:
+        rate = sum(size for _, size in recent[1:]) / (recent[-1][0] - recent[0][0])
+    return Row(stage.stage, done, stage.total * len(stage.keys), stage.unit, rate, tuple(failed))

@@ -55,9 +55,10 @@ class Scan:
         total = len(self.queries)
         neighbors = Neighbors(np.empty((total, self.k), np.int64), np.empty((total, self.k)))
         # Each thread gets the same number of blocks, all of one size.
-        count = -(-total // (self.kernel.block[0] * self.threads)) * self.threads
+        threads = 1 if self.kernel.serial else self.threads
+        count = -(-total // (self.kernel.block[0] * threads)) * threads
         rows = max(1, -(-total // max(count, 1)))
-        with workers(self.threads) as run, full_precision():
+        with workers(threads) as run, full_precision():
             found = run(
                 lambda block: self._block(neighbors, block),
                 [slice(row, min(row + rows, total)) for row in range(0, total, rows)],
@@ -73,7 +74,9 @@ class Scan:
         counts = [] if found.counts is None else [found.counts]
         if self.counter is not None and found.uncounted.any():
             counts.append(self.float32.count(np.flatnonzero(found.uncounted) + block.start, self.counter))
-        if self.k:
+        if found.nearest is not None:
+            neighbors.ids[block], neighbors.values[block] = found.nearest.ids, found.nearest.values
+        elif self.k:
             rows, columns, values = found.rows, found.columns, found.values
             if values is None:
                 order = np.argsort(rows, kind="stable")

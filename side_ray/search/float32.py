@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from side_ray.search.kernels import Kernel, Prepared
+from side_ray.search.kernels import Prepared, TileKernel
 from side_ray.search.neighbors import Metric
 
 ROUNDOFF = 2.0**-24
@@ -14,7 +14,7 @@ CACHED = 2**18
 """Feature elements that are converted or checked at a time: temporaries stay in a processor's cache."""
 
 
-class Float32Kernel(Kernel):
+class Float32Kernel(TileKernel):
     """Scores by torch's product.
 
     The error bound is γ_m = m·u / (1 − m·u) (Higham 2002, Eq. 3.5: any order of summation, with or without FMA).
@@ -78,9 +78,9 @@ def tensor(rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
 
-def gamma(m: int) -> float:
-    """γ_m of float32."""
-    return m * ROUNDOFF / (1 - m * ROUNDOFF)
+def gamma(m: int, roundoff: float = ROUNDOFF) -> float:
+    """γ_m, by default of float32."""
+    return m * roundoff / (1 - m * roundoff)
 
 
 def blocks(features: np.ndarray) -> list[slice]:

@@ -6,7 +6,7 @@ wrong, so that whatever scores cannot tell apart is compared again in float64, a
 the kernel.
 
 `KERNELS` lists the kernels that are faster than the float32 product on some machines. Each line names a function
-`make(features, metric, threads, wanted) -> Kernel | None`, which returns None where the kernel does not fit the features, or
+`make(features, ids, metric, threads, wanted) -> Kernel | None`, which returns None where the kernel does not fit the features, or
 is not faster on this machine (unless it is `wanted`). A line can be deleted together with its package.
 """
 
@@ -18,9 +18,10 @@ import numpy as np
 
 from side_ray.search.candidates import Candidates
 from side_ray.search.counting import BlockLevels, LevelCounter
-from side_ray.search.neighbors import Counts, Metric
+from side_ray.search.neighbors import Counts, Metric, Neighbors
 
 KERNELS = {
+    "device": "side_ray.search.device:make",
     "cpu_int8": "side_ray.search.cpu_int8:make",
 }
 
@@ -40,6 +41,8 @@ class Found(NamedTuple):
     """Counts at levels, but for the `uncounted` queries."""
     uncounted: np.ndarray
     """bool [q]."""
+    nearest: Neighbors | None = None
+    """The k nearest [q, k] with their values, in place of pairs, where the kernel orders them itself."""
 
 
 class Prepared(NamedTuple):
@@ -51,21 +54,39 @@ class Prepared(NamedTuple):
 
 
 class Kernel(ABC):
-    """Finds candidates for blocks of queries among training features float32 [n, d].
-
-    A kernel must give `scores`; one that finds candidates without making whole tiles of scores overrides `find`.
-    """
+    """Finds candidates, or the nearest, for blocks of queries among training features float32 [n, d]."""
 
     name: str
-    exact = False
-    """Scores have no error."""
-    dtype: np.dtype = np.dtype(np.float32)
-    """Of scores: float32 or int32."""
+    settles = False
+    """Counting with it is faster than with float32, also where many pairs must be settled by their float64 values."""
+    serial = False
+    """One block of queries at a time keeps it busy."""
     block = (1024, 4096)
-    """Queries and training images that are multiplied together."""
+    """Queries and training images that are multiplied together, at most."""
 
     def __init__(self, features: np.ndarray, metric: Metric) -> None:
         self.features, self.metric = features, metric
+
+    @abstractmethod
+    def find(self, queries: np.ndarray, first: int, k: int, width: int, counter: LevelCounter | None) -> Found:
+        """Find the candidates of a block of queries, and count at levels.
+
+        Args:
+            queries: float32 [q, d], rows `first` … of the counter's.
+            k: neighbours wanted, at most n; 0 only counts.
+            width: candidates kept per query, from k to n.
+        """
+
+    def fits(self, queries: np.ndarray) -> bool:
+        """Whether the kernel's scores hold for such queries."""
+        return True
+
+
+class TileKernel(Kernel):
+    """Finds candidates in tiles of scores."""
+
+    dtype: np.dtype = np.dtype(np.float32)
+    """Of scores: float32 or int32."""
 
     @abstractmethod
     def prepare(self, queries: np.ndarray) -> Prepared:
@@ -79,18 +100,7 @@ class Kernel(ABC):
     def query_norms(self, queries: np.ndarray) -> np.ndarray:
         """float64 [q], ‖q‖² of the centred queries, with which l2 distances become scores."""
 
-    def fits(self, queries: np.ndarray) -> bool:
-        """Whether the kernel's scores hold for such queries."""
-        return True
-
     def find(self, queries: np.ndarray, first: int, k: int, width: int, counter: LevelCounter | None) -> Found:
-        """Find the candidates of a block of queries, and count at levels.
-
-        Args:
-            queries: float32 [q, d], rows `first` … of the counter's.
-            k: neighbours wanted, at most n; 0 only counts.
-            width: candidates kept per query, from k to n.
-        """
         rows = np.arange(first, first + len(queries))
         return self._find_in_tiles(queries, rows, k, width, counter)
 
@@ -133,12 +143,16 @@ class Kernel(ABC):
         return counter.block(rows, norms, prepared.error, self.dtype)
 
 
-def fastest_kernel(features: np.ndarray, metric: Metric, threads: int, name: str | None = None) -> Kernel | None:
+def fastest_kernel(
+    features: np.ndarray, ids: np.ndarray, metric: Metric, threads: int, name: str | None = None
+) -> Kernel | None:
     """The first kernel of `KERNELS` that fits and is worth it, or the one of that name; None where float32 is left."""
     for each, line in KERNELS.items():
         if name in (None, each):
             module, _, attribute = line.partition(":")
-            kernel: Kernel | None = getattr(import_module(module), attribute)(features, metric, threads, name == each)
+            kernel: Kernel | None = getattr(import_module(module), attribute)(
+                features, ids, metric, threads, name == each
+            )
             if kernel is not None:
                 return kernel
     return None

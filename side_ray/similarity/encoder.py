@@ -163,7 +163,9 @@ class ImageEncoder:
             raise UserError(f"{path} is not a TorchScript file ({reason}); check the file", self.key) from None
 
         def network(pixels: torch.Tensor) -> np.ndarray:
-            with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            # What `flags` is not told it switches off.
+            enabled = torch.backends.cudnn.enabled
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=enabled, allow_tf32=False):
                 return module(self._normalized(pixels)).float().cpu().numpy()
 
         return network

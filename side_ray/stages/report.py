@@ -8,15 +8,20 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config
+from side_ray.diffusion.sampler import sample_seed
 from side_ray.execution.audit import Audit
 from side_ray.images import encode_png
+from side_ray.report import findings
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.sections.gallery import GalleryOptions
-from side_ray.report.table import metrics_csv
+from side_ray.report.table import metrics_csv, rows_csv
+from side_ray.results.extracted import SCHEMA as EXTRACTED
+from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_labels, read_split, to_parquet
 from side_ray.runs.plan import Condition
+from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_pool
 from side_ray.runs.shards import ShardSet
 from side_ray.search import closeness_of
@@ -35,7 +40,7 @@ LEDGER = "ledger.parquet"
 
 
 def report(audit: Audit) -> None:
-    """Write the report; does nothing if it exists.
+    """Write the report, and its page once more as `report.html` at the top of the run; does nothing if they exist.
 
     Raises:
         DamagedShard: scores or samples cannot be read.
@@ -47,14 +52,18 @@ def report(audit: Audit) -> None:
             audit.reporter.warn(_too_few(audit.config, cut))
         scores = read_conditions(artifacts)
         metrics = build_metrics(artifacts, scores, cut)
+        q_values = None
         if cut is not None:
-            _weigh(artifacts, cut, metrics)
+            q_values = _weigh(artifacts, cut, metrics)
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
+        found = _extracted(artifacts, metrics, scores, q_values)
+        target.store.write(f"{target.key}/extracted.csv", rows_csv(found.to_pylist(), found.column_names).encode())
+        target.store.write(f"{target.key}/extracted.parquet", to_parquet(found))
         values = [
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
@@ -65,13 +74,20 @@ def report(audit: Audit) -> None:
         gallery = _gallery(artifacts, scores)
         page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
         target.store.write(f"{target.key}/index.html", page.encode())
+        target.store.write(PAGE, page.encode())
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
+    elif audit.run.latest().get("report") != target.key or not target.store.exists(PAGE):
+        target.store.write(PAGE, target.store.read(f"{target.key}/index.html"))
     audit.run.point_latest(report=target.key)
 
 
-def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> None:
-    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`."""
+def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
+    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`.
+
+    Returns:
+        float64 [m], the q-value of each training image.
+    """
     larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
     pool = read_pool(artifacts)
     found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
@@ -84,6 +100,30 @@ def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> None:
     columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
     columns["label"] = pa.array(columns["label"], pa.int64())
     artifacts.run.store.write(f"{artifacts.report.key}/{LEDGER}", to_parquet(pa.table(columns)))
+    return np.asarray(columns["q_value"])
+
+
+def _extracted(
+    artifacts: Artifacts,
+    metrics: dict[str, Any],
+    scores: dict[Condition, ConditionScores],
+    q_values: np.ndarray | None,
+) -> pa.Table:
+    """The training images of which some sample is a copy, see `results.extracted.SCHEMA`."""
+    criterion, similarity = findings.main_criterion(metrics), SIMILARITIES[artifacts.config.score.similarity]
+    assert criterion is not None
+    conditions = (
+        (each.method, each.scale, found.best, found.best_id, criterion.includes(found.best))
+        for each, found in scores.items()
+    )
+    rows = closest(conditions, similarity.larger_is_closer)
+    about = members_of(artifacts.run.store, artifacts.prepare.key, [row["train_id"] for row in rows])
+    for row in rows:
+        given, number = row["method"] == "given", row["sample_id"]
+        row |= about[row["train_id"]]
+        row["q_value"] = None if q_values is None else float(q_values[row["train_id"]])
+        row["seed"] = None if given else sample_seed(artifacts.config.run.seed, "extract", number)
+    return pa.Table.from_pylist(rows, EXTRACTED)
 
 
 def _too_few(config: Config, cut: Cut) -> str:

@@ -21,6 +21,7 @@ from side_ray.report.paper.unique import figure5
 from side_ray.report.table import rows_csv
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import to_parquet
+from side_ray.runs.plan import Condition
 from side_ray.runs.run import LATEST
 from side_ray.runs.scores import read_cut, read_scores
 from side_ray.runs.shards import ShardSet
@@ -43,6 +44,8 @@ FROM_METRICS: dict[str, Callable[[Mapping[str, Any]], Recomputed]] = {
     "table4": table4,
     "fig4": figure4,
 }
+COMPARED = {"table1": ("random", "ti", "td")}
+"""The methods that a table of one run is about; Random and SIDE for those that are not named here."""
 
 
 def reproduce(table: str, config: Config, reporter: Reporter) -> tuple[Store, Recomputed]:
@@ -81,15 +84,25 @@ def reproduce_from(table: str, uri: str, endpoint: str | None) -> tuple[Store, R
 
 
 def of_run(table: str, store: Store) -> Recomputed:
-    """A table from the newest report of a run and its scores. Raises UserError if there is no report."""
+    """A table from the newest report of a run and its scores.
+
+    Raises:
+        UserError: there is no report, or it has none of the methods that the table compares.
+    """
     try:
         latest = json.loads(store.read(LATEST))
         metrics = json.loads(store.read(f"{latest['report']}/metrics.json"))
     except (FileNotFoundError, KeyError):
         raise UserError(f"{store.uri}: holds no report; run side-ray audit first, or check the path") from None
+    wanted = COMPARED.get(table, ("random", "td"))
+    if not set(wanted) & set(present := findings.methods(metrics)):
+        raise UserError(
+            f"{table} compares {', '.join(map(wording.method_name, wanted))}; {store.uri} has only "
+            f"{', '.join(map(wording.method_name, present))}: give the run of an audit that samples a model"
+        )
     if table in FROM_METRICS:
         return FROM_METRICS[table](metrics)
-    return figure5(*_growths(store, latest, metrics))
+    return figure5(*_growths(store, metrics))
 
 
 def write(store: Store, found: Recomputed) -> None:
@@ -139,9 +152,7 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
     return classes_table(table, rows, about)
 
 
-def _growths(
-    store: Store, latest: Mapping[str, Any], metrics: Mapping[str, Any]
-) -> tuple[dict[str, Growth], Mapping[str, Any], str]:
+def _growths(store: Store, metrics: Mapping[str, Any]) -> tuple[dict[str, Growth], Mapping[str, Any], str]:
     """Growth curves of Random and of SIDE at its best λ, the metrics, and a phrase for what counts as a match."""
     criterion = findings.main_criterion(metrics)
     assert criterion is not None
@@ -151,7 +162,9 @@ def _growths(
     for condition in (findings.best_condition(metrics, method, criterion) for method in ("random", "td")):
         if condition is None:
             continue
-        directory = latest["scores"][f"method={condition['method']}/lambda={float(condition['lambda'])}"]
+        # Those that the report was made from: `latest.json` may already point to scores of another λ list.
+        scores = metrics["provenance"]["artifacts"]["scores"]
+        directory = scores[Condition(condition["method"], float(condition["lambda"])).name]
         shards = ShardSet(store, directory, directory.split("/")[1], rows)
         samples, images, complete = _pairs(shards, condition["n"], metrics)
         if not complete:

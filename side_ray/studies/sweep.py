@@ -22,6 +22,7 @@ from side_ray.runs.dataset import to_parquet
 from side_ray.runs.preflight import preflight
 from side_ray.runs.run import fingerprint
 from side_ray.runs.scores import read_cut
+from side_ray.runs.status import record
 from side_ray.similarity import similarity_of
 from side_ray.stages.label import label
 from side_ray.stages.prepare import prepare
@@ -50,7 +51,7 @@ def sweep(config: Config, reporter: Reporter) -> tuple[SweepPlan, list[Outcome]]
     audit = Audit.open(config, reporter)
     plan = SweepPlan(audit.artifacts)
     _check(plan)
-    audit.run.store.write("config.yaml", config.to_yaml().encode())
+    record(audit.artifacts, plan.stages())
     reporter.say(_describe(plan))
     share_stages(plan, reporter)
     with hold_lease(plan.results, reporter, "sweep"):

@@ -15,6 +15,7 @@ from side_ray.errors import UserError
 from side_ray.runs.artifacts import VERSIONS, Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import Artifact
+from side_ray.runs.status import Stage, merged, planned
 from side_ray.statistics.bands import CALIBRATED, bands_of
 
 EVERY_STEP = (0.0, 1.0)
@@ -165,6 +166,12 @@ class SweepPlan:
         ]
         rules = self.config.sweep.model_dump(mode="json", include={"score", "band", "early_stopping"})
         return self.base.run.artifact("sweep", VERSIONS["sweep"], rules, parts)
+
+    def stages(self) -> list[Stage]:
+        """What the sweep does, for `status`: stages that trials share count once. Early stopping leaves samples out."""
+        shared = merged([planned(artifacts) for artifacts in self.artifacts.values()])
+        made = [each for each in shared if each.stage != "report"]
+        return [*made, Stage("sweep", "artifact", "table", [self.results.key])]
 
     @property
     def rungs(self) -> list[float]:

@@ -77,6 +77,7 @@ def test_samples_of_the_flow_are_training_images_and_know_their_density(victim):
     assert per_dimension(victim, log_p, mixture(victim, x, own_spread(victim))) < 0.01
 
 
+@pytest.mark.long
 def test_density_of_a_network_does_not_depend_on_the_direction_of_the_flow(small_dpm):
     dpm = small_dpm(image_shape=(1, 2, 2))
     x, forth = draw(dpm, Noise(range(3), dpm.image_shape), steps=20, divergence=exact_divergence)

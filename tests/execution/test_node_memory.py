@@ -13,6 +13,8 @@ import pytest
 
 from side_ray.execution.node_memory import shared_array
 
+pytestmark = pytest.mark.long
+
 SHAPE = 300, 5
 
 

@@ -62,6 +62,20 @@ def test_unseen_matches_stand_beside_the_nominal_rate(metrics):
     assert "SIDE at λ=10: 1.00%" in text_of(metrics, "The cut does not keep its rate on held-out images")
 
 
+def test_given_samples_are_reported_like_a_method(metrics):
+    only = {**metrics["conditions"][1], "method": "given", "lambda": 0.0}
+    metrics["conditions"] = [only]
+    assert findings.methods(metrics) == ["given"]
+    assert findings.explanation(metrics)[0] == "Given samples alone reveals most: 44 distinct images in 2,000 samples."
+
+
+@pytest.mark.parametrize("present", [["given"], ["lora", "td", "random", "base"], ["random", "ti", "given", "td"]])
+def test_no_method_is_dropped(present):
+    order = findings.methods({"conditions": [{"method": name} for name in present]})
+    assert sorted(order) == sorted(present)
+    assert order.index("random") == len(order) - 1 if "random" in order else True
+
+
 def test_explanation_says_when_chance_explains_it_all(metrics):
     assert not any("no evidence" in line for line in findings.explanation(metrics))
     assert findings.explanation(judged(metrics, "none_found"))[-1].startswith("That is no evidence")

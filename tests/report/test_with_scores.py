@@ -70,6 +70,7 @@ def scored():
     return json.loads(json.dumps(metrics, allow_nan=False)), values
 
 
+@pytest.mark.long
 def test_planted_copies_arrive_on_the_page(scored, outline):
     metrics, values = scored
     random, guided = (condition["calibrated"] for condition in metrics["conditions"])

@@ -30,6 +30,21 @@ def test_interval_has_one_precision(bounds, text):
     assert wording.interval(bounds) == text
 
 
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ([17.26, 12815.8], "17.3–>1,000"), ([11.6, None], "over 11.6"), ([0.8, 78.0], "0.8–78.0"), (None, ""),
+        ([1200.0, None], ">1,000"), ([1200.0, 4000.0], ">1,000"),
+    ],
+)  # fmt: skip
+def test_lifts_are_capped(bounds, text):
+    assert wording.lift_interval(bounds) == text
+
+
+def test_ratios_are_capped():
+    assert [wording.ratio(value) for value in (59.04, 1000, 12815.8, None)] == ["59.0×", "1,000.0×", ">1,000×", "–"]
+
+
 def test_direction_of_a_similarity_can_be_said():
     assert wording.lower_is_closer({"name": "nl2"})
     assert not wording.lower_is_closer({"name": "sscd"})

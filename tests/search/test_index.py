@@ -16,6 +16,7 @@ from side_ray.statistics.bands import Bands
 WAYS = [
     {"engine": "torch", "kernel": "float32"},
     {"engine": "torch", "kernel": "cpu_int8"},
+    {"engine": "torch", "kernel": "device"},
     {"engine": "faiss"},
 ]
 SSCD = Bands.make(None, Sscd).levels(0.45)

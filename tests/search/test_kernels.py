@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from side_ray.search.kernels import KERNELS
+
 ROOT = Path(__file__).parents[2]
 COMPARISON = Path(__file__).with_name("comparison.py")
 
@@ -18,9 +20,10 @@ COMPARISON = Path(__file__).with_name("comparison.py")
 @pytest.fixture(scope="module")
 def full() -> dict[str, np.ndarray]:
     results = runpy.run_path(str(COMPARISON))["results"]
-    found = results("cpu_int8")
-    for name, array in results(None).items():
-        np.testing.assert_array_equal(array, found[name], err_msg=name)
+    found = results(None)
+    for kernel in KERNELS:
+        for name, array in results(kernel).items():
+            np.testing.assert_array_equal(array, found[name], err_msg=f"{kernel}: {name}")
     return found
 
 
@@ -43,17 +46,21 @@ assert "side_ray.search.cpu_int8.tiles" not in sys.modules
             np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_deleting_a_kernel_and_its_line_changes_no_result(full: dict[str, np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.long
+def test_deleting_the_kernels_and_their_lines_changes_no_result(full: dict[str, np.ndarray], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "side_ray", tmp_path / "copy" / "side_ray", ignore=shutil.ignore_patterns("__pycache__"))
     search = tmp_path / "copy" / "side_ray" / "search"
-    shutil.rmtree(search / "cpu_int8")
-    text = (search / "kernels.py").read_text()
-    (search / "kernels.py").write_text(re.sub(r'\n    "cpu_int8": .*', "", text))
-    mentions = [path.name for path in search.rglob("*.py") if re.search(r"(import|:).*cpu_int8", path.read_text())]
+    for kernel in KERNELS:
+        shutil.rmtree(search / kernel)
+        text = (search / "kernels.py").read_text()
+        (search / "kernels.py").write_text(re.sub(rf'\n    "{kernel}": .*', "", text))
+    names = "|".join(rf"search\.{kernel}" for kernel in KERNELS)
+    mentions = [path.name for path in search.rglob("*.py") if re.search(rf"(import|:).*({names})", path.read_text())]
     assert not mentions
     assert_same(full, tmp_path, tmp_path / "copy", f"import side_ray; assert {str(tmp_path)!r} in side_ray.__file__")
 
 
+@pytest.mark.long
 def test_without_numba_results_are_the_same(full: dict[str, np.ndarray], tmp_path: Path) -> None:
     assert_same(full, tmp_path, ROOT, "import sys; sys.modules['numba'] = None")
 

@@ -1,5 +1,6 @@
 """Existing samples are scored without a DPM, given only their paths."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from typer.testing import CliRunner
 
 from side_ray.algorithm import run_until
 from side_ray.cli.app import app
-from side_ray.cli.given import given_config
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
+from side_ray.report import wording
+from side_ray.runs.run import PAGE
+from side_ray.runs.status import rows
 from side_ray.sources.digits import load_digits
+from side_ray.studies.given import given_config
 from tests.bruteforce import check
 
 COPIES = 40
@@ -56,9 +60,25 @@ def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_sess
     assert (metrics["cut_n"], metrics["cut_rank"]) == (231, 2)
     assert condition["calibrated"]["ams_count"] >= COPIES
     assert condition["calibrated"]["ums_count"] >= COPIES
-    page = artifacts.run.store.read(f"{artifacts.report.key}/index.html").decode()
-    assert "Given samples" in page
+    page = artifacts.run.store.read(PAGE).decode()
+    assert page == artifacts.run.store.read(f"{artifacts.report.key}/index.html").decode()
+    copies = condition["calibrated"]
+    assert f"{wording.percent(copies['ams'])} of the given samples are copies of" in page
+    assert f"{copies['ams_count']} of {SAMPLES} samples" in page
+    assert f"{copies['ums_best_count']}</span>" in page
+    assert page.count('<figure class="pair">') == 12
+    assert "Given samples: median" in page
+    names = {path.stem for path in (tmp_path / "run" / artifacts.report.key / "figures").iterdir()}
+    assert {"best-given-0", "rarefaction"} <= names
 
+    # Its status is read without the images, which may be on another machine.
+    for path in paths:
+        shutil.rmtree(path)
+    found = {row.stage: (row.done, row.total) for row in rows(artifacts.run.store, "run")}
+    assert found == {"prepare": (1, 1), "import": (SAMPLES,) * 2, "score": (SAMPLES,) * 2, "report": (1, 1)}
+
+    for path, images in zip(paths, (samples, train, unseen), strict=True):
+        folder(Path(path), images)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
     run_until("report", config, Reporter())
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
@@ -88,7 +108,10 @@ def test_parquet_is_scored_without_any_unseen_image(ray_session, tmp_path):
         (["--samples", "s", "--train", "missing"], "data.path: there is no file or directory"),
         (["--samples", "t/notes", "--train", "t"], "given.samples: there is no image in"),
         (["--samples", "s", "--train", "t", "--unseen", "one"], "data.holdout_path: one holds fewer than two images"),
-        (["--samples", "s", "--train", "t", "run.sead=1"], "run.sead: unknown key; did you mean seed?"),
+        (
+            ["--samples", "s", "--train", "t", "run.sead=1"],
+            "override 'run.sead=1': run.sead: unknown key; did you mean",
+        ),
     ],
 )
 def test_a_wrong_call_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from side_ray.storage import Entry, Store, open_store
 from tests.s3 import SECRET_KEY
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.server)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(str(tmp_path / "runs" / "one"))

@@ -15,8 +15,9 @@ from side_ray.config.file import load_config
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.statistics.richness import rarefy
+from side_ray.storage import open_store
 from side_ray.studies.presets import PER_CLASS, TABLES, preset_config
-from side_ray.studies.reproduce import reproduce, reproduce_from
+from side_ray.studies.reproduce import of_run, reproduce, reproduce_from
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
@@ -103,6 +104,25 @@ def test_a_run_without_report_and_a_table_that_no_run_has_are_refused(tmp_path, 
         reproduce_from("table1", str(tmp_path), None)
     with pytest.raises(UserError, match="table2 needs one student per number of classes"):
         reproduce_from("table2", str(run), None)
+
+
+@pytest.mark.parametrize("table", ["table1", "table3", "table4", "fig4", "fig5"])
+@pytest.mark.parametrize("method", ["given", "lora"])
+def test_a_run_without_the_methods_of_a_table_is_refused(tmp_path, table, method):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "metrics.json").write_text(json.dumps({"conditions": [{"method": method}]}))
+    (tmp_path / "latest.json").write_text(json.dumps({"report": "report"}))
+    with pytest.raises(UserError, match=rf"{table} compares Random, .*SIDE; .* has only (Given samples|lora): give"):
+        of_run(table, open_store(str(tmp_path)))
+
+
+def test_figure_5_reads_the_scores_of_the_report_whatever_was_scored_since(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    latest = json.loads((tmp_path / "run" / "latest.json").read_text())
+    latest["scores"] = {"method=random/lambda=0.0": latest["scores"]["method=td/lambda=2.0"]}
+    (tmp_path / "run" / "latest.json").write_text(json.dumps(latest))
+    found = [of_run("fig5", open_store(str(where))).rows for where in (run, tmp_path / "run")]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_a_training_resumed_from_its_weights_equals_an_undisturbed_one(tmp_path)
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.long
 def test_a_student_beats_chance_where_the_image_is_visible_and_nowhere_else(student):
     curve = accuracy_by_timestep(student, *stripes(500, seed=9), ALPHAS_CUMPROD, bins=10)
     assert [(a.first, a.last) for a in curve] == [(i, i + 99) for i in range(0, 1000, 100)]

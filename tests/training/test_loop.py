@@ -22,6 +22,8 @@ from side_ray.training.checkpoints import Checkpoints
 from side_ray.training.loop import Schedule, TrainingLoop, TrainSpec, checkpoint_steps
 from tests.audits import tiny_config
 
+pytestmark = pytest.mark.long
+
 STEPS = 24
 
 

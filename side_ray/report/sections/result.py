@@ -75,4 +75,8 @@ def _gain(
     lines = ["ratio of the two shares", f"paired excess: p {wording.p_value(best['excess_over_random']['p_value'])}"]
     if findings.few_matches(criterion.of(best) or {}) or findings.few_matches(criterion.of(baseline) or {}):
         lines.append("rests on fewer than 5 matches")
-    yield {"label": f"{wording.method_name(best['method'])} over Random", "value": f"{high / low:.1f}×", "lines": lines}
+    yield {
+        "label": f"{wording.method_name(best['method'])} over Random",
+        "value": wording.ratio(high / low),
+        "lines": lines,
+    }

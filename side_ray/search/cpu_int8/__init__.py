@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from side_ray.search.kernels import Kernel
 
 
-def make(features: np.ndarray, metric: Metric, threads: int, wanted: bool) -> "Kernel | None":
+def make(features: np.ndarray, ids: np.ndarray, metric: Metric, threads: int, wanted: bool) -> "Kernel | None":
     """The kernel for float32 features [n, d], or None where they do not fit or numba is missing.
 
     Args:
+        ids: not used; candidates are ordered by the caller.
         threads: that prepare the features.
         wanted: also where float32 is faster, as on a processor without the instructions, or for few features.
     """

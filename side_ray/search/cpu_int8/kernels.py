@@ -11,7 +11,7 @@ from side_ray.search.cpu_int8 import pairs, tiles
 from side_ray.search.cpu_int8 import rows as row_loops
 from side_ray.search.cpu_int8.memory import Panels, empty, panels_of_queries, panels_of_train, select
 from side_ray.search.float32 import gamma
-from side_ray.search.kernels import Found, Kernel, Prepared
+from side_ray.search.kernels import Found, Prepared, TileKernel
 from side_ray.search.neighbors import LONGEST, Metric
 
 MANY = 2_000
@@ -22,7 +22,7 @@ KEPT_BYTES = 2**29
 """Converted training features that a kernel keeps between calls, at most."""
 
 
-class Int8Kernel(Kernel):
+class Int8Kernel(TileKernel):
     """What both kernels have in common: products of strips, of which only what can matter is kept."""
 
     block = (4096, 84 * tiles.WIDTH)
@@ -67,7 +67,7 @@ class PixelKernel(Int8Kernel):
     """Pixel values 0 … 255, shifted by 128: exact."""
 
     name = "pixels"
-    exact = True
+    settles = True
     dtype: np.dtype = np.dtype(np.int32)
 
     def _setup(self, blocks: list[Any]) -> None:

@@ -57,10 +57,9 @@ class Difference:
 
 def excess(found: Competition, shape: PoolShape) -> Excess:
     """The excess of one condition, and its 95 % interval."""
-    n, m, d = found.size, shape.members, shape.unseen
-    of_member = shape.is_member[found.images]
-    folds, count = _folds(shape)
-    sizes = [np.bincount(side, minlength=count) for side in (folds[:m], folds[m:])]
+    n, of_member = found.size, shape.is_member[found.images]
+    folds, sizes = _folds(shape)
+    m, d = int(sizes[0].sum()), int(sizes[1].sum())
     hit, member_folds = _member_side(found.rows[of_member], folds[found.images[of_member]], n, sizes[0], m)
     chance, unseen_folds = _unseen_side(found.rows[~of_member], folds[found.images[~of_member]], n, sizes[1], m, d)
     samples = hit - chance
@@ -103,14 +102,19 @@ def _interval(value: float, variance: float, freedom: float) -> tuple[float, flo
     return value - half, value + half
 
 
-def _folds(shape: PoolShape) -> tuple[np.ndarray, int]:
-    """The fold of each image, int64 [m + d], and their number: whole groups of duplicates, dealt out evenly on each side."""
+def _folds(shape: PoolShape) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The fold of each image, int64 [m + d], and the images in each fold of members and of unseen images, int64 [F] each.
+
+    Duplicates are one image. The images of each side are dealt out evenly.
+    """
     count = max(2, min(MOST_FOLDS, shape.members, shape.unseen))
-    rng, folds = np.random.default_rng(0), []
+    rng, folds, sizes = np.random.default_rng(0), [], []
     for side in (shape.group[: shape.members], shape.group[shape.members :]):
         numbers, inverse = np.unique(side, return_inverse=True)
-        folds.append(rng.permutation(numbers.size)[inverse] % count)
-    return np.concatenate(folds), count
+        dealt = rng.permutation(numbers.size) % count
+        folds.append(dealt[inverse])
+        sizes.append(np.bincount(dealt, minlength=count))
+    return np.concatenate(folds), sizes
 
 
 def _member_side(

@@ -47,5 +47,5 @@ def preset_config(table: str, preset: str, overrides: Sequence[str] = ()) -> Con
         extract = {"samples": None, "samples_per_target": PER_CLASS[preset], "lambdas": [0, SCALE]}
         changes = {"extract": extract, "surrogate": {"labels": "cluster"}}
     with resources.as_file(resources.files(__package__) / f"{preset}.yaml") as path:
-        values = read_values(path, overrides, **changes)
-    return parse_config(values, f"preset {preset}")
+        values = read_values(path, **changes)
+    return parse_config(values, f"preset {preset}", overrides)

@@ -78,9 +78,10 @@ def test_features_whose_scores_could_overflow_are_refused(metric: str, most: int
 
 @pytest.mark.skipif(tiles.MULTIPLIES, reason="the processor has AVX-512 VNNI")
 def test_a_processor_without_the_instruction_takes_another_kernel() -> None:
-    assert make(np.zeros((5000, 4), np.float32), "l2", 1, False) is None
+    assert make(np.zeros((5000, 4), np.float32), np.arange(5000), "l2", 1, False) is None
 
 
+@pytest.mark.long
 def test_a_wrong_range_is_refused_when_bounds_are_checked() -> None:
     """In a process of its own, because the check is compiled in; the ranges of a real search pass it."""
     code = """

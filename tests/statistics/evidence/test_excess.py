@@ -43,6 +43,16 @@ def test_fewer_unseen_images_than_members_are_scaled_up():
     assert excess(competition(hits), PoolShape.plain(4, 2)).unseen_share == pytest.approx(0.3 * 4 / 2)
 
 
+def test_duplicates_count_as_one_image():
+    hits = np.random.default_rng(3).random((50, 3 + 6)) < 0.2
+    twice = hits[:, [0, 1, 2, *range(3, 9), 8]]  # the last unseen image twice; only its first is a neighbour
+    twice[:, -1] = False
+    shape = PoolShape(3, 7, np.array([*range(9), 8]), np.zeros(10, np.int64))
+    found, plain = excess(competition(twice), shape), excess(competition(hits), PoolShape.plain(3, 6))
+    assert found.value == pytest.approx(plain.value)
+    assert found.folds == pytest.approx(plain.folds)
+
+
 def test_no_hit_at_all_leaves_room_on_both_sides():
     found = excess(competition(np.zeros((100, 20), bool)), PoolShape.plain(10, 10))
     assert found.value == 0

@@ -39,13 +39,9 @@ def given_config(samples: str, train: str, unseen: str | None, run: str, overrid
         "extract": {"methods": ["random"], "lambdas": [0], "samples": 1, "shard_size": SHARD_SIZE},
         "report": {"title": "Audit of given samples"},
     }
-    override(values, overrides)
-    config = parse_config(values, WHERE)
-    counted = _counts(config)
-    for section, sizes in counted.items():
+    for section, sizes in _counts(parse_config(values, WHERE, overrides)).items():
         values[section] = {**values.get(section, {}), **sizes}
-    override(values, overrides)
-    return parse_config(values, WHERE)
+    return parse_config(values, WHERE, overrides)
 
 
 def _counts(config: Config) -> dict[str, dict[str, int]]:

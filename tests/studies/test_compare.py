@@ -1,0 +1,108 @@
+"""Runs compared: a model that copies less is told from one that copies as much, and chance from neither."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from side_ray.diffusion.denoisers import made_from_members
+from side_ray.errors import UserError
+from side_ray.images import to_float
+from side_ray.report.compare.view import page, terminal_tables
+from side_ray.sources.digits import load_digits
+from side_ray.storage import open_store
+from side_ray.studies.compare import compare, difference_of
+from tests.local import audit_here
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The closed-form model; the same with another number of steps; and one that was made of other digits, which copies none of
+    the members."""
+    root = tmp_path_factory.mktemp("compare")
+    first = audit_here(root / "first")
+    audit_here(root / "again", extract__steps=5)
+    mitigated = root / "mitigated"
+    shutil.copytree(root / "first", mitigated)
+    for stage in ("samples", "scores", "hits", "report"):
+        shutil.rmtree(mitigated / stage)
+    kind = made_from_members(first.config.dpm)
+    kind.save(kind.make(to_float(load_digits().images[600:660]), first.config.dpm), mitigated / first.dpm.key)
+    audit_here(mitigated)
+    return {name: open_store(str(root / name)) for name in ("first", "again", "mitigated")}
+
+
+def test_a_mitigated_model_has_fewer_copies(runs):
+    found = compare([runs["first"], runs["mitigated"]])
+    assert [(row["method"], row["paired"]) for row in found["rows"]] == [("random", True), ("td", True)]
+    for row in found["rows"]:
+        assert row["difference"] < -0.5
+        assert row["difference"] == pytest.approx(row["excess"][1] - row["excess"][0])
+        assert row["ci"][0] < row["difference"] < row["ci"][1] < 0
+        assert row["p_adjusted"] < 1e-6
+        assert row["ums"][1] < row["ums"][0]
+        assert not row["worse"]
+    back = compare([runs["mitigated"], runs["first"]])
+    assert all(row["worse"] for row in back["rows"])
+
+
+def test_other_settings_are_no_difference_by_themselves(runs):
+    found = compare([runs["first"], runs["again"]])
+    assert not any(row["worse"] for row in found["rows"])
+    assert found["runs"][1]["changes"] == ["extract.steps: 4 → 5"]
+    first = json.loads(runs["first"].read("latest.json"))["report"]
+    metrics = json.loads(runs["first"].read(f"{first}/metrics.json"))
+    for row, condition in zip(found["rows"], metrics["conditions"], strict=True):
+        assert row["copies"][0] == condition["calibrated"]["ams"]
+        assert row["ums"][0] == pytest.approx(condition["calibrated"]["ums"])
+        excess = condition["calibrated"]["ams"] - condition["calibrated"]["holdout_ams"]
+        assert row["excess"][0] == pytest.approx(excess)
+
+
+def test_the_table_and_the_page_hold_every_row_and_escape_names(runs):
+    found = compare([runs["first"], runs["mitigated"], runs["again"]])
+    assert [table.row_count for table in terminal_tables(found)] == [2, 2]
+    found["runs"][1]["uri"] = "<script>alert(1)</script>"
+    html = page(found)
+    assert html.count("fewer copies") == 2
+    assert html.count("no difference shown") == 2
+    assert "<script" not in html
+    json.dumps(found, allow_nan=False)
+
+
+def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path):
+    shutil.copytree(runs["first"].uri, tmp_path / "run")
+    store = open_store(str(tmp_path / "run"))
+    path = tmp_path / "run" / json.loads(store.read("latest.json"))["report"] / "metrics.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"td"', '"ti"').replace('"random"', '"given"'))
+    with pytest.raises(UserError, match=r"no condition is in both runs: .*first has Random; SIDE at λ=2"):
+        compare([runs["first"], store])
+    path.write_text(whole.replace('"name": "nl2"', '"name": "sscd"'))
+    with pytest.raises(UserError, match="was scored by nl2, .* by sscd; score both alike".replace(".*", "[^;]*")):
+        compare([runs["first"], store])
+    with pytest.raises(UserError, match="holds no report"):
+        compare([runs["first"], open_store(str(tmp_path))])
+
+
+def test_equal_models_are_called_different_no_more_often_than_promised():
+    rng = np.random.default_rng(5)
+    for paired in (True, False):
+        wrong = outside = 0
+        for _ in range(400):
+            before, after = (rng.choice([-1, 0, 1], 300, p=[0.02, 0.9, 0.08]) for _ in range(2))
+            _, ci, p_value = difference_of(before, after, paired)
+            wrong += p_value < 0.05
+            outside += not ci[0] <= 0 <= ci[1]
+        assert wrong <= 32
+        assert outside <= 36
+
+
+def test_exact_tests_of_small_counts():
+    before, after = np.zeros(200, int), np.zeros(200, int)
+    after[:8] = 1
+    assert difference_of(before, after, True)[2] == pytest.approx(2 / 2**8)
+    assert difference_of(before, before, True)[2] == 1
+    low, high = difference_of(before, before, False)[1]
+    assert low < -0.01 < 0.01 < high
