@@ -45,6 +45,7 @@ CASES = {
     "nothing": Victim(),
     "nothing, d = 5 m": Victim(unseen=1500),
     "nothing, d = m": Victim(unseen=300),
+    "nothing, loose cut": Victim(cut=0.8),
     "nothing, skewed, blanks": Victim(blank=0.2, modes=0.3),
     "10 % planted": Victim(planted=0.1, copies=0.05),
     "10 % planted, d = 5 m": Victim(planted=0.1, copies=0.05, unseen=1500),

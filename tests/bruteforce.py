@@ -2,10 +2,11 @@
 
 `python tests/bruteforce.py RUN` compares the cut and every condition's AMS, UMS, `ums_best` and held-out counts, in every band,
 cumulative band and at the calibrated cut, with `metrics.json`; and the strata, the excess, the discoveries, the ledger's q-values
-and the verdict.
+and the verdict. It also checks the groups of training images that count as one.
 """
 
 import io
+import itertools
 import json
 import math
 import sys
@@ -16,13 +17,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ALPHA, NEAREST = 0.5, 50
+SIDE, BOUND = 16, 0.1
 
 
 def images_of(table) -> np.ndarray:
-    """float64 [N, d] pixel values."""
-    return np.array(
-        [np.asarray(Image.open(io.BytesIO(row["bytes"]))).ravel() for row in table.column("image").to_pylist()], float
-    )
+    """float64 [N, H, W, C] pixel values."""
+    images = [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in table.column("image").to_pylist()]
+    array = np.array(images, float)
+    return array[..., None] if array.ndim == 3 else array
 
 
 def read(directory: Path, count: int | None = None):
@@ -34,23 +36,76 @@ def read(directory: Path, count: int | None = None):
     return images if count is None else images[:count]
 
 
-def split_of(directory: Path, split: str) -> np.ndarray:
-    """The images of one split of the prepared data, by id; empty if the audit has no unseen images."""
+def split_of(directory: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images of one split of the prepared data and their groups, by id; empty if the audit has no unseen images."""
     tables = [
         pq.read_table(path, filters=[("split", "==", split)]) for path in sorted(directory.glob("part-*.parquet"))
     ]
-    ids = np.concatenate([table.column("id").to_numpy() for table in tables])
+    ids, groups = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in ("id", "group"))
     if not len(ids):
-        return np.empty((0, 0))
-    return np.concatenate([images_of(table) for table in tables if len(table)])[np.argsort(ids)]
+        return np.empty((0, 0, 0, 0)), groups
+    images = np.concatenate([images_of(table) for table in tables if len(table)])
+    return images[np.argsort(ids)], groups[np.argsort(ids)]
 
 
-def nl2(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """float32 [N, M]: distance over α times the mean of the 50 nearest, computed in float64."""
-    rows = []
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Means over at most SIDE × SIDE blocks, rounded."""
+    rows, columns = ([k * n // min(n, SIDE) for k in range(min(n, SIDE) + 1)] for n in image.shape[:2])
+    cells = [
+        [image[top:bottom, left:right].mean((0, 1)) for left, right in itertools.pairwise(columns)]
+        for top, bottom in itertools.pairwise(rows)
+    ]
+    return np.rint(np.array(cells))
+
+
+def near(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool [N, M]: pairs that are equal, or differ by at most BOUND of the smaller contrast."""
+    sets = [np.array([thumbnail(image) for image in each]) for each in (images, others)]
+    contrasts = [np.sqrt(((each - each.mean((1, 2), keepdims=True)) ** 2).sum((1, 2, 3))) for each in sets]
+    found = np.zeros((len(images), len(others)), bool)
+    for row, (image, small, contrast) in enumerate(zip(images, sets[0], contrasts[0], strict=True)):
+        difference = np.sqrt(((sets[1] - small) ** 2).sum((1, 2, 3)))
+        smaller = np.minimum(contrast, contrasts[1])
+        found[row] = (others == image).all((1, 2, 3)) | ((difference <= BOUND * smaller) & (smaller > 0))
+    return found
+
+
+def check_groups(split: str, images: np.ndarray, groups: np.ndarray, members: np.ndarray) -> list[str]:
+    """Faults of the groups of one split, and unseen images that are members."""
+    if not len(images):
+        return []
+    alike, same = near(images, images), groups[:, None] == groups
+    equal = np.array([(images == image).all((1, 2, 3)) for image in images])
+    faults = []
+    if (same & ~alike).any():
+        faults.append(f"{split}: images of one group are no near duplicates: {np.argwhere(same & ~alike)[:3].tolist()}")
+    if (equal & ~same).any():
+        faults.append(f"{split}: equal images are in several groups: {np.argwhere(equal & ~same)[:3].tolist()}")
+    if (groups != same.argmax(1)).any():
+        faults.append(f"{split}: a group is not named by its first image")
+    # Complete linkage leaves no two groups of which all images are near duplicates of each other.
+    names = np.unique(groups)
+    for place, name in enumerate(names):
+        for other in names[place + 1 :]:
+            if alike[name, other] and alike[np.ix_(groups == name, groups == other)].all():
+                faults.append(f"{split}: groups {name} and {other} are one")
+    if split != "member" and near(images, members).any():
+        faults.append(f"{split}: holds copies of members")
+    return faults
+
+
+def nl2(samples: np.ndarray, train: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
+    """float32 [N, M]: distance to each group of training images over α times the mean of the 50 nearest, in float64."""
+    rows, names = [], np.unique(groups)
+    members = [np.flatnonzero(groups == name) for name in names]
+    alone = len(names) == len(groups)
     for sample in samples:
-        distance = np.sqrt(((train - sample) ** 2).sum(1))
-        rows.append(distance / (ALPHA * np.sort(distance)[:NEAREST].mean()))
+        versions = (sample, sample[:, ::-1]) if flips else (sample,)
+        distance = np.min([np.sqrt(((train - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
+        if not alone:
+            distance = np.array([distance[each].min() for each in members])
+        mean = np.sort(distance)[:NEAREST].mean()
+        rows.append(np.where(distance == 0, 0, distance / (ALPHA * (mean or 1))))
     return np.array(rows).astype(np.float32)
 
 
@@ -87,6 +142,7 @@ def tie_order(images: np.ndarray) -> np.ndarray:
 
 def strata_of(directory: Path, images: np.ndarray) -> np.ndarray:
     """The stratum of each image: that of the nearest centroid."""
+    images = images.reshape(len(images), -1)
     table = pq.read_table(directory / "centroids.parquet")
     centroids = np.array(table.column("centroid").to_pylist())
     nearest = [int(((centroids - image) ** 2).sum(1).argmin()) for image in images]
@@ -114,9 +170,9 @@ def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray) -> np.
     return q
 
 
-def best_by_image(values: np.ndarray) -> np.ndarray:
+def best_by_image(values: np.ndarray, names: np.ndarray) -> np.ndarray:
     """By image of the pool: −(the smallest value of a sample that it wins), −inf without one."""
-    order = tie_order(np.arange(values.shape[1]))
+    order = tie_order(names)
     scores = np.full(values.shape[1], -np.inf)
     for row in values:
         nearest = np.flatnonzero(row == row.min())
@@ -125,23 +181,29 @@ def best_by_image(values: np.ndarray) -> np.ndarray:
     return scores
 
 
-def check_evidence(root: Path, latest: dict, metrics: dict, train: np.ndarray, unseen: np.ndarray) -> list[str]:
-    """Differences in the strata, the excess, the discoveries, the q-values and the verdict."""
-    images, m, d = np.concatenate([train, unseen]), len(train), len(unseen)
-    member = np.arange(m + d) < m
-    stratum = strata_of(root / latest["strata"], images)
+def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: bool) -> list[str]:
+    """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image."""
+    images, starts = np.concatenate([each for each, _ in sets.values()]), [0]
+    for each, _ in sets.values():
+        starts.append(starts[-1] + len(each))
+    groups = np.concatenate([start + own for start, (_, own) in zip(starts, sets.values(), strict=False)])
+    names = np.unique(groups)
+    member = names < starts[1]
+    m, d = int(member.sum()), int((~member).sum())
+    every = strata_of(root / latest["strata"], images)
+    stratum = every[names]
     stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
-    faults = [] if (stratum == stored).all() else ["strata: an image is in another one"]
+    faults = [] if (every == stored).all() else ["strata: an image is in another one"]
     pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
     for condition in metrics["conditions"]:
         name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
-        values = nl2(read(root / latest["samples"][name], condition["n"]), images)
-        scores = best_by_image(values)
+        values = nl2(read(root / latest["samples"][name], condition["n"]), images, groups, flips)
+        scores = best_by_image(values, names)
         pooled = np.maximum(pooled, scores)
         within = values <= cut
-        u = within[:, m:].sum(1)
+        u = within[:, ~member].sum(1)
         chance = [1 - math.comb(d - int(k), m) / math.comb(d, m) if d >= m else (k > 0) * m / d for k in u]
-        excess = within[:, :m].any(1).mean() - np.mean(chance)
+        excess = within[:, member].any(1).mean() - np.mean(chance)
         expected.append((f"{name} excess", condition["excess"], excess))
         q = q_values(scores, member, stratum)
         expected += [
@@ -156,7 +218,8 @@ def check_evidence(root: Path, latest: dict, metrics: dict, train: np.ndarray, u
     found = counted > 0 or verdict["p_value"] <= 0.01
     expected.append(("verdict found", verdict["outcome"] == "found", found))
     ledger = pq.read_table(root / latest["report"] / "ledger.parquet").column("q_value").to_numpy()
-    expected += [(f"ledger q of {image}", ledger[image], q[image]) for image in range(m)]
+    own = np.searchsorted(names, groups[: starts[1]])
+    expected += [(f"ledger q of {image}", ledger[image], q[place]) for image, place in enumerate(own)]
     faults += [
         f"{what}: {a} is reported, {b} is found" for what, a, b in expected if not math.isclose(a, b, abs_tol=1e-9)
     ]
@@ -168,16 +231,18 @@ def check(run: str | Path) -> list[str]:
     root = Path(run)
     latest = json.loads((root / "latest.json").read_text())
     metrics = json.loads((root / latest["report"] / "metrics.json").read_text())
-    train, calibration, holdout = (
-        split_of(root / latest["prepare"], name) for name in ("member", "calibration", "holdout")
-    )
-    faults = []
+    sets = {name: split_of(root / latest["prepare"], name) for name in ("member", "calibration", "holdout")}
+    faults = [fault for name, each in sets.items() for fault in check_groups(name, *each, sets["member"][0])]
+    flips = metrics["similarity"].get("flips", False)
+
+    def scored(samples: np.ndarray, split: str) -> np.ndarray:
+        return nl2(samples, *sets[split], flips)
 
     cut = None
-    if len(calibration):
+    if len(sets["calibration"][0]):
         synthetic = read(root / latest["synthetic"], metrics["cut_n"])
         rate = metrics["false_match_rate"]
-        best = np.sort(nl2(synthetic, calibration).min(1))
+        best = np.sort(scored(synthetic, "calibration").min(1))
         cut = best[max(1, math.floor(round(len(best) * rate, 9))) - 1]
     if (cut is None) != (metrics["cut"] is None) or (cut is not None and cut != np.float32(metrics["cut"])):
         faults.append(f"cut: {metrics['cut']} is reported, {cut} is found")
@@ -186,7 +251,8 @@ def check(run: str | Path) -> list[str]:
     for condition in metrics["conditions"]:
         name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
         samples = read(root / latest["samples"][name], condition["n"])
-        values, held = nl2(samples, train), nl2(samples, holdout) if len(holdout) else None
+        values = scored(samples, "member")
+        held = scored(samples, "holdout") if len(sets["holdout"][0]) else None
         wanted = {} if cut is None else {("calibrated",): numbers(values, held, lambda v: v <= cut)}
         for kind in ("bands", "cumulative"):
             for band, edges in bands[kind].items():
@@ -205,11 +271,7 @@ def check(run: str | Path) -> list[str]:
                     faults.append(
                         f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
                     )
-    return (
-        faults
-        if cut is None
-        else faults + check_evidence(root, latest, metrics, train, np.concatenate([calibration, holdout]))
-    )
+    return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, flips)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from side_ray.config import Config
 from side_ray.execution.audit import Audit
-from side_ray.execution.ingest import Failure, Pass
+from side_ray.execution.ingest.passes import Failure, Pass
 from side_ray.execution.progress import Reporter
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.runs.artifacts import Artifacts

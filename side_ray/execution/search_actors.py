@@ -12,7 +12,7 @@ import torch
 from side_ray.config import Config, ScoreSection
 from side_ray.execution.node_memory import shared_array
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import Groups, read_groups, read_split
 from side_ray.runs.run import Artifact
 from side_ray.search import Counts, Index, Levels, Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -38,9 +38,11 @@ class SearchPart:
         similarity = similarity_of(score)
         self.indices: dict[Split, Index] = {}
         for split, size in sizes.items():
+            groups = read_groups(prepared.store, prepared.key, split, size)
+            # Groups are not divided: their images are those of the part that has the first.
             start, stop = size * part // parts, size * (part + 1) // parts
-            if start < stop:
-                ids, features = features_of(prepared, similarity, split, start, stop, shared=parts == 1)
+            ids, features = features_of(prepared, similarity, split, groups, start, stop, shared=parts == 1)
+            if len(ids):
                 self.indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=threads)
 
     def search(
@@ -57,29 +59,40 @@ class SearchPart:
 
 
 def features_of(
-    prepared: Artifact, similarity: Similarity, split: Split, start: int, stop: int, *, shared: bool
+    prepared: Artifact, similarity: Similarity, split: Split, groups: Groups, start: int, stop: int, *, shared: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int64 [n] and features float32 [n, d] of the images `start` … `stop` − 1 of a split.
+    """Groups int64 [n] and features float32 [n, d] of the images of groups `start` … `stop` − 1 of a split, see `Groups.rows`.
 
     Args:
         shared: share the features between all processes of the node that request the same ones, if its disk has room.
     """
 
+    rows, ids = groups.rows(start, stop)
+    if not len(rows):
+        return ids, np.empty((0, 1), np.float32)
+
     def embed(features: np.ndarray) -> None:
+        here = rows[rows < stop] - start
         images = read_split(prepared.store, prepared.key, split, start, stop).images
+        _embed(images if len(here) == len(images) else images[here], features[: len(here)])
+        if len(here) < len(rows):
+            beyond = read_split(prepared.store, prepared.key, split, stop, ids=rows[len(here) :].tolist())
+            _embed(beyond.images, features[len(here) :])
+
+    def _embed(images: np.ndarray, features: np.ndarray) -> None:
         for row in range(0, len(features), PIECE):
             features[row : row + PIECE] = similarity.embed(images[row : row + PIECE])
 
     # Noise tells the dimension as well as an image would, and reading one image means opening every file of the split.
     noise = np.random.default_rng(0).integers(0, 256, (1, *prepared.info()["shape"]), np.uint8)
-    shape = stop - start, similarity.embed(noise).shape[1]
+    shape = len(rows), similarity.embed(noise).shape[1]
     if shared:
         key = json.dumps([prepared.store.uri, prepared.key, split, similarity.name, similarity.params()])
         with contextlib.suppress(OSError):
-            return np.arange(start, stop), shared_array(key, shape, embed)
+            return ids, shared_array(key, shape, embed)
     features = np.empty(shape, np.float32)
     embed(features)
-    return np.arange(start, stop), features
+    return ids, features
 
 
 def parts_of(score: ScoreSection, features: int, dimension: int) -> int:

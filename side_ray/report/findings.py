@@ -12,6 +12,8 @@ from side_ray.report.verdict import sentences
 Metrics = Mapping[str, Any]
 Condition = Mapping[str, Any]
 FALSE_MATCH_RATE = 0.001
+LEAST_COVERAGE = 0.5
+"""Sample coverage below which no number of images within reach is given."""
 UNINFORMATIVE = 0.05
 """Held-out false-match rate from which a band is no evidence of memorization."""
 
@@ -126,6 +128,24 @@ def cut_source(metrics: Metrics) -> str:
     return str(metrics.get("cut_source") or "the model's own unguided samples")
 
 
+def train_images(metrics: Metrics) -> int | None:
+    """Number of training images, with duplicates that count as one counted once."""
+    return metrics.get("train_distinct") or metrics.get("train_size")
+
+
+def within_reach(metrics: Metrics, condition: Condition) -> tuple[float, float, float] | None:
+    """Chao2's lower bound of the images within reach and its 95 % limits, at most the training set.
+
+    None below a sample coverage of `LEAST_COVERAGE`, where the images found say too little about the others.
+    """
+    found = condition.get("richness") or {}
+    if not found or found.get("coverage", 1.0) < LEAST_COVERAGE:
+        return None
+    size = train_images(metrics) or float("inf")
+    value, (low, high) = found["chao2"]["value"], found["chao2"]["ci"]
+    return min(value, size), min(low, size), min(high, size)
+
+
 def richness_band(metrics: Metrics) -> str:
     """The criterion behind a condition's `richness`."""
     return "the calibrated cut" if metrics.get("cut") is not None else "the loosest cumulative band"
@@ -201,6 +221,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_control(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
+        *_on_duplicates(metrics),
         *_on_comparison(metrics, criterion),
     ]
 
@@ -287,13 +308,30 @@ def _on_counts(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
         yield Note(
             "Fewer than 5 matches: interval is wide", f"Too few to rank these conditions at the quoted cut ({names})."
         )
-    size, baseline = metrics.get("train_size"), best_condition(metrics, "random", criterion)
+    size, baseline = train_images(metrics), best_condition(metrics, "random", criterion)
     found = (criterion.of(baseline) or {}).get("ums_best_count") if baseline else None
     if size and found is not None and found > size / 2:
         yield Note(
             "Little room above the baseline",
             f"Random alone finds {wording.count(found)} of {wording.count(size)} training images, so no method can find many "
             "more distinct ones. Compare shares of samples (AMS) rather than distinct images.",
+        )
+
+
+def _on_duplicates(metrics: Metrics) -> Iterator[Note]:
+    found, left_out = (metrics.get("duplicates") or {}).get("member") or {}, metrics.get("left_out") or {}
+    if found.get("exact") or found.get("near"):
+        yield Note(
+            "Duplicates in the training set",
+            f"{wording.count(found['exact'])} training images are exact copies of others and {wording.count(found['near'])} are "
+            f"nearly so (the largest group has {wording.count(found['largest'])} images). Each group counts as one image, so all "
+            f"numbers are of {wording.count(metrics['train_distinct'])} distinct images.",
+        )
+    if any(left_out.values()):
+        yield Note(
+            "Copies of training images among the unseen ones",
+            f"{wording.count(left_out['exact'])} exact and {wording.count(left_out['near'])} near copies of training images were "
+            "found where the unseen images come from. They were left out, because they would make false matches look frequent.",
         )
 
 

@@ -15,6 +15,7 @@ SCHEMA = pa.schema(
         ("train_id", pa.int64()),
         ("file", pa.string()),
         ("label", pa.int64()),
+        ("group_size", pa.int64()),
         ("copies", pa.int64()),
         ("best", pa.float32()),
         ("method", pa.string()),
@@ -24,8 +25,9 @@ SCHEMA = pa.schema(
         ("q_value", pa.float64()),
     ]
 )
-"""`copies`: samples of all conditions whose best match this image is, within the cut. `best`, `method`, `lambda`, `seed` and
-`sample_id` are of the closest of them."""
+"""`train_id` is the first of `group_size` training images that count as one (`similarity.duplicates`). `copies`: samples of all
+conditions whose best match this image is, within the cut. `best`, `method`, `lambda`, `seed` and `sample_id` are of the closest
+of them."""
 
 
 def closest(

@@ -184,6 +184,11 @@ class Artifacts:
         info = self.prepare.info()
         return {split: info[split] for split in SPLITS}
 
+    @property
+    def distinct(self) -> dict[Split, int]:
+        """Number of images in each split, with duplicates that count as one counted once."""
+        return self.prepare.info().get("distinct") or self.sizes
+
     def _shards(self, artifact: Artifact, total: int | None = None) -> ShardSet:
         return ShardSet(artifact.store, artifact.key, artifact.fingerprint, self.config.extract.shard_size, total)
 

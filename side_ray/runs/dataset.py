@@ -1,7 +1,8 @@
-"""The run's Parquet tables of images: writing them, and reading one split."""
+"""The run's Parquet tables of images: writing them, reading one split, and which of its images are duplicates."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,98 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", IMAGE_TYPE, nullable=False),
         pa.field("label", pa.int64()),
+        pa.field("group", pa.int64(), nullable=False),
     ]
+)
+DUPLICATES = "duplicates.parquet"
+DUPLICATES_SCHEMA = pa.schema(
+    [("split", pa.string()), ("id", pa.int64()), ("group", pa.int64()), ("copy_of", pa.int64())]
 )
 
 
-def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
-    """The canonical table (`SCHEMA`) of the images `indices` int64 [n] of `source` as one split; `id` is 0 … n − 1."""
+@dataclass(frozen=True)
+class Groups:
+    """The groups of a split's images that count as one image, each named by the id of its first."""
+
+    size: int
+    """Images in the split."""
+    ids: np.ndarray
+    """int64 [m], ascending, the images of groups of more than one."""
+    groups: np.ndarray
+    """int64 [m], the group of each."""
+    copy_of: np.ndarray
+    """int64 [m], the first image with the same pixels."""
+
+    @classmethod
+    def of(cls, groups: np.ndarray, contents: np.ndarray) -> "Groups":
+        """From the group of every image of a split, by id, and numbers that are equal where the pixels are; both int64 [n]."""
+        _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        ids = np.flatnonzero(counts[inverse] > 1)
+        _, first, same = np.unique(contents, return_index=True, return_inverse=True)
+        return cls(len(groups), ids, groups[ids], first[same][ids])
+
+    @property
+    def distinct(self) -> int:
+        """Number of groups, single images included."""
+        return self.size - len(self.ids) + len(np.unique(self.groups))
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images to compare with: of groups `start` … `stop` − 1, each image whose pixels no earlier one has.
+
+        Returns:
+            Their ids and groups, both int64 [n], by id.
+        """
+        if not len(self.ids):
+            return np.arange(start, stop), np.arange(start, stop)
+        groups, first = np.arange(self.size), np.ones(self.size, bool)
+        groups[self.ids], first[self.ids] = self.groups, self.copy_of == self.ids
+        chosen = np.flatnonzero(first & (groups >= start) & (groups < stop))
+        return chosen, groups[chosen]
+
+    def sizes(self, ids: np.ndarray) -> np.ndarray:
+        """int64, of the shape of `ids`: the size of the groups with these names."""
+        names, counts = np.unique(self.groups, return_counts=True)
+        if not names.size:
+            return np.ones(ids.shape, np.int64)
+        place = np.minimum(np.searchsorted(names, ids), names.size - 1)
+        return np.where(names[place] == ids, counts[place], 1)
+
+    def summary(self) -> dict[str, int]:
+        """Number of images beyond the first of their group, `exact` with the pixels of an earlier one and `near`, and the size of
+        the `largest` group."""
+        exact = int((self.copy_of != self.ids).sum())
+        largest = int(self.sizes(self.groups).max(initial=1))
+        return {"exact": exact, "near": self.size - self.distinct - exact, "largest": largest}
+
+
+def read_groups(store: Store, prepared: str, split: str, size: int) -> Groups:
+    """The groups of a split of `size` images."""
+    try:
+        with store.open_input(f"{prepared}/{DUPLICATES}") as source:
+            table = pq.read_table(source, filters=[("split", "==", split)]).sort_by("id")
+    except FileNotFoundError:  # prepared by an earlier version
+        table = DUPLICATES_SCHEMA.empty_table()
+    return Groups(size, *(table.column(name).to_numpy() for name in ("id", "group", "copy_of")))
+
+
+def duplicates_table(groups: Mapping[Any, Groups]) -> pa.Table:
+    """The table of `DUPLICATES`: every image that is not alone in its group."""
+    tables = [
+        pa.table(
+            {"split": [split] * len(each.ids), "id": each.ids, "group": each.groups, "copy_of": each.copy_of},
+            DUPLICATES_SCHEMA,
+        )
+        for split, each in groups.items()
+    ]
+    return pa.concat_tables(tables)
+
+
+def split_table(source: ImageSet, indices: np.ndarray, split: str, groups: np.ndarray | None = None) -> pa.Table:
+    """The canonical table (`SCHEMA`) of the images `indices` int64 [n] of `source` as one split; `id` is 0 … n − 1.
+
+    Args:
+        groups: int64 [n]; absent, each image is a group of its own.
+    """
     labels = None if source.labels is None else source.labels[indices]
     return pa.table(
         {
@@ -30,6 +117,7 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str) -> pa.Table:
             "split": pa.array([split] * len(indices), pa.string()),
             "image": image_column(source.images[indices]),
             "label": pa.nulls(len(indices), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
+            "group": pa.array(np.arange(len(indices)) if groups is None else groups, pa.int64()),
         },
         schema=SCHEMA,
     )
@@ -59,7 +147,7 @@ def read_split(
         chosen.append(("id", "<", stop))
     if ids is not None:
         chosen.append(("id", "in", list(ids)))
-    table = _read_parts(store, prepared, chosen)
+    table = _read_parts(store, prepared, chosen, ["id", "image", "label"])
     labels = table.column("label")
     return ImageSet(
         table.column("id").to_numpy(),

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from side_ray.config import ScoreSection
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_groups
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import DamagedShard, ShardSet
@@ -98,13 +98,20 @@ def read_centroids(artifact: Artifact) -> Strata:
 
 def read_pool(artifacts: Artifacts) -> PoolShape:
     """The images of an audit: members, then the unseen ones of `calibration` and `holdout`, each by id."""
-    sizes = artifacts.sizes
-    plain = PoolShape.plain(sizes["member"], sizes["calibration"] + sizes["holdout"])
-    if not artifacts.cut_shards:
-        return plain
-    table = _read(artifacts.strata, STRATA)
-    parts = [table.filter(pc.field("split") == split).sort_by("id").column("stratum").to_numpy() for split in SPLITS]
-    return replace(plain, stratum=np.concatenate(parts))
+    sizes, store = artifacts.sizes, artifacts.run.store
+    starts = np.cumsum([0, *(sizes[split] for split in SPLITS)])
+    group = np.arange(starts[-1])
+    for split, start in zip(SPLITS, starts, strict=False):
+        found = read_groups(store, artifacts.prepare.key, split, sizes[split])
+        group[start + found.ids] = start + found.groups
+    stratum = np.zeros(group.size, np.int64)
+    if artifacts.cut_shards:
+        table = _read(artifacts.strata, STRATA)
+        parts = [
+            table.filter(pc.field("split") == split).sort_by("id").column("stratum").to_numpy() for split in SPLITS
+        ]
+        stratum = np.concatenate(parts)
+    return PoolShape(sizes["member"], sizes["calibration"] + sizes["holdout"], group, stratum)
 
 
 def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Condition, Competition]]:

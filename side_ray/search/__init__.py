@@ -9,11 +9,20 @@ An engine that finds candidates faster on some machine is a sub-package with a `
 
 from typing import TYPE_CHECKING, Any
 
-from side_ray.search.levels import Edge, Levels, closeness_of
-from side_ray.search.neighbors import Counts, Engine, Metric, Neighbors, merge, normalize
+from side_ray.search.neighbors import (
+    Counts,
+    Edge,
+    Engine,
+    Levels,
+    Metric,
+    Neighbors,
+    closeness_of,
+    merge,
+    normalize,
+)
 
 if TYPE_CHECKING:
-    from side_ray.search.index import Index
+    from side_ray.search.groups import Index
 
 __all__ = ["Counts", "Edge", "Engine", "Index", "Levels", "Metric", "Neighbors", "closeness_of", "merge", "normalize"]
 
@@ -21,6 +30,6 @@ __all__ = ["Counts", "Edge", "Engine", "Index", "Levels", "Metric", "Neighbors",
 def __getattr__(name: str) -> Any:
     if name != "Index":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from side_ray.search.index import Index
+    from side_ray.search.groups import Index
 
     return Index

@@ -4,8 +4,7 @@ import numpy as np
 
 from side_ray.search.candidates import Pairs, reaching, rounded_down
 from side_ray.search.exact import values_of_pairs
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import Counts, Metric, normalize
+from side_ray.search.neighbors import Counts, Levels, Metric, normalize
 
 DENSE_SHARE = 0.02
 """Share of a tile's pairs at some level above which whole columns are counted instead of listing pairs."""

@@ -1,4 +1,4 @@
-"""Exact nearest training images, and exact counts at levels of similarity, of queries against one part of a training set."""
+"""Exact nearest rows, and exact counts at levels of similarity, of queries against one part of the training features."""
 
 import functools
 import time
@@ -12,8 +12,7 @@ from side_ray.search.blocked import Part, Scan
 from side_ray.search.counting import LevelCounter
 from side_ray.search.float32 import Float32Kernel, squared_norms, tensor
 from side_ray.search.kernels import Kernel, fastest_kernel
-from side_ray.search.levels import Levels
-from side_ray.search.neighbors import LONGEST, Counts, Engine, Metric, Neighbors
+from side_ray.search.neighbors import LONGEST, Counts, Engine, Levels, Metric, Neighbors
 
 WIDTH = (16, 1024)
 """Candidates kept per query: so many times k, and so many more."""
@@ -21,8 +20,8 @@ SMALL = 2**24
 """Feature elements below which no probe is worth its time."""
 
 
-class Index:
-    """A search over one part of the training features.
+class RowIndex:
+    """A search over one part of the training features, in which every row is an image of its own.
 
     Neither the engine, the number of threads, the block sizes nor the order of the rows changes a result: candidates are
     found in low precision with a proven error bound, compared in float64, and ordered by (value, id). The results of several
@@ -174,7 +173,7 @@ def _faster(metric: Metric, dimension: int, kernel: str, threads: int) -> Litera
     seconds: dict[Engine, float] = {}
     engines: tuple[Engine, ...] = ("faiss", "torch")
     for engine in engines:
-        index = Index(data[256:], np.arange(rows), metric, engine=engine, threads=threads, kernel=kernel)
+        index = RowIndex(data[256:], np.arange(rows), metric, engine=engine, threads=threads, kernel=kernel)
         index.search(data[:64], 50)
         # Processor seconds, since the machine may have other work; of a GPU they say nothing.
         clock = time.perf_counter if index.kernel.serial else time.process_time

@@ -1,4 +1,4 @@
-"""What a search returns, and how the results of the parts of a training set are merged."""
+"""What a search counts at and what it returns, and how the results of the parts of a training set are merged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,45 @@ from typing import Literal
 
 import numpy as np
 
+Edge = float | None
 Metric = Literal["l2", "ip"]
 """`l2`: Euclidean distance, smaller is closer. `ip`: inner product of unit vectors (cosine), larger is closer."""
 Engine = Literal["auto", "faiss", "torch"]
 """What finds the candidates; `auto` takes what a short probe on this machine finds faster."""
 LONGEST = 1.0005
 """The largest norm that is accepted as that of a unit vector."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Consecutive intervals of closeness; level i holds `edges[i] <= closeness < edges[i + 1]`, the last one is open."""
+
+    edges: np.ndarray
+    """float32 [m], ascending."""
+    labels: tuple[tuple[str, ...], ...]
+    """For each level, the names of the bands that it belongs to: none, one, or two with the calibrated cut."""
+    larger_is_closer: bool
+
+    def assign(self, values: np.ndarray) -> np.ndarray:
+        """Level of each value (any shape, rounded to float32); -1 for what is farther than every level, and for NaN."""
+        closeness = closeness_of(values, self.larger_is_closer)
+        level = np.searchsorted(self.edges, closeness, side="right").astype(np.int64) - 1
+        return np.where(np.isnan(closeness), -1, level)
+
+    def reaches_beyond(self, value: float) -> bool:
+        """Whether a value farther than `value`, or equal to it, can lie in a level that has a name."""
+        named = [edge for edge, names in zip(self.edges, self.labels, strict=True) if names]
+        return bool(named) and bool(min(named) <= closeness_of(np.float32(value), self.larger_is_closer))
+
+    def named(self, name: str) -> np.ndarray:
+        """bool [m]: which levels belong to the band `name`."""
+        return np.array([name in names for names in self.labels], bool)
+
+
+def closeness_of(values: np.ndarray | np.floating, larger_is_closer: bool) -> np.ndarray:
+    """float32 values, negated where smaller is closer, so that larger always means closer."""
+    rounded = np.asarray(values, np.float32)
+    return rounded if larger_is_closer else -rounded
 
 
 @dataclass(frozen=True)

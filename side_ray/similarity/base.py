@@ -89,5 +89,9 @@ class Similarity(ABC):
         return None
 
     def complete_below(self, neighbors: Neighbors, train_size: int) -> float | None:
-        """The value below which every training image is among `neighbors`; None where that is not known."""
+        """The value below which every training image is among `neighbors`; None where that is not known.
+
+        Args:
+            train_size: number of training images, duplicates that count as one counted once.
+        """
         return None

@@ -59,11 +59,46 @@ class Census:
             names=codes.dictionary.to_pylist(),
         )
 
+    def contents(self) -> np.ndarray:
+        """int64 [N]: the same number for images with the same pixels, −1 where not usable."""
+        numbers = np.full(len(self.usable), -1, np.int64)
+        numbers[self.usable] = np.unique(self.digest[self.usable], return_inverse=True)[1]
+        return numbers
+
     def distinct(self) -> np.ndarray:
         """Indices of usable images, ascending, without those whose pixels equal an earlier image's."""
         usable = np.flatnonzero(self.usable)
         _, first = np.unique(self.digest[usable], return_index=True)
         return usable[np.sort(first)]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Which images of a source show the same.
+
+    Attributes:
+        contents: int64 [N]; images with the same number have the same pixels.
+        pairs: int64 [P, 2], contents that are near duplicates.
+        shares: float64 [P], how much they differ, see `similarity.duplicates`.
+    """
+
+    contents: np.ndarray
+    pairs: np.ndarray
+    shares: np.ndarray
+
+    def of(self, indices: np.ndarray) -> "Alike":
+        """The same for these images only, int64 [n]."""
+        return Alike(self.contents[indices], self.pairs, self.shares)
+
+    def copies(self, chosen: np.ndarray) -> np.ndarray:
+        """bool [N]: images equal to one of `chosen` (indices, or bool [N]), or a near duplicate of it."""
+        contents = np.unique(self.contents[chosen])
+        near = self.pairs[np.isin(self.pairs, contents).any(axis=1)]
+        return np.isin(self.contents, np.concatenate([contents, near.ravel()]))
+
+    def equal(self, chosen: np.ndarray) -> np.ndarray:
+        """bool [N]: images equal to one of `chosen`."""
+        return np.isin(self.contents, self.contents[chosen])
 
 
 def without_near(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -97,23 +132,42 @@ def capped(census: Census, indices: np.ndarray, per_class: int, seed: int) -> np
 class Chosen:
     """The split: for each split the census indices of its images, ascending, so that ids follow the source's order; and
     the class number of each name in `Census.names`, -1 = no member has it. With fewer than two classes there are
-    no labels."""
+    no labels. `left_out`: how many images were kept out of the unseen sets, see `split_indices`."""
 
     rows: dict[Split, np.ndarray]
     class_of: np.ndarray
     class_names: list[str]
+    left_out: dict[str, int]
 
 
-def choose(census: Census, candidates: np.ndarray, data: DataSection, seed: int) -> Chosen:
+def choose(
+    census: Census,
+    candidates: np.ndarray,
+    data: DataSection,
+    seed: int,
+    alike: Alike | None = None,
+    taken: np.ndarray | None = None,
+) -> Chosen:
     """Draw the three sets from the candidates, and number the members' classes: in order of value if all names are integers.
+
+    Args:
+        alike: of the images of the census.
+        taken: bool [N], images of the census that none of the sets may hold.
 
     Raises:
         UserError: there are too few candidates.
     """
     first = candidates[census.pool[candidates] == 0]
     second = candidates[census.pool[candidates] == 1] if data.holdout_path else None
-    drawn = split_indices(data, len(first), seed, None if second is None else len(second))
     joined = first if second is None else np.concatenate([first, second])
+    drawn, left_out = split_indices(
+        data,
+        len(first),
+        seed,
+        None if second is None else len(second),
+        None if alike is None else alike.of(joined),
+        None if taken is None else taken[joined],
+    )
     rows = {split: joined[np.sort(drawn[split])] for split in SPLITS}
     present = np.unique(census.label[rows["member"]])
     names = {int(code): census.names[code] for code in present if code >= 0}
@@ -122,13 +176,7 @@ def choose(census: Census, candidates: np.ndarray, data: DataSection, seed: int)
     ordered = sorted(names, key=lambda code: (int(names[code]) if numeric else 0, names[code]))
     class_of = np.full(len(census.names) + 1, -1, np.int64)
     class_of[ordered] = np.arange(len(ordered))
-    return Chosen(rows, class_of, [names[code] for code in ordered])
-
-
-def copies_across(census: Census, chosen: Chosen) -> int:
-    """Number of unseen images whose pixels equal a member's."""
-    unseen = np.concatenate([chosen.rows[split] for split in SPLITS[1:]])
-    return int(np.isin(census.digest[unseen], census.digest[chosen.rows["member"]]).sum())
+    return Chosen(rows, class_of, [names[code] for code in ordered], left_out)
 
 
 def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None:
@@ -164,20 +212,60 @@ def check_sizes(data: DataSection, total: int, apart: int | None = None) -> None
         )
 
 
-def split_indices(data: DataSection, total: int, seed: int, apart: int | None = None) -> dict[Split, np.ndarray]:
+def split_indices(
+    data: DataSection,
+    total: int,
+    seed: int,
+    apart: int | None = None,
+    alike: Alike | None = None,
+    taken: np.ndarray | None = None,
+) -> tuple[dict[Split, np.ndarray], dict[str, int]]:
     """Disjoint random positions for members, calibration and holdout, each int64 and in random order.
+
+    Copies of members would be matched as often as members, so neither they nor near duplicates of members come into the unseen
+    sets; the next images of the order take their places.
 
     Args:
         total: images in the source.
         apart: images in `data.holdout_path`; their positions are `total` … `total + apart` − 1.
+        alike: of all positions.
+        taken: bool, the positions that no set may hold.
+
+    Returns:
+        The positions, and how many images were left out of the unseen sets: `exact` copies of members and `near` ones.
 
     Raises:
         UserError: there are fewer images than the three sets need.
     """
     check_sizes(data, total, apart)
     order = np.random.default_rng([seed, 0]).permutation(total)[data.skip :]
+    if taken is not None:
+        order = order[~taken[order]]
+        needed = data.members + (2 * data.holdout if apart is None else 0)
+        if len(order) < needed:
+            raise UserError(f"{needed} are wanted, but only {len(order)} images are no copies of others in use")
+    members, unseen = order[: data.members], order[data.members :]
     if apart is not None:
-        unseen = np.random.default_rng([seed, 3]).permutation(apart)
-        order = np.concatenate([order[: data.members], total + unseen])
-    bounds = np.cumsum([data.members, data.holdout, data.holdout])
-    return dict(zip(SPLITS, np.split(order[: bounds[-1]], bounds[:-1]), strict=True))
+        unseen = total + np.random.default_rng([seed, 3]).permutation(apart)
+    wanted, left_out = 2 * data.holdout, {"exact": 0, "near": 0}
+    if alike is not None and wanted:
+        copies, equal = alike.copies(members)[unseen], alike.equal(members)[unseen]
+        usable = np.flatnonzero(~copies)
+        if len(usable) < wanted:
+            raise _too_few_unseen(data, len(unseen), int(copies.sum()), apart is not None)
+        passed = slice(usable[wanted - 1] + 1)
+        left_out = {"exact": int(equal[passed].sum()), "near": int((copies & ~equal)[passed].sum())}
+        unseen = unseen[usable]
+    sets = members, unseen[: data.holdout], unseen[data.holdout : wanted]
+    return dict(zip(SPLITS, sets, strict=True)), left_out
+
+
+def _too_few_unseen(data: DataSection, total: int, copies: int, apart: bool) -> UserError:
+    left = (total - copies) // 2
+    where = f"of {data.holdout_path}" if apart else "beside the members"
+    lower = f", or lower data.holdout to {left}" if left else ""
+    return UserError(
+        f"twice {data.holdout} unseen images are wanted, but {copies:,} of the {total:,} images {where} are copies of members or "
+        f"nearly so; give images that the model never saw as data.holdout_path{lower}",
+        "data.holdout",
+    )

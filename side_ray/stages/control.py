@@ -35,7 +35,7 @@ def control(audit: Audit) -> None:
     artifacts, other = audit.artifacts, audit.of(control_artifacts(audit.artifacts))
     audit.reporter.say("control: train, sample and score a DPM of other images")
     with naming("control.members"):
-        prepare(other)
+        prepare(other, artifacts.prepare)
     train_dpm(other)
     many = [(each, control_samples(artifacts, other.artifacts, each)) for each in control_conditions(audit.config)]
     jobs = [sampling_job(each, artifacts, samples) for each, samples in many]
@@ -71,7 +71,7 @@ def control_metrics(artifacts: Artifacts) -> dict[str, Any]:
         assert found.holdout_best is not None
         members, holdout = (reaches(values, cut, bands.larger_is_closer) for values in (found.best, found.holdout_best))
         test = compare_sets(members, holdout, sizes["member"], sizes["holdout"])
-        numbers = condition_metrics(found, bands, cut, train_size=sizes["member"])
+        numbers = condition_metrics(found, bands, cut, train_size=artifacts.distinct["member"])
         row = {"method": each.method, "lambda": each.scale, "n": numbers["n"], "calibrated": numbers["calibrated"]}
         rows.append(
             row | {"only_members": test.only_members, "only_holdout": test.only_holdout, "p_value": test.p_value}

@@ -13,96 +13,148 @@ import pyarrow.parquet as pq
 from side_ray.config import Config
 from side_ray.errors import RunError, UserError
 from side_ray.execution.audit import Audit
-from side_ray.execution.ingest import (
-    DISTINCT,
+from side_ray.execution.ingest.near import ALIKE, BLOCK_IMAGES, DISTINCT, Duplicates, Near, alike_key, near_key
+from side_ray.execution.ingest.passes import (
     PART_IMAGES,
     PLAN,
     PLAN_SCHEMA,
     UNITS,
     IngestSpec,
-    Near,
     Pass,
     Scan,
     Write,
-    near_key,
     part_key,
     pixels_key,
     run_pass,
     scan_key,
+    thumbnails_key,
 )
+from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.dataset import split_table, to_parquet
-from side_ray.runs.run import Artifact
+from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_table, to_parquet
+from side_ray.runs.run import DONE, Artifact
+from side_ray.similarity.duplicates import groups as groups_of
+from side_ray.similarity.duplicates import near_pairs, thumbnails
 from side_ray.sources.digits import load_digits
 from side_ray.sources.pools import transform_of
-from side_ray.sources.select import SPLITS, Census, Chosen, capped, choose, copies_across, split_indices, without_near
+from side_ray.sources.select import SPLITS, Alike, Census, Chosen, Split, capped, choose, split_indices, without_near
 
 BROKEN = "broken.json"
 READERS = 16
 """Small tables that the driver reads concurrently, because object storage has a high latency."""
 
 
-def prepare(audit: Audit) -> None:
+def prepare(audit: Audit, beside: Artifact | None = None) -> None:
     """Write `part-*.parquet`; does nothing if the artifact is complete.
+
+    An artifact of an earlier version, which knows nothing of duplicates, is written again: its members stay what they are.
+
+    Args:
+        beside: images prepared from the same source, of which no set here may hold a copy or near duplicate.
 
     Raises:
         UserError: the source holds too few images for the splits, images that cannot be used, or images of several sizes.
         RunError: a part of the source could not be read.
     """
     artifact = audit.artifacts.prepare
-    if artifact.done:
+    if artifact.done and "distinct" in artifact.info():
         audit.reporter.say("prepare: the images exist already")
     else:
         if audit.config.data.source == "digits":
-            _write_digits(audit.config, artifact)
+            _write_digits(audit.config, artifact, beside)
         else:
-            _Preparation(audit).run()
-        info = artifact.info()
-        audit.reporter.say(
-            f"prepare: {info['member']:,} members, {info['calibration']:,} + {info['holdout']:,} unseen images"
-        )
+            _Preparation(audit, beside).run()
+        _tell(artifact.info(), audit.reporter)
     audit.run.point_latest(prepare=artifact.key)
 
 
-def _write_digits(config: Config, artifact: Artifact) -> None:
-    source = load_digits()
-    chosen = split_indices(config.data, len(source), config.run.seed)
-    for number, split in enumerate(SPLITS):
-        artifact.store.write(
-            f"{artifact.key}/{part_key(number)}", to_parquet(split_table(source, chosen[split], split))
+def _tell(info: dict[str, Any], reporter: Reporter) -> None:
+    reporter.say(f"prepare: {info['member']:,} members, {info['calibration']:,} + {info['holdout']:,} unseen images")
+    for split in SPLITS:
+        found = info["duplicates"][split]
+        if found["exact"] or found["near"]:
+            reporter.say(
+                f"prepare: {split}: {found['exact']:,} exact and {found['near']:,} near duplicates, so {info[split]:,} images "
+                f"count as {info['distinct'][split]:,}; the largest group has {found['largest']:,}"
+            )
+    if any(info["left_out"].values()):
+        reporter.say(
+            f"prepare: {info['left_out']['exact']:,} exact and {info['left_out']['near']:,} near copies of members were kept out "
+            "of the unseen images"
         )
-    sizes = {split: len(chosen[split]) for split in SPLITS}
-    artifact.finish(source="digits", shape=list(source.images.shape[1:]), classes=10, **sizes)
+
+
+def _finish(artifact: Artifact, groups: dict[Split, Groups], left_out: dict[str, int], **info: Any) -> None:
+    """Write what is known of duplicates, and mark the artifact as complete."""
+    artifact.store.write(f"{artifact.key}/{DUPLICATES}", to_parquet(duplicates_table(groups)))
+    sizes = {split: each.size for split, each in groups.items()}
+    info["distinct"] = {split: each.distinct for split, each in groups.items()}
+    info["duplicates"] = {split: each.summary() for split, each in groups.items()}
+    artifact.finish(**info, **sizes, left_out=left_out)
+
+
+def _write_digits(config: Config, artifact: Artifact, beside: Artifact | None) -> None:
+    source = load_digits()
+    contents = np.unique(source.images.reshape(len(source), -1), axis=0, return_inverse=True)[1].ravel()
+    _, first = np.unique(contents, return_index=True)
+    small = thumbnails(source.images[first])
+    rows, columns, shares = near_pairs(small, small)
+    later = rows < columns
+    alike = Alike(contents, np.stack([rows, columns], axis=1)[later], shares[later])
+    taken = (
+        None if beside is None else alike.copies(_read_table(beside, PLAN, ["position"]).column("position").to_numpy())
+    )
+    chosen, left_out = split_indices(config.data, len(source), config.run.seed, alike=alike, taken=taken)
+    groups = {}
+    for number, (split, indices) in enumerate(chosen.items()):
+        own = groups_of(contents[indices], alike.pairs, alike.shares)
+        groups[split] = Groups.of(own, contents[indices])
+        table = split_table(source, indices, split, own)
+        artifact.store.write(f"{artifact.key}/{part_key(number)}", to_parquet(table))
+    drawn = np.concatenate(list(chosen.values()))
+    plan = pa.table({"unit": np.zeros(len(drawn), np.int32), "position": drawn})
+    artifact.store.write(f"{artifact.key}/{PLAN}", to_parquet(plan))
+    _finish(artifact, groups, left_out, source="digits", shape=list(source.images.shape[1:]), classes=10)
+
+
+def _read_table(artifact: Artifact, key: str, columns: list[str] | None = None) -> pa.Table:
+    with artifact.store.open_input(f"{artifact.key}/{key}") as source:
+        return pq.read_table(source, columns=columns)
 
 
 class _Preparation:
     """Reads one data source into the run. The driver holds some tens of bytes per image, never an image."""
 
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: Audit, beside: Artifact | None) -> None:
+        self.beside = beside
         self.config, self.data, self.reporter = audit.config, audit.config.data, audit.reporter
         self.artifact, self.pools = audit.artifacts.prepare, audit.artifacts.pools
         self.unit_pools: list[int] = []
 
     def run(self) -> None:
         self._list_units()
-        self._run_pass(Scan, "read", {unit: [scan_key(unit)] for unit in range(len(self.unit_pools))})
+        units = range(len(self.unit_pools))
+        self._run_pass(Scan(self._spec()), "read", {unit: [scan_key(unit), thumbnails_key(unit)] for unit in units})
         with ThreadPoolExecutor(READERS) as readers:
             columns = ["label", "digest", "height", "width"]
-            scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), range(len(self.unit_pools))))
+            scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), units))
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
-        chosen = choose(census, candidates, self.data, self.config.run.seed)
-        self._write(census, chosen)
+        alike = self._alike(census, candidates)
+        chosen = choose(census, candidates, self.data, self.config.run.seed, alike, self._taken(census, alike))
+        groups = {
+            split: groups_of(alike.contents[rows], alike.pairs, alike.shares) for split, rows in chosen.rows.items()
+        }
+        self._write(census, chosen, groups)
         self._warn_of_members(census, candidates)
-        copies = copies_across(census, chosen)
-        if copies:
-            self.reporter.warn(
-                f"{copies:,} unseen images are exact copies of members, which makes false matches look frequent; "
-                "set data.dedup=exact unless this is intended"
-            )
-        self.artifact.finish(
+        for unit in units:
+            self.artifact.store.delete(f"{self.artifact.key}/{thumbnails_key(unit)}")
+        _finish(
+            self.artifact,
+            {split: Groups.of(own, alike.contents[chosen.rows[split]]) for split, own in groups.items()},
+            chosen.left_out,
             source=self.data.source,
             shape=shape,
             classes=len(chosen.class_names),
@@ -110,8 +162,6 @@ class _Preparation:
             images=len(census.usable),
             broken=broken,
             candidates=len(candidates),
-            copies=copies,
-            **{split: len(rows) for split, rows in chosen.rows.items()},
         )
 
     def _warn_of_members(self, census: Census, candidates: np.ndarray) -> None:
@@ -143,7 +193,7 @@ class _Preparation:
         near = self.data.dedup_bound if self.data.dedup == "near" else None
         return IngestSpec(self.artifact, self.pools, transform_of(self.data), near, len(self.unit_pools))
 
-    def _run_pass(self, work: type[Pass], verb: str, outputs: dict[int, list[str]]) -> None:
+    def _run_pass(self, work: Pass, verb: str, outputs: dict[int, list[str]]) -> None:
         """Run a pass over the units of which an output (key relative to the artifact) is missing."""
         existing = {entry.key for entry in self.artifact.store.list(self.artifact.key)}
         missing = [
@@ -153,7 +203,7 @@ class _Preparation:
             return
         ensure_ray(self.config.cluster)
         with self.reporter.bar(f"prepare: {verb}", len(outputs), "parts", done=len(outputs) - len(missing)) as bar:
-            failures = run_pass(work(self._spec()), missing, self.config.cluster, bar)
+            failures = run_pass(work, missing, self.config.cluster, bar)
         if failures:
             wrong = [failure.reason for _, failure in sorted(failures.items()) if failure.wrong_input]
             if wrong:
@@ -229,21 +279,45 @@ class _Preparation:
         return candidates
 
     def _near_pairs(self, census: Census, candidates: np.ndarray) -> np.ndarray:
-        # Row of each candidate in the array of pixels that the scan saved for its unit.
-        usable = np.cumsum(census.usable)
-        before = np.r_[0, usable][np.searchsorted(census.unit, census.unit[candidates])]
-        rows = usable[candidates] - 1 - before
-        self._put(DISTINCT, pa.table({"unit": census.unit[candidates], "row": rows, "index": candidates}), rows=4096)
+        places = {"unit": census.unit[candidates], "row": _rows_in_units(census, candidates), "index": candidates}
+        self._put(DISTINCT, pa.table(places), rows=4096)
         units = range(len(self.unit_pools))
-        self._run_pass(Near, "compare", {unit: [near_key(unit)] for unit in units})
-        tables = [self._table(near_key(unit)) for unit in units]
+        self._run_pass(Near(self._spec()), "compare", {unit: [near_key(unit)] for unit in units})
+        pairs = pa.concat_tables([self._table(near_key(unit)) for unit in units])
         for unit in units:
             self.artifact.store.delete(f"{self.artifact.key}/{pixels_key(unit)}")
-        pairs = pa.concat_tables(tables)
         return np.stack([pairs.column("first").to_numpy(), pairs.column("second").to_numpy()], axis=1)
 
-    def _write(self, census: Census, chosen: Chosen) -> None:
+    def _alike(self, census: Census, candidates: np.ndarray) -> Alike:
+        """Which of the candidates show the same. Equal ones are compared with the others once."""
+        contents = census.contents()
+        _, first = np.unique(contents[candidates], return_index=True)
+        distinct = candidates[np.sort(first)]
+        # A block holds whole units, so that each file of thumbnails is read for one block.
+        ends = np.searchsorted(census.unit[distinct], census.unit[distinct], side="right")
+        block = np.unique((ends - 1) // BLOCK_IMAGES, return_inverse=True)[1]
+        places = {"unit": census.unit[distinct], "row": _rows_in_units(census, distinct), "index": distinct}
+        self._put(ALIKE, pa.table({"block": block, **places}), rows=4096)
+        blocks = range(int(block.max(initial=-1)) + 1)
+        passed = Duplicates(self._spec(), len(blocks))
+        self._run_pass(passed, "look for duplicates", {each: [alike_key(each)] for each in blocks})
+        found = [self._table(alike_key(each)) for each in blocks]
+        first, second, shares = (
+            np.concatenate([table.column(name).to_numpy() for table in found]) for name in ("first", "second", "share")
+        )
+        return Alike(contents, np.stack([contents[first], contents[second]], axis=1), shares)
+
+    def _taken(self, census: Census, alike: Alike) -> np.ndarray | None:
+        """bool [N], the images of the census that `beside` holds, and their copies."""
+        if self.beside is None:
+            return None
+        plan = _read_table(self.beside, PLAN, ["unit", "position"])
+        starts = np.searchsorted(census.unit, plan.column("unit").to_numpy())
+        return alike.copies(starts + plan.column("position").to_numpy())
+
+    def _write(self, census: Census, chosen: Chosen, groups: dict[Split, np.ndarray]) -> None:
         """Assign each chosen image to a part and write the parts."""
+        self._clear_earlier_version()
         rows = np.concatenate([chosen.rows[split] for split in SPLITS])
         sizes = [len(chosen.rows[split]) for split in SPLITS]
         order = np.argsort(rows)
@@ -263,17 +337,32 @@ class _Preparation:
             "split": splits.tolist(),
             "id": ids,
             "label": pa.array(labels, pa.int64(), mask=labels < 0),
+            "group": np.concatenate([groups[split] for split in SPLITS])[order],
             "digest": pa.array(census.digest[rows].tolist(), pa.binary(census.digest.dtype.itemsize)),
         }
         self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
             outputs.setdefault(unit, []).append(part_key(part))
-        self._run_pass(Write, "write", outputs)
+        self._run_pass(Write(self._spec()), "write", outputs)
+
+    def _clear_earlier_version(self) -> None:
+        """Remove the parts of a complete artifact, which only an earlier version has left here; its marker last."""
+        if self.artifact.done:
+            for entry in self.artifact.store.list(self.artifact.key):
+                if entry.key.removeprefix(f"{self.artifact.key}/").startswith("part-"):
+                    self.artifact.store.delete(entry.key)
+            self.artifact.store.delete(f"{self.artifact.key}/{DONE}")
 
     def _put(self, key: str, table: pa.Table, rows: int) -> None:
         self.artifact.store.write(f"{self.artifact.key}/{key}", to_parquet(table, rows=rows))
 
     def _table(self, key: str, columns: list[str] | None = None) -> pa.Table:
-        with self.artifact.store.open_input(f"{self.artifact.key}/{key}") as source:
-            return pq.read_table(source, columns=columns)
+        return _read_table(self.artifact, key, columns)
+
+
+def _rows_in_units(census: Census, indices: np.ndarray) -> np.ndarray:
+    """The row int64 [n] of each image in what the scan saved of its unit, which is of usable images only."""
+    usable = np.cumsum(census.usable)
+    before = np.r_[0, usable][np.searchsorted(census.unit, census.unit[indices])]
+    return usable[indices] - 1 - before

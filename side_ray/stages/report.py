@@ -19,7 +19,7 @@ from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_labels, read_split, to_parquet
+from side_ray.runs.dataset import read_groups, read_labels, read_split, to_parquet
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_pool
@@ -118,7 +118,9 @@ def _extracted(
     )
     rows = closest(conditions, similarity.larger_is_closer)
     about = members_of(artifacts.run.store, artifacts.prepare.key, [row["train_id"] for row in rows])
+    groups = read_groups(artifacts.run.store, artifacts.prepare.key, "member", artifacts.sizes["member"])
     for row in rows:
+        row["group_size"] = int(groups.sizes(np.array(row["train_id"])))
         given, number = row["method"] == "given", row["sample_id"]
         row |= about[row["train_id"]]
         row["q_value"] = None if q_values is None else float(q_values[row["train_id"]])
@@ -144,7 +146,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
     rows = []
     for each, found in scores.items():
         row: dict[str, Any] = {"method": each.method, "lambda": each.scale}
-        row |= condition_metrics(found, bands, cut, train_size=sizes["member"])
+        row |= condition_metrics(found, bands, cut, train_size=artifacts.distinct["member"])
         if cut is not None and random is not None and random is not found:
             test = compare(found, sample_ids, random, sample_ids, cut, bands.larger_is_closer)
             row["mcnemar"] = {"p_value": test.p_value, "only_this": test.only_a, "only_random": test.only_b}
@@ -158,6 +160,9 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "bands": bands.resolve(),
         },
         "train_size": sizes["member"],
+        "train_distinct": artifacts.distinct["member"],
+        "duplicates": artifacts.prepare.info().get("duplicates"),
+        "left_out": artifacts.prepare.info().get("left_out"),
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
@@ -257,6 +262,7 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
             (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
         )
     members = read_split(artifacts.run.store, artifacts.prepare.key, "member")
+    groups = read_groups(artifacts.run.store, artifacts.prepare.key, "member", len(members))
     items = []
     for matches in found.values():
         seen: set[int] = set()
@@ -270,6 +276,7 @@ def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> 
                     "method": each.method,
                     "lambda": each.scale,
                     "train_id": train_id,
+                    "group_size": int(groups.sizes(np.array(train_id))),
                     "sample_id": sample_id,
                     "value": value,
                     "label": label,

@@ -50,12 +50,14 @@ class ScoringJob(ShardJob):
 
 @dataclass(frozen=True)
 class ScorerSpec(Carrier):
-    """Everything that a scorer needs, by path. `search`: handles of remote `SearchPart`s; empty = hold all features."""
+    """Everything that a scorer needs, by path. `search`: handles of remote `SearchPart`s; empty = hold all features.
+    `distinct`: images of each split, with those that count as one counted once."""
 
     prepared: Artifact
     jobs: list[ScoringJob]
     score: ScoreSection
     sizes: dict[Split, int]
+    distinct: dict[Split, int]
     search: list[Any]
     threads: int
 
@@ -134,7 +136,7 @@ class Scorer(ShardActor):
         self, split: Split, queries: np.ndarray, levels: Levels | None
     ) -> tuple[Neighbors, np.ndarray, Counts | None]:
         """Nearest images in the whole split, their values float32 [Q, k], and the counts at `levels` (None without levels)."""
-        similarity, size = self.similarity, self.spec.sizes[split]
+        similarity, size = self.similarity, self.spec.distinct[split]
         one_pass = levels if similarity.metric == "ip" else None
         answers = self._ask("search", split, queries, self.spec.score.neighbors, one_pass)
         nearest = merge([neighbors for neighbors, _ in answers], self.spec.score.neighbors, similarity.metric)
@@ -254,4 +256,5 @@ def scoring_job(
 def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActors) -> ScorerSpec:
     """What a scorer needs for these jobs."""
     config = artifacts.config
-    return ScorerSpec(artifacts.prepare, jobs, config.score, artifacts.sizes, search.handles, config.cluster.actor_cpus)
+    sizes, distinct = artifacts.sizes, artifacts.distinct
+    return ScorerSpec(artifacts.prepare, jobs, config.score, sizes, distinct, search.handles, config.cluster.actor_cpus)

@@ -130,7 +130,7 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
     for each, scores in found.items():
         artifacts = plan.artifacts[each]
         cut = read_cut(artifacts)
-        entry = condition_metrics(scores, bands, cut, train_size=plan.base.sizes["member"])["bands"][band]
+        entry = condition_metrics(scores, bands, cut, train_size=plan.base.distinct["member"])["bands"][band]
         n = int(scores.best.size)
         rows.append(
             {
@@ -184,7 +184,7 @@ def _pairs(shards: ShardSet, n: int, metrics: Mapping[str, Any]) -> tuple[np.nda
     neighbors = np.stack(table.column("neighbor_ids").to_numpy(zero_copy_only=False))
     values = np.stack(table.column("neighbor_values").to_numpy(zero_copy_only=False))
     within = closeness_of(values, larger) >= closeness_of(np.float32(metrics["cut"]), larger)
-    if neighbors.shape[1] < metrics["train_size"] and within[:, -1].any():
+    if neighbors.shape[1] < (metrics.get("train_distinct") or metrics["train_size"]) and within[:, -1].any():
         matched = within[:, 0]
         return ids[matched], pc.cast(table.column("best_id"), pa.int64()).to_numpy()[matched], False
     row, column = np.nonzero(within)

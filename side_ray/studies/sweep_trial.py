@@ -64,7 +64,7 @@ def trial_spec(setting: Setting, artifacts: Artifacts, results: Artifact, search
         scorer_spec(artifacts, [scoring_job(artifacts, samples, scores, hits, levels)], search),
         bands_of(artifacts.config),
         read_cut(artifacts),
-        artifacts.sizes["member"],
+        artifacts.distinct["member"],
     )
 
 

@@ -52,7 +52,7 @@ def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
             "schema": SCHEMA,
             "cut": cut.value,
             "similarity": config.score.similarity,
-            "train_size": plain.prepare.info()["member"],
+            "train_size": plain.distinct["member"],
             "twins": [_twin(kind, audits[kind], scores, cut) for kind in KINDS if kind in audits],
         }
         target.write_json("twins.json", found)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from side_ray.execution.ingest import UNITS, IngestSpec, Scan, scan_key
+from side_ray.execution.ingest.passes import UNITS, IngestSpec, Scan, scan_key
 from side_ray.runs.dataset import to_parquet
 from side_ray.runs.run import Artifact
 from side_ray.sources.reading.pixels import Transform

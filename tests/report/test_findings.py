@@ -163,3 +163,11 @@ def test_nothing_scored_has_nothing_to_note(metrics):
     assert findings.notes(metrics) == []
     assert findings.explanation(metrics) == []
     assert "nothing to report" in findings.headline(metrics)
+
+
+def test_images_within_reach_are_never_more_than_the_training_set_and_withheld_at_low_coverage(metrics):
+    best = metrics["conditions"][3]
+    best["richness"] |= {"coverage": 0.8, "chao2": {"value": 320.0, "ci": [250.0, 500.0]}}
+    assert findings.within_reach(metrics, best) == (300, 250, 300)
+    best["richness"]["coverage"] = 0.49
+    assert findings.within_reach(metrics, best) is None

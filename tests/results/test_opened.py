@@ -59,7 +59,7 @@ def test_a_pair_is_the_stored_images(run, artifacts):
 def test_every_extracted_image_names_its_closest_sample(run, artifacts):
     stored = pq.read_table(f"{run.uri}/{artifacts.report.key}/extracted.parquet")
     assert stored.column_names == [
-        "train_id", "file", "label", "copies", "best", "method", "lambda", "seed", "sample_id", "q_value",
+        "train_id", "file", "label", "group_size", "copies", "best", "method", "lambda", "seed", "sample_id", "q_value",
     ]  # fmt: skip
     text = (artifacts.report.store.read(f"{artifacts.report.key}/extracted.csv")).decode()
     assert text.splitlines()[0] == ",".join(stored.column_names)

@@ -4,7 +4,7 @@ from sklearn import datasets
 
 from side_ray.config import DataSection
 from side_ray.errors import UserError
-from side_ray.runs.dataset import read_split, split_table, to_parquet
+from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, read_groups, read_split, split_table, to_parquet
 from side_ray.sources.digits import load_digits
 from side_ray.sources.select import SPLITS, split_indices
 from side_ray.storage import open_store
@@ -24,10 +24,10 @@ def test_digits_fill_the_byte_range_and_stay_distinct():
 
 
 def test_split_is_disjoint_seeded_and_sized():
-    first = split_indices(DATA, 200, seed=1)
+    first, _ = split_indices(DATA, 200, seed=1)
     assert {name: len(first[name]) for name in SPLITS} == {"member": 40, "calibration": 30, "holdout": 30}
     assert len(np.unique(np.concatenate(list(first.values())))) == 100
-    again, other = split_indices(DATA, 200, seed=1), split_indices(DATA, 200, seed=2)
+    again, other = split_indices(DATA, 200, seed=1)[0], split_indices(DATA, 200, seed=2)[0]
     assert all(np.array_equal(first[name], again[name]) for name in SPLITS)
     assert not np.array_equal(first["member"], other["member"])
 
@@ -39,7 +39,7 @@ def test_too_many_members_names_both_numbers():
 
 def test_parquet_round_trip_keeps_ids_images_and_labels(tmp_path):
     store, source = open_store(str(tmp_path)), load_digits()
-    chosen = split_indices(DATA, len(source), seed=3)
+    chosen, _ = split_indices(DATA, len(source), seed=3)
     for number, split in enumerate(SPLITS):
         store.write(f"prepare/x/part-{number:06d}.parquet", to_parquet(split_table(source, chosen[split], split)))
     for split in SPLITS:
@@ -47,3 +47,21 @@ def test_parquet_round_trip_keeps_ids_images_and_labels(tmp_path):
         assert read.ids.tolist() == list(range(len(chosen[split])))
         assert np.array_equal(read.images, source.images[chosen[split]])
         assert np.array_equal(read.labels, source.labels[chosen[split]])
+
+
+def test_groups_are_counted_and_read_again(tmp_path):
+    store = open_store(str(tmp_path))
+    groups = Groups.of(np.array([0, 1, 0, 0, 4, 1]), np.array([7, 3, 8, 7, 1, 3]))
+    assert groups.distinct == 3
+    assert groups.ids.tolist() == [0, 1, 2, 3, 5]
+    assert groups.copy_of.tolist() == [0, 1, 2, 0, 1]
+    assert groups.summary() == {"exact": 2, "near": 1, "largest": 3}
+    assert groups.sizes(np.array([[4, 0], [1, 4]])).tolist() == [[1, 3], [2, 1]]
+    alone = Groups.of(np.arange(4), np.arange(4))
+    assert (alone.distinct, alone.summary()) == (4, {"exact": 0, "near": 0, "largest": 1})
+    assert alone.sizes(np.arange(4)).tolist() == [1] * 4
+    store.write(f"prepare/x/{DUPLICATES}", to_parquet(duplicates_table({"member": groups, "holdout": alone})))
+    read = read_groups(store, "prepare/x", "member", 6)
+    assert all(np.array_equal(getattr(read, name), getattr(groups, name)) for name in ("ids", "groups", "copy_of"))
+    assert read_groups(store, "prepare/x", "holdout", 4).distinct == 4
+    assert read_groups(store, "prepare/of-an-earlier-version", "member", 4).distinct == 4

@@ -4,7 +4,7 @@ import pytest
 
 from side_ray.config import DataSection
 from side_ray.errors import UserError
-from side_ray.sources.select import DIGEST_BYTES, Census, capped, choose, copies_across, without_near
+from side_ray.sources.select import DIGEST_BYTES, Alike, Census, capped, choose, without_near
 
 
 def census(digests: list[list[int | None]], labels: list[list[str | None]] | None = None, pools=(0, 0, 0)) -> Census:
@@ -68,9 +68,6 @@ def test_unseen_images_come_from_their_own_pool():
     chosen = choose(made, np.arange(6), data(members=3, holdout=1, holdout_path="y"), 0)
     assert chosen.rows["member"].tolist() == [0, 1, 2]
     assert set(chosen.rows["calibration"]) | set(chosen.rows["holdout"]) <= {3, 4, 5}
-    both = choose(made, np.arange(6), data(members=3, holdout=1, holdout_path="y"), 1)
-    taken = np.concatenate([both.rows["calibration"], both.rows["holdout"]])
-    assert copies_across(made, both) == int(5 in taken)
     with pytest.raises(UserError, match=r"data\.holdout: twice 2 unseen images are wanted, but y holds 3"):
         choose(made, np.arange(6), data(members=3, holdout=2, holdout_path="y"), 0)
     with pytest.raises(UserError, match=r"data\.members: 4 are wanted, but x holds 3"):
@@ -84,3 +81,53 @@ def test_classes_are_numbered_among_the_members_and_numbers_keep_their_order():
     assert chosen.class_of[made.label].tolist() == [2, 1, 0, -1, -1]
     alike = census([[1, 2, 3], [4, 5]], [["x"] * 3, [None, None]], pools=(0, 1))
     assert choose(alike, np.arange(5), data(members=3, holdout=1, holdout_path="y"), 0).class_names == []
+
+
+def alike(made: Census, pairs: list[tuple[int, int]] = ()) -> Alike:  # type: ignore[assignment]
+    """Of a census with the numbers 0 … n − 1 as contents; `pairs` are near duplicates."""
+    return Alike(made.contents(), np.array(pairs, np.int64).reshape(-1, 2), np.full(len(pairs), 0.05))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_copies_of_members_are_replaced_in_the_unseen_sets_and_counted(apart):
+    # Image 20 + i of the second unit equals image i, and 40 + i is nearly image i.
+    made = census([list(range(20)), list(range(20)), list(range(20, 40))], pools=(0, int(apart), int(apart)))
+    options = data(members=12, holdout=5, **({"holdout_path": "y"} if apart else {}))
+    same = alike(made, [(i, i + 20) for i in range(10)])
+    for seed in range(5):
+        chosen = choose(made, np.arange(60), options, seed, same)
+        members = set(made.contents()[chosen.rows["member"]].tolist())
+        unseen = made.contents()[np.concatenate([chosen.rows["calibration"], chosen.rows["holdout"]])]
+        assert unseen.size == 10
+        assert not members & set(unseen.tolist())
+        assert not any(content - 20 in members for content in unseen if 20 <= content < 30)
+        assert not any(content + 20 in members for content in unseen if content < 10)
+        assert chosen.left_out["exact"] > 0
+        assert chosen.left_out["near"] > 0
+        plain = choose(made, np.arange(60), options, seed)
+        assert np.array_equal(plain.rows["member"], chosen.rows["member"])
+        nothing = choose(
+            made, np.arange(60), options, seed, Alike(np.arange(60), np.empty((0, 2), np.int64), np.empty(0))
+        )
+        assert all(np.array_equal(plain.rows[split], nothing.rows[split]) for split in plain.rows)
+        assert nothing.left_out == {"exact": 0, "near": 0}
+
+
+def test_too_few_images_that_are_no_copies_are_refused_in_one_line():
+    made = census([list(range(10)) * 2 + [50, 51]])
+    with pytest.raises(UserError) as caught:
+        choose(made, np.arange(22), data(members=18, holdout=2), 0, alike(made))
+    assert "copies of members" in str(caught.value)
+    assert "data.members" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_set_holds_what_another_audit_uses_or_a_copy_of_it():
+    made = census([list(range(20)), list(range(20, 40))])
+    same = alike(made, [(i, i + 20) for i in range(10)])
+    first = choose(made, np.arange(40), data(members=6, holdout=3), 0, same)
+    used = np.concatenate(list(first.rows.values()))
+    other = choose(made, np.arange(40), data(members=6, holdout=1, skip=12), 0, same, same.copies(used))
+    assert not same.copies(used)[np.concatenate(list(other.rows.values()))].any()
+    with pytest.raises(UserError, match=r"only \d+ images are no copies"):
+        choose(made, np.arange(40), data(members=26, holdout=1, skip=12), 0, same, same.copies(used))

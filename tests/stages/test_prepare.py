@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -106,6 +107,7 @@ def test_the_parts_open_as_huggingface_images_and_name_their_files(tmp_path, ray
         split=datasets.Value("string"),
         image=datasets.Image(),
         label=datasets.Value("int64"),
+        group=datasets.Value("int64"),
     )
     rows = datasets.Dataset.from_parquet(files, features=features, cache_dir=str(tmp_path / ".hf"))
     assert (rows[0]["image"].size, rows[0]["image"].mode) == ((16, 16), "L")
@@ -156,8 +158,93 @@ def test_duplicates(tmp_path, ray_session):
         artifacts, _ = prepared(tmp_path / "run", **where, dedup=dedup)
         counts[dedup] = artifacts.prepare.info()["candidates"]
     assert counts == {"none": 114, "exact": 102, "near": 100}
-    _, lines = prepared(tmp_path / "run", **where, members=60, holdout=20)
-    assert any("are exact copies of members" in line and "data.dedup=exact" in line for line in lines)
+
+
+def columns(artifacts: Artifacts, split: str) -> dict[str, list[object]]:
+    """Columns of one split, by id, and the pixels."""
+    root = Path(artifacts.run.store.uri) / artifacts.prepare.key
+    table = pq.read_table(sorted(root.glob("part-*")), filters=[("split", "==", split)]).sort_by("id")
+    return table.to_pydict() | {"pixels": [each.tobytes() for each in decode_column(table.column("image"))]}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_duplicates_have_a_group_and_copies_of_members_stay_out_of_the_unseen_sets(apart, tmp_path, ray_session):
+    images, rng = pictures(200, (8, 8)), np.random.default_rng(0)
+    noisy = np.clip(images[:20] + rng.integers(-6, 7, (20, 8, 8, 3)), 0, 255).astype(np.uint8)
+    many = np.repeat(images[:1], 20, axis=0)
+    every = np.concatenate([images, images[:30], noisy, many])
+    write_parquet(tmp_path / "a.parquet", every, None, rows=16)
+    where = {"source": "parquet", "path": str(tmp_path / "a.parquet"), "members": 200, "holdout": 15}
+    if apart:
+        write_parquet(tmp_path / "b.parquet", np.concatenate([every[:60], pictures(40, (8, 8), seed=7)]), None)
+        where["holdout_path"] = str(tmp_path / "b.parquet")
+    artifacts, lines = prepared(tmp_path / "run", **where)
+    members, info = columns(artifacts, "member"), artifacts.prepare.info()
+    assert members["id"] == list(range(200))
+    # Equal pixels and noise: the group is the first of each.
+    sources = {image.tobytes(): number for number, image in enumerate(images)}
+    sources |= {image.tobytes(): number for number, image in enumerate(noisy)}
+    shown = [sources[pixels] for pixels in members["pixels"]]
+    assert members["group"] == [shown.index(number) for number in shown]
+    assert info["distinct"]["member"] == len(set(shown))
+    exact = 200 - len(set(members["pixels"]))
+    assert info["duplicates"]["member"] == {
+        "exact": exact,
+        "near": 200 - len(set(shown)) - exact,
+        "largest": max(map(shown.count, shown)),
+    }
+    assert any(f"200 images count as {len(set(shown))}" in line for line in lines)
+    for split in ("calibration", "holdout"):
+        unseen = columns(artifacts, split)
+        assert unseen["id"] == list(range(15))
+        assert not {sources.get(pixels) for pixels in unseen["pixels"]} & set(shown)
+    assert info["left_out"]["exact"] > 0
+    assert any(f"{info['left_out']['exact']} exact and" in line and "kept out of the unseen" in line for line in lines)
+    table = pq.read_table(Path(artifacts.run.store.uri) / artifacts.prepare.key / "duplicates.parquet")
+    listed = {row["id"]: row for row in table.filter(pc.equal(table.column("split"), "member")).to_pylist()}
+    assert {number: members["group"][number] for number in listed} == {n: row["group"] for n, row in listed.items()}
+    assert all(members["pixels"][row["copy_of"]] == members["pixels"][number] for number, row in listed.items())
+    assert set(listed) == {number for number in range(200) if members["group"].count(members["group"][number]) > 1}
+    assert not list((Path(artifacts.run.store.uri) / artifacts.prepare.key / "scan").glob("thumbnails-*"))
+
+
+def test_too_many_copies_of_members_are_refused_in_one_line(tmp_path, ray_session):
+    write_parquet(tmp_path / "a.parquet", np.repeat(pictures(12, (8, 8)), 4, axis=0), None)
+    with pytest.raises(UserError, match=r"data\.holdout: twice 4 unseen images .* copies of members") as caught:
+        prepared(tmp_path / "run", source="parquet", path=str(tmp_path / "a.parquet"), members=30, holdout=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_an_earlier_version_are_taken_up_and_their_members_kept(tmp_path, ray_session):
+    images = pictures(60, (8, 8))
+    write_parquet(tmp_path / "a.parquet", np.concatenate([images, images[:20]]), None, rows=16)
+    where = {"source": "parquet", "path": str(tmp_path / "a.parquet"), "members": 40, "holdout": 8}
+    artifacts, _ = prepared(tmp_path / "run", **where)
+    wanted, root = parts(artifacts), Path(artifacts.run.store.uri) / artifacts.prepare.key
+    for path in root.glob("part-*"):
+        pq.write_table(pq.read_table(path).drop_columns("group"), path)
+    (root / "part-000099.parquet").write_bytes((root / "part-000000.parquet").read_bytes())
+    earlier = {key: value for key, value in artifacts.prepare.info().items() if key not in ("distinct", "duplicates")}
+    artifacts.prepare.finish(**earlier)
+    (root / "duplicates.parquet").unlink()
+    again, _ = prepared(tmp_path / "run", **where)
+    assert again.prepare.key == artifacts.prepare.key
+    assert parts(again) == wanted
+    assert (root / "duplicates.parquet").exists()
+    assert prepared(tmp_path / "run", **where)[1] == ["prepare: the images exist already"]
+
+
+def test_the_digits_are_distinct_and_the_control_holds_none_of_the_audit(tmp_path):
+    artifacts, lines = prepared(tmp_path / "run", source="digits", path=None, members=300, holdout=100)
+    info = artifacts.prepare.info()
+    assert info["distinct"] == {"member": 300, "calibration": 100, "holdout": 100}
+    assert info["left_out"] == {"exact": 0, "near": 0}
+    assert lines == ["prepare: 300 members, 100 + 100 unseen images"]
+    config = tiny_config(tmp_path / "run", data__members=300, data__holdout=1, data__skip=500, dpm__kind="optimal")
+    audit = Audit.open(config, Listener())
+    prepare(audit, artifacts.prepare)
+    used = {pixels for split in ("member", "calibration", "holdout") for pixels in columns(artifacts, split)["pixels"]}
+    assert not used & set(columns(audit.artifacts, "member")["pixels"])
 
 
 def test_cifar_members_and_unseen_images_keep_apart(tmp_path, ray_session):

@@ -71,6 +71,7 @@ def _pair(metrics: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]
         "sample_id": item["sample_id"],
         "scale": wording.scale_text(item.get("lambda")),
         "label": label,
+        "group_size": item.get("group_size", 1),
         "beyond": beyond,
     }
 

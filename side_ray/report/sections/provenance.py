@@ -29,6 +29,7 @@ def _sizes_and_cut(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The sizes of the sets, and the cut with the interval of its false-match rate."""
     for key, label in (
         ("train_size", "training images"),
+        ("train_distinct", "distinct training images"),
         ("calibration_size", "calibration images"),
         ("holdout_size", "held-out images"),
     ):

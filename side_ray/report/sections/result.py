@@ -36,7 +36,7 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         if sentences.established(metrics, best) and sentences.above_random(best):
             facts += _gain(best, baseline, criterion)
     if band.get("ums_best_count") is not None:
-        size = metrics.get("train_size")
+        size = findings.train_images(metrics)
         lines = (
             [f"{wording.percent(band['ums_best_count'] / size)} of {wording.count(size)} training images"]
             if size
@@ -47,10 +47,10 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     if band.get("holdout_ams") is not None:
         facts.append(_share_fact("Matches with held-out images", band, "holdout", best["n"]))
-    if sentences.established(metrics, best) and (richness := best.get("richness")) and criterion.kind == "calibrated":
-        low, high = richness["chao2"]["ci"]
-        lines = ["Chao2, a lower bound", f"95%: {wording.count(low)}–{wording.count(high)}"]
-        value = wording.count(richness["chao2"]["value"])
+    reach = findings.within_reach(metrics, best) if criterion.kind == "calibrated" else None
+    if reach is not None and sentences.established(metrics, best):
+        value, low, high = map(wording.count, reach)
+        lines = ["Chao2, a lower bound", f"95%: {low}–{high}"]
         facts.append({"label": "Distinct images within reach, at least", "value": value, "lines": lines})
     return facts
 

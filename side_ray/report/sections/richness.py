@@ -15,7 +15,12 @@ class Richness(PageSection):
         if "verdict" in data.metrics and not sentences.claims(data.metrics):
             return None
         figures = data.figures.get("richness")
-        rows = [each for each in data.metrics["conditions"] if each.get("richness")]
+        rows = [
+            (each, findings.within_reach(data.metrics, each))
+            for each in data.metrics["conditions"]
+            if each.get("richness")
+        ]
         if not figures and not rows:
             return None
-        return {"figures": figures, "rows": rows, "band": findings.richness_band(data.metrics)}
+        band = findings.richness_band(data.metrics)
+        return {"figures": figures, "rows": rows, "band": band, "least": findings.LEAST_COVERAGE}

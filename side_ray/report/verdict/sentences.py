@@ -64,7 +64,7 @@ _WHY = {
 
 
 def _found(metrics: Metrics, verdict: Mapping[str, Any]) -> str:
-    size = wording.count(metrics["train_size"])
+    size = wording.count(metrics.get("train_distinct") or metrics["train_size"])
     if verdict["reason"] == "few":
         return (
             f"Found: samples come closer to a few of {size} training images than chance allows (permutation test, p "

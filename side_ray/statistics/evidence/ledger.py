@@ -91,7 +91,12 @@ def ledger(
         `revealed` and `copied`.
     """
     m, pool = shape.members, judgement.pool
-    counts = {key: np.bincount(each.images, minlength=m)[:m] for key, each in found.items()}
+    _, own, members = np.unique(shape.group[:m], return_inverse=True, return_counts=True)
+    counts = {
+        # Duplicates share their matches, which the search gives to the first of them.
+        key: np.bincount(own[each.images[each.images < m]], minlength=members.size)[own]
+        for key, each in found.items()
+    }
     stacked = np.stack(list(counts.values()))
     sizes = np.array([each.size for each in found.values()])
     best = (stacked / sizes[:, None]).argmax(axis=0)
@@ -101,7 +106,6 @@ def ledger(
     known = rows >= 0
     score = np.where(known, pool.score[rows], -np.inf)
     methods = [sorted({key[0] for key, each in counts.items() if each[i]}) for i in range(m)]
-    _, own, members = np.unique(shape.group[:m], return_inverse=True, return_counts=True)
     return {
         "train_id": np.arange(m),
         "label": [None] * m if labels is None else [int(label) if label >= 0 else None for label in labels],

@@ -1,8 +1,8 @@
 """Reads a data source in Ray tasks: each reads one unit of it by path and writes its results to the run directory.
 
-There are three passes over the units. `Scan` hashes every image and reads its label. `Near` compares all images with each
-other, if near duplicates are to be removed. `Write` reads the chosen images again and writes the canonical parts. The source's
-content alone determines the units, so the result does not depend on the number of processes.
+`Scan` hashes every image, reads its label and keeps a thumbnail. The passes of `near` compare images with each other. `Write`
+reads the chosen images again and writes the canonical parts. The source's content alone determines the units, so the result
+does not depend on the number of processes.
 """
 
 import hashlib
@@ -24,8 +24,7 @@ from side_ray.images import IMAGE_TYPE, encode_png
 from side_ray.registry import Carrier
 from side_ray.runs.dataset import SCHEMA, to_parquet
 from side_ray.runs.run import Artifact
-from side_ray.search import Index, Neighbors, merge
-from side_ray.similarity.nl2 import Nl2
+from side_ray.similarity.duplicates import thumbnails
 from side_ray.sources.base import Record, Source
 from side_ray.sources.reading.pixels import Transform, Unusable
 from side_ray.sources.select import DIGEST_BYTES, SPLITS
@@ -33,7 +32,7 @@ from side_ray.sources.select import DIGEST_BYTES, SPLITS
 PART_IMAGES = 1024
 """Maximum number of images in one part. It bounds the memory of the task that writes the part."""
 
-UNITS, DISTINCT, PLAN = "scan/units.parquet", "scan/distinct.parquet", "scan/plan.parquet"
+UNITS, PLAN = "scan/units.parquet", "scan/plan.parquet"
 SCAN_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -52,6 +51,7 @@ PLAN_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("id", pa.int64()),
         ("label", pa.int64()),
+        ("group", pa.int64()),
         ("digest", pa.binary(DIGEST_BYTES)),
     ]
 )
@@ -65,8 +65,8 @@ def pixels_key(unit: int) -> str:
     return f"scan/pixels-{unit:06d}.npy"
 
 
-def near_key(unit: int) -> str:
-    return f"scan/near-{unit:06d}.parquet"
+def thumbnails_key(unit: int) -> str:
+    return f"scan/thumbnails-{unit:06d}.npy"
 
 
 def part_key(part: int) -> str:
@@ -81,7 +81,7 @@ class IngestSpec(Carrier):
         artifact: the `prepare` artifact; its `scan/` holds the list of units and the results of the scan.
         pools: the sources.
         transform: decodes, crops and resizes an image.
-        near: two images at a normalized L2 distance below this are near duplicates; None = do not search for them.
+        near: images at a normalized L2 distance below this are to be left out; None = none are.
         units: number of units.
     """
 
@@ -94,10 +94,18 @@ class IngestSpec(Carrier):
     def write(self, key: str, data: bytes) -> None:
         self.artifact.store.write(f"{self.artifact.key}/{key}", data)
 
-    def rows(self, key: str, unit: int) -> pa.Table:
-        """The rows of one unit in a table of all units."""
+    def rows(self, key: str, unit: int, column: str = "unit") -> pa.Table:
+        """The rows of one unit (or of what `column` numbers) in a table of all."""
         with self.artifact.store.open_input(f"{self.artifact.key}/{key}") as source:
-            return pq.read_table(source, filters=[("unit", "==", unit)])
+            return pq.read_table(source, filters=[(column, "==", unit)])
+
+    def write_array(self, key: str, array: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        self.write(key, buffer.getvalue())
+
+    def array(self, key: str) -> np.ndarray:
+        return np.load(io.BytesIO(self.artifact.store.read(f"{self.artifact.key}/{key}")), allow_pickle=False)
 
     def records(self, unit: int, only: Container[int] | None = None) -> Iterator[Record]:
         """The images of one unit, in order. See `Source.read`."""
@@ -175,6 +183,7 @@ class Scan(Pass):
 
     def make(self, unit: int) -> None:
         spec, columns = self.spec, {name: list[Any]() for name in SCAN_SCHEMA.names}
+        small: list[np.ndarray] = []
         kept: list[np.ndarray] = []
         labelled = spec.pools[0].labelled
         pool = spec.rows(UNITS, unit).column("pool")[0].as_py()
@@ -187,20 +196,22 @@ class Scan(Pass):
                     raise Unusable("has no label")
                 pixels = spec.transform(record.content)
                 found |= {"digest": digest(pixels), "height": pixels.shape[0], "width": pixels.shape[1]}
+                small.append(thumbnails(pixels[None])[0])
                 if spec.near is not None:
-                    kept.append(pixels)
+                    kept.append(pixels.ravel())
             except Unusable as error:
                 found["error"] = str(error)
             for name, values in columns.items():
                 values.append(found.get(name))
         if kept:
-            buffer = io.BytesIO()
-            # Images of several sizes are refused before they would be compared.
-            np.save(
-                buffer, np.stack([image.ravel() for image in kept if image.size == kept[0].size]), allow_pickle=False
-            )
-            spec.write(pixels_key(unit), buffer.getvalue())
+            spec.write_array(pixels_key(unit), _stack(kept))
+        spec.write_array(thumbnails_key(unit), _stack(small))
         spec.write(scan_key(unit), to_parquet(pa.table(columns, SCAN_SCHEMA)))
+
+
+def _stack(images: list[np.ndarray]) -> np.ndarray:
+    """Those of the first image's size; images of several sizes are refused before they would be compared."""
+    return np.stack([image for image in images if image.shape == images[0].shape]) if images else np.empty(0, np.uint8)
 
 
 def digest(pixels: np.ndarray) -> bytes:
@@ -208,45 +219,6 @@ def digest(pixels: np.ndarray) -> bytes:
     hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     hashed.update(pixels.tobytes())
     return hashed.digest()
-
-
-class Near(Pass):
-    """Finds the near duplicates of every distinct image of a unit: all images at a normalized L2 distance below the bound.
-
-    As in the scores, the unit of distance is half the mean distance to the 50 nearest *other* images. An image at a distance
-    below 2 is therefore among these 50, and none is missed.
-    """
-
-    def make(self, unit: int) -> None:
-        queries, indices = self._features(unit)
-        pairs = self._pairs(queries, indices) if len(indices) else np.empty((0, 2), np.int64)
-        self.spec.write(near_key(unit), to_parquet(pa.table({"first": pairs[:, 0], "second": pairs[:, 1]})))
-
-    def _pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """int64 [P, 2]: census indices of a query image and of a near duplicate of it."""
-        similarity = Nl2()
-        k = similarity.neighbors + 1
-        parts = []
-        for unit in range(self.spec.units):
-            features, ids = self._features(unit)
-            if len(ids):
-                parts.append(Index(features, ids, "l2", engine="torch").search(queries, k)[0])
-        found = merge(parts, k, "l2")
-        # Distinct images have a distance above 0, so the nearest neighbour of each image is itself.
-        others = Neighbors(found.ids[:, 1:], found.values[:, 1:])
-        if not others.ids.shape[1]:
-            return np.empty((0, 2), np.int64)
-        rows, columns = np.nonzero(similarity.values(others) < self.spec.near)
-        return np.stack([indices[rows], others.ids[rows, columns]], axis=1)
-
-    def _features(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels float32 [n, d] and census indices int64 [n] of the distinct images of a unit."""
-        rows = self.spec.rows(DISTINCT, unit)
-        if not rows.num_rows:
-            return np.empty((0, 1), np.float32), np.empty(0, np.int64)
-        store, key = self.spec.artifact.store, self.spec.artifact.key
-        pixels = np.load(io.BytesIO(store.read(f"{key}/{pixels_key(unit)}")), allow_pickle=False)
-        return pixels[rows.column("row").to_numpy()].astype(np.float32), rows.column("index").to_numpy()
 
 
 class Write(Pass):
@@ -288,7 +260,7 @@ class Write(Pass):
         for split in SPLITS:
             rows = [each for each in images if each["split"] == split]
             if rows:
-                columns = {name: [each[name] for each in rows] for name in ("id", "split", "label")}
+                columns = {name: [each[name] for each in rows] for name in ("id", "split", "label", "group")}
                 image = pa.array([each["image"] for each in rows], IMAGE_TYPE)
                 tables.append(pa.table({**columns, "image": image}, schema=SCHEMA))
         self.spec.write(part_key(part), to_parquet(*tables))
