@@ -54,6 +54,18 @@ class Config(Section):
     control: ControlSection | None = omitted_by_default(None)
     sweep: SweepSection = SweepSection()
 
+    @property
+    def compares_flips(self) -> bool:
+        """Whether samples are compared in both orientations (`score.flips`)."""
+        if self.score.flips == "auto":
+            return self.given is None and self.dpm.kind == "train" and self.dpm.flips
+        return self.score.flips
+
+    @property
+    def probes_flips(self) -> bool:
+        """Whether nobody has said how the training images were flipped, so that some samples are probed."""
+        return self.score.flips == "auto" and (self.given is not None or self.dpm.kind == "import")
+
     @model_validator(mode="before")
     @classmethod
     def _samples_of_targets(cls, values: Any) -> Any:

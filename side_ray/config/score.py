@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from side_ray.config.base import Count, OpenSection, Real
+from side_ray.config.base import Count, OpenSection, Real, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 Edge = float | None
@@ -34,6 +34,10 @@ class ScoreSection(OpenSection):
     neighbors: Annotated[int, Field(strict=True, ge=50)] = 50
     false_match_rate: Annotated[Real, Field(gt=0, lt=0.5)] = 0.001
     """Share of the synthetic set that may reach the calibrated cut by matching images that the DPM never saw."""
+    flips: Literal["auto"] | bool = omitted_by_default("auto")
+    """Compare each sample also mirrored left to right, with members and unseen images alike; the closer of the two counts.
+    `auto`: where the DPM was trained here with `dpm.flips`. An imported model or given samples are not compared mirrored, but
+    the first samples are probed, and a warning says if mirrored ones match."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

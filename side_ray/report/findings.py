@@ -221,6 +221,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_control(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
+        *_on_flips(metrics),
         *_on_duplicates(metrics),
         *_on_comparison(metrics, criterion),
     ]
@@ -332,6 +333,17 @@ def _on_duplicates(metrics: Metrics) -> Iterator[Note]:
             "Copies of training images among the unseen ones",
             f"{wording.count(left_out['exact'])} exact and {wording.count(left_out['near'])} near copies of training images were "
             "found where the unseen images come from. They were left out, because they would make false matches look frequent.",
+        )
+
+
+def _on_flips(metrics: Metrics) -> Iterator[Note]:
+    found = metrics.get("mirrored")
+    if found and found["many"]:
+        yield Note(
+            "Mirrored copies are not counted",
+            f"Of the first {wording.count(found['samples'])} samples, {wording.count(found['missed'])} match a training image "
+            f"only when they are mirrored left to right, and {wording.count(found['matches'])} as they are. A model trained with "
+            "horizontal flips gives both. Set score.flips to true to compare both orientations, of unseen images too.",
         )
 
 

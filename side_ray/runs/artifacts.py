@@ -24,6 +24,8 @@ VERSIONS |= {"report": 2, "theory": 1, "twins": 1, "control": 1, "control_sample
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
 """Images of the synthetic set that the strata are learnt on, rounded up to whole shards."""
+PROBED = 500
+"""About how many samples are compared mirrored to find out whether the training images were flipped."""
 CUT_EVERY = 2
 """Every second given sample is also used to set the calibrated cut."""
 
@@ -143,6 +145,18 @@ class Artifacts:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
+    def mirrored(self, condition: Condition) -> ShardSet:
+        """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
+        samples = self.samples(condition)
+        artifact = self._artifact("scores", *self._scoring, "mirrored", samples.fingerprint)
+        return self._shards(artifact.child(condition.name), samples.total)
+
+    @property
+    def probe_shards(self) -> int:
+        """Number of shards that are probed for mirrored matches; 0 where it is known whether the training images were flipped."""
+        probed = min(PROBED, self.config.extract.samples) if self.config.probes_flips else 0
+        return shards_of(probed, self.config.extract.shard_size)
+
     @property
     def sample_shards(self) -> int:
         """Number of shards of each condition."""
@@ -208,7 +222,8 @@ class Artifacts:
 
     @cached_property
     def _scoring(self) -> list[Any]:
-        return [self.config.score.settings(), self.prepare.fingerprint]
+        flips = ["flips"] if self.config.compares_flips else []
+        return [self.config.score.settings(), self.prepare.fingerprint, *flips]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:

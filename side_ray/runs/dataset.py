@@ -74,6 +74,11 @@ class Groups:
         place = np.minimum(np.searchsorted(names, ids), names.size - 1)
         return np.where(names[place] == ids, counts[place], 1)
 
+    @property
+    def repeated(self) -> np.ndarray:
+        """int64, the images that are not the first of their group."""
+        return self.ids[self.groups != self.ids]
+
     def summary(self) -> dict[str, int]:
         """Number of images beyond the first of their group, `exact` with the pixels of an earlier one and `near`, and the size of
         the `largest` group."""

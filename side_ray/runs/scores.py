@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,12 @@ from side_ray.runs.shards import DamagedShard, ShardSet
 from side_ray.search import Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.select import SPLITS
+from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
 from side_ray.statistics.evidence.strata import Strata
 from side_ray.statistics.hits import Hits, hits_from_columns
-from side_ray.statistics.scores import ConditionScores, join
+from side_ray.statistics.scores import ConditionScores, join, reaches
 
 HITS_SCHEMA = pa.schema(
     [("band", pa.string()), ("train_id", pa.int64()), ("sample_id", pa.int64()), ("count", pa.int64())]
@@ -48,6 +50,40 @@ def read_cut(artifacts: Artifacts) -> Cut:
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
     larger_is_closer = SIMILARITIES[score.similarity].larger_is_closer
     return calibrated_cut(best, score.false_match_rate, larger_is_closer=larger_is_closer)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """How often the first samples match members as they are, and only when they are mirrored, at the quoted criterion."""
+
+    samples: int
+    matches: int
+    missed: int
+
+    @property
+    def many(self) -> bool:
+        """Whether the model seems to have been trained with flips: half of its copies are then mirrored."""
+        return self.missed >= 5 and self.missed >= 0.1 * (self.matches + self.missed)
+
+
+def read_mirrored(artifacts: Artifacts) -> Mirrored | None:
+    """The probe for mirrored matches; None where there is none. Raises what `read_scores` does."""
+    count = artifacts.probe_shards
+    if not count:
+        return None
+    condition = conditions(artifacts.config)[0]
+    plain, mirrored = (
+        each.read_first(count, ["best"]).column("best").to_numpy()
+        for each in (artifacts.scores(condition), artifacts.mirrored(condition))
+    )
+    bands, cut = bands_of(artifacts.config), find_cut(artifacts)
+    if cut is not None:
+        matched, missed = (reaches(values, cut, bands.larger_is_closer) for values in (plain, mirrored))
+    else:
+        levels = bands.levels()
+        inside = np.append(levels.named(bands.names[-1]), False)
+        matched, missed = (inside[levels.assign(values)] for values in (plain, mirrored))
+    return Mirrored(len(plain), int(matched.sum()), int((missed & ~matched).sum()))
 
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:

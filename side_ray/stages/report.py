@@ -1,6 +1,7 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
 import hashlib
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +23,7 @@ from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_groups, read_labels, read_split, to_parquet
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import PAGE
-from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_pool
+from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
 from side_ray.runs.shards import ShardSet
 from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -140,7 +141,7 @@ def _too_few(config: Config, cut: Cut) -> str:
 def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut | None) -> dict[str, Any]:
     """The contents of metrics.json."""
     config, sizes = artifacts.config, artifacts.sizes
-    bands, similarity = bands_of(config), similarity_of(config.score)
+    bands, similarity, mirrored = bands_of(config), similarity_of(config.score), read_mirrored(artifacts)
     random = scores.get(Condition("random", 0.0))
     sample_ids = np.arange(config.extract.samples)
     rows = []
@@ -157,12 +158,14 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "name": similarity.name,
             "closer": "higher" if bands.larger_is_closer else "lower",
             **similarity.params(),
+            "flips": config.compares_flips,
             "bands": bands.resolve(),
         },
         "train_size": sizes["member"],
         "train_distinct": artifacts.distinct["member"],
         "duplicates": artifacts.prepare.info().get("duplicates"),
         "left_out": artifacts.prepare.info().get("left_out"),
+        "mirrored": None if mirrored is None else asdict(mirrored) | {"many": mirrored.many},
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),

@@ -23,7 +23,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split, to_parquet
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids
+from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
 from side_ray.runs.shards import ShardSet
 from side_ray.search import Counts, Levels, Neighbors, merge, normalize
 from side_ray.similarity import similarity_of
@@ -35,7 +35,8 @@ from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 
 @dataclass(frozen=True)
 class ScoringJob(ShardJob):
-    """Scores of the samples `samples` against the images of `splits`; their hits at `levels` are written to `hits`.
+    """Scores of the samples `samples` (or of their mirror images) against the images of `splits`; their hits at `levels` are
+    written to `hits`.
 
     The job whose scores set the calibrated cut has neither `levels` nor `hits`.
     """
@@ -46,18 +47,20 @@ class ScoringJob(ShardJob):
     hits: ShardSet | None = None
     strata: Artifact | None = None
     """The strata that the samples are assigned to; None without unseen images."""
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
 class ScorerSpec(Carrier):
     """Everything that a scorer needs, by path. `search`: handles of remote `SearchPart`s; empty = hold all features.
-    `distinct`: images of each split, with those that count as one counted once."""
+    `distinct`: images of each split, with those that count as one counted once. `flips`: compare both orientations."""
 
     prepared: Artifact
     jobs: list[ScoringJob]
     score: ScoreSection
     sizes: dict[Split, int]
     distinct: dict[Split, int]
+    flips: bool
     search: list[Any]
     threads: int
 
@@ -85,7 +88,7 @@ class Scorer(ShardActor):
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = job.samples.read(shard, ["sample_id", "image"])
         sample_ids = table.column("sample_id")
-        queries = self.similarity.embed(decode_column(table.column("image")))
+        queries = self._queries(decode_column(table.column("image")), job.mirrored)
         row["seconds_read"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -101,7 +104,9 @@ class Scorer(ShardActor):
             if len(job.splits) > 1:
                 columns |= self._unseen(job.splits[1:], queries, nearest)
             if job.strata is not None:
-                columns["stratum"] = pa.array(read_centroids(job.strata).assign(queries), pa.int64())
+                columns["stratum"] = pa.array(
+                    read_centroids(job.strata).assign(queries[0] if self.spec.flips else queries), pa.int64()
+                )
         row["seconds_search"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -131,6 +136,13 @@ class Scorer(ShardActor):
         columns["unseen_neighbor_ids"] = _lists(nearest.ids, pa.int64())
         columns["unseen_neighbor_values"] = _lists(values, pa.float32())
         return columns
+
+    def _queries(self, images: np.ndarray, mirrored: bool) -> np.ndarray:
+        """Features float32 [N, d] of uint8 images [N, H, W, C], or [2, N, d] of both orientations."""
+        other = images[:, :, ::-1]
+        if self.spec.flips:
+            return np.stack([self.similarity.embed(images), self.similarity.embed(other)])
+        return self.similarity.embed(other if mirrored else images)
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -176,7 +188,17 @@ def score(audit: Audit) -> None:
             scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
             for each in many
         ]
+        if artifacts.probe_shards:
+            first = many[0]
+            output, samples = artifacts.mirrored(first), artifacts.samples(first)
+            jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), mirrored=True))
         run_scoring(audit, jobs, search, "score")
+    mirrored = read_mirrored(artifacts)
+    if mirrored is not None and mirrored.many:
+        audit.reporter.warn(
+            f"{mirrored.missed:,} of {mirrored.samples:,} samples match a training image only when they are mirrored, and are "
+            "not counted: if the model was trained with horizontal flips, set score.flips=true"
+        )
     audit.run.point_latest(
         scores={each.name: artifacts.scores(each).directory for each in many},
         hits={each.name: artifacts.hits(each).directory for each in many},
@@ -257,4 +279,13 @@ def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActo
     """What a scorer needs for these jobs."""
     config = artifacts.config
     sizes, distinct = artifacts.sizes, artifacts.distinct
-    return ScorerSpec(artifacts.prepare, jobs, config.score, sizes, distinct, search.handles, config.cluster.actor_cpus)
+    return ScorerSpec(
+        artifacts.prepare,
+        jobs,
+        config.score,
+        sizes,
+        distinct,
+        config.compares_flips,
+        search.handles,
+        config.cluster.actor_cpus,
+    )

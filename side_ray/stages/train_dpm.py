@@ -20,7 +20,7 @@ from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.preflight import fetch_import
 from side_ray.runs.run import Artifact
 from side_ray.training.data import open_members
@@ -138,7 +138,13 @@ def train_dpm(audit: Audit) -> None:
             preview_every=dpm.samples_every,
         )
         settings = DrawSettings.of(config.extract, config.cluster.precision)
-        preview_spec = PreviewSpec(config.run.seed, settings, config.score, dpm.probe) if dpm.samples_every else None
+        preview_spec = None
+        if dpm.samples_every:
+            members = artifacts.prepare
+            repeated = read_groups(members.store, members.key, "member", config.data.members).repeated
+            preview_spec = PreviewSpec(
+                config.run.seed, settings, config.score, dpm.probe, config.compares_flips, repeated
+            )
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, preview_spec)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")

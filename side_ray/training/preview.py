@@ -22,12 +22,15 @@ STREAM = "training"
 
 @dataclass(frozen=True)
 class PreviewSpec:
-    """How to sample (as the audit does) and what to measure. `probe`: number of samples compared with the members, None = 0."""
+    """How to sample (as the audit does) and what to measure. `probe`: number of samples compared with the members, None = 0, in
+    both orientations with `flips`. `repeated`: ids int64 of members that show the same as an earlier one."""
 
     seed: int
     settings: DrawSettings
     score: ScoreSection
     probe: int | None
+    flips: bool
+    repeated: np.ndarray
 
 
 def preview(spec: PreviewSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[dict[str, float], np.ndarray]:
@@ -39,8 +42,13 @@ def preview(spec: PreviewSpec, dpm: Dpm, members: Iterable[ImageSet]) -> tuple[d
     if spec.probe:
         similarity = similarity_of(spec.score)
         bands = Bands.make(spec.score.bands, similarity)
-        pieces = ((piece.ids, piece.images) for piece in members)
-        measured = probe_ams(images[: spec.probe], pieces, similarity, bands)
+        pieces = (
+            (piece.ids[kept], piece.images[kept])
+            for piece in members
+            for kept in [~np.isin(piece.ids, spec.repeated)]
+            if kept.any()
+        )
+        measured = probe_ams(images[: spec.probe], pieces, similarity, bands, flips=spec.flips)
     return measured, tiled(images[:GRID])
 
 

@@ -1,5 +1,6 @@
-"""Duplicates in the training set hide no copy: groups of them count as one image, whatever the similarity and the engine."""
+"""Neither duplicates in the training set nor flips hide a copy, from the config to the report."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
 from side_ray.sources.digits import load_digits
 from side_ray.studies.given import given_config
+from tests.audits import tiny_config
 from tests.bruteforce import check
 from tests.local import without_ray
 
@@ -40,7 +42,8 @@ def scored(
         artifacts = run_until("report", config, Reporter()).artifacts
     assert check(path / "run") == []
     metrics = artifacts.report.read_json("metrics.json")
-    tables = [pq.read_table(each) for each in sorted((path / "run" / "scores").rglob("method=given/**/part-*.parquet"))]
+    latest = json.loads((path / "run" / "latest.json").read_text())["scores"]["method=given/lambda=0.0"]
+    tables = [pq.read_table(each, partitioning=None) for each in sorted((path / "run" / latest).glob("part-*.parquet"))]
     return metrics, pa.concat_tables(tables).to_pydict()
 
 
@@ -93,3 +96,50 @@ def test_the_engine_changes_nothing(tmp_path, images):
     more = np.concatenate([train, train[:30], near(np.random.default_rng(5), train[[0] * 10], 6)])
     results = [scored(tmp_path / name, more, samples, f"score.engine={name}")[1] for name in ("torch", "faiss")]
     assert results[0] == results[1]
+
+
+def test_mirrored_copies_are_warned_of_and_found_if_asked_for(tmp_path, images, capsys):
+    train, samples = images
+    generator = np.random.default_rng(4)
+    samples[:30] = near(generator, train[:30], 4)
+    samples[10:30] = samples[10:30, :, ::-1]
+    blind, _ = scored(tmp_path / "auto", train, samples)
+    probe = blind["mirrored"]
+    assert probe["samples"] == SAMPLES
+    assert probe["matches"] >= 10
+    assert 15 <= probe["missed"] <= 20  # some digits are nearly symmetric
+    assert probe["many"]
+    assert not blind["similarity"]["flips"]
+    assert "score.flips=true" in capsys.readouterr().err
+    assert (
+        "Mirrored copies are not counted" in next((tmp_path / "auto" / "run").glob("report/*/index.html")).read_text()
+    )
+
+    metrics, found = scored(tmp_path / "true", train, samples, "score.flips=true", "score.bands=paper")
+    assert metrics["similarity"]["flips"]
+    assert metrics["mirrored"] is None
+    assert found["best_id"][:30] == list(range(30))
+    assert max(found["best"][:30]) < 0.2
+    assert metrics["conditions"][0]["calibrated"]["ums_best_count"] >= 30
+
+    samples[10:30] = samples[10:30, :, ::-1]
+    plain, _ = scored(tmp_path / "plain", train, samples)
+    assert not plain["mirrored"]["many"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "compared", "probed"),
+    [
+        ({}, False, False),
+        ({"dpm__flips": True}, True, False),
+        ({"dpm__flips": True, "score__flips": False}, False, False),
+        ({"score__flips": True}, True, False),
+        ({"dpm__kind": "optimal", "dpm__flips": True}, False, False),
+        ({"dpm": {"path": "/model"}}, False, True),
+        ({"dpm": {"path": "/model"}, "score__flips": True}, True, False),
+        ({"dpm": {"path": "/model"}, "score__flips": False}, False, False),
+    ],
+)
+def test_flips_are_compared_where_the_training_had_them_and_probed_where_nobody_knows(changes, compared, probed):
+    config = tiny_config("/tmp/unused", **changes)
+    assert (config.compares_flips, config.probes_flips) == (compared, probed)

@@ -35,7 +35,9 @@ class FewMembers(Members):
 @pytest.fixture(params=["fp32", "bf16"])
 def recipe(request) -> DpmRecipe:
     extract = ExtractSection(lambdas=[0, 1], samples=100, batch_size=40, steps=3)
-    spec = PreviewSpec(SEED, DrawSettings.of(extract, request.param), ScoreSection(), probe=None)
+    spec = PreviewSpec(
+        SEED, DrawSettings.of(extract, request.param), ScoreSection(), None, False, np.empty(0, np.int64)
+    )
     unet = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     dpm = DpmSection(condition="labels", unet={**unet, "norm_num_groups": 4})
     made = DpmRecipe(FewMembers(), dpm, SEED, torch.device("cpu"), spec)

@@ -58,9 +58,12 @@ def entrants(shape: PoolShape, competitions: Iterable[Competition]) -> Entrants:
 
 def q_values(pool: Entrants) -> np.ndarray:
     """float64 [G]: the smallest false discovery rate at which a group counts; 1 for decoys and groups without a sample."""
-    order = _best_first(pool, standing(pool))
+    value = standing(pool)
+    order = _best_first(pool, value)
     member = pool.is_member[order]
     rate = pool.ratio * (1 + np.cumsum(~member)) / np.maximum(np.cumsum(member), 1)
+    # A threshold takes all groups that stand out equally far.
+    rate[:-1][value[order][:-1] == value[order][1:]] = np.inf
     found = np.ones(pool.score.size)
     smallest = np.minimum.accumulate(rate[::-1])[::-1]
     found[order[member]] = np.minimum(smallest[member], 1.0)
