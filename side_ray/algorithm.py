@@ -99,16 +99,14 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
 
 
 def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
-    """Run stages in order. If one finds a damaged shard, the stages before it run again and make that shard again.
+    """Run stages in order. If one finds damaged files, all run again from the first one: each makes what is missing.
 
     Raises:
         UserError: see the stages.
     """
-    for number, stage in enumerate(stages):
 
-        def remake(damage: Exception, number: int = number) -> None:
-            audit.reporter.warn(f"{damage}: making it again")
-            for earlier in stages[:number]:
-                earlier(audit)
+    def run() -> None:
+        for stage in stages:
+            stage(audit)
 
-        repairing(audit.run.store, lambda stage=stage: stage(audit), remake)  # type: ignore[misc]
+    repairing(audit.run.store, run, lambda damage: audit.reporter.warn(f"{damage}: making it again"))

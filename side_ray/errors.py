@@ -1,6 +1,6 @@
 """Errors for the user: one line that says what is wrong, where, and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -44,6 +44,36 @@ class CheckFailed(UserError):
     """A command has done its work, and what it was asked to check does not hold."""
 
     exit_code = 3
+
+
+class Damaged(Exception):
+    """Files of the run are missing, not whole, or copies of other files. Delete `doomed` and make them again.
+
+    Not a `UserError`: the run mends it itself.
+
+    Args:
+        keys: the damaged files.
+        reason: what is wrong with the first one.
+        also: files that have to be made again with them.
+    """
+
+    def __init__(self, keys: Iterable[str], reason: str, also: Iterable[str] = ()) -> None:
+        self.keys, self.reason, self.also = list(keys), reason, list(also)
+        super().__init__(self.keys, reason, self.also)
+
+    def __str__(self) -> str:
+        more = len(self.keys) - 1
+        return f"{self.keys[0]} {self.reason}{f', and {more:,} more like it' if more else ''}"
+
+    @property
+    def doomed(self) -> list[str]:
+        return [*self.keys, *self.also]
+
+
+def joined(damages: Sequence[Damaged]) -> Damaged:
+    """One error for several: all files, and the reason of the first."""
+    keys = dict.fromkeys(key for damage in damages for key in damage.keys)
+    return Damaged(keys, damages[0].reason, dict.fromkeys(key for damage in damages for key in damage.also))
 
 
 @contextmanager

@@ -76,3 +76,11 @@ def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "
     from tests.audits import tiny_config
 
     return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter()).artifacts
+
+
+@pytest.fixture(scope="session")
+def local_audit(tmp_path_factory: pytest.TempPathFactory) -> "Artifacts":
+    """A small audit without Ray (`tests.local`), for tests that only read it."""
+    from tests.local import audit_here
+
+    return audit_here(tmp_path_factory.mktemp("local") / "run")

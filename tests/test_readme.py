@@ -12,7 +12,6 @@ import pytest
 
 from side_ray.config.file import load_config
 from side_ray.studies.sweep_plan import settings
-from tests.local import audit_here
 from tests.stages.test_import_samples import drawn, folder
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +19,9 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), r
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory) -> str:
-    return audit_here(tmp_path_factory.mktemp("readme") / "run").run.store.uri
+@pytest.fixture
+def small_run(local_audit) -> str:
+    return local_audit.run.store.uri
 
 
 def of_verb(verb: str) -> list[str]:
@@ -118,6 +117,7 @@ def test_status(tiny_audit):
     assert "600 of 600 samples" in result.stdout
 
 
+@pytest.mark.long
 def test_remake_and_purge(small_run, tmp_path):
     shutil.copytree(small_run, tmp_path / "run")
     smaller = {"runs/mine": f"{tmp_path}/run", "8": "2", "868": "68"}
@@ -129,6 +129,7 @@ def test_remake_and_purge(small_run, tmp_path):
     assert removed.returncode == 0, removed.stderr
 
 
+@pytest.mark.long
 def test_compare(small_run, tmp_path):
     arguments = [small_run if each.startswith("runs/") else each for each in of_verb("compare")]
     result = side_ray("compare", *arguments, cwd=tmp_path)

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 from side_ray.config import Config
-from side_ray.errors import RunError
+from side_ray.errors import Damaged, RunError
 from side_ray.execution.shard_pool import ShardActor, Task
-from side_ray.runs.shards import DamagedShard
 
 
 class Toucher(ShardActor):
@@ -28,7 +27,7 @@ class Toucher(ShardActor):
         if task.shard == self.spec.get("full"):
             raise RunError("/disk: no space left; free some")
         if task.shard == self.spec.get("damaged"):
-            raise DamagedShard("samples/part-000007.parquet", "cannot be read")
+            raise Damaged(["samples/part-000007.parquet"], "cannot be read")
         mark = Path(self.spec["directory"]) / f"died-{task.shard}"
         if task.shard == self.spec.get("deadly") and not mark.exists():
             mark.touch()

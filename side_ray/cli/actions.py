@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import CheckFailed, NotThere, RunError, UserError
+from side_ray.errors import CheckFailed, Damaged, NotThere, RunError, UserError
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -157,6 +157,9 @@ def guarded(action: Callable[[], object]) -> int:
     except UserError as error:
         print(f"side-ray: {error}", file=sys.stderr)
         return error.exit_code
+    except Damaged as damage:
+        print(f"side-ray: {damage}; run side-ray audit, which makes it again", file=sys.stderr)
+        return RunError.exit_code
     except KeyboardInterrupt:
         print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)
         return 130

@@ -261,3 +261,21 @@ def models(as_json: AsJson = False) -> None:
     from side_ray.cli import actions, reading
 
     raise typer.Exit(actions.guarded(lambda: reading.models(as_json)))
+
+
+@app.command(
+    "init",
+    epilog=_examples("init digits", "init folder --data train --unseen unseen --model my-pipeline --out my-audit.yaml"),
+)
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, folder (your own model), cifar10, …")] = "folder",
+    data: Annotated[str | None, typer.Option(help="Images that the model was trained on, in any format")] = None,
+    unseen: Annotated[str | None, typer.Option(help="Similar images that the model never saw")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory of a diffusers pipeline")] = None,
+    out: Annotated[str, typer.Option(metavar="FILE", help="The config to write")] = "audit.yaml",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file")] = False,
+) -> None:
+    """Write a commented config to start from, filled in with the format, number and size of the images that it finds."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.init(name, data, unseen, model, out, force)))

@@ -135,6 +135,25 @@ def models(as_json: bool) -> None:
         print("\n".join(kinds_lines()))
 
 
+def init(name: str, data: str | None, unseen: str | None, model: str | None, out: str, force: bool) -> None:
+    """Write a config to start from.
+
+    Args:
+        force: replace the file.
+
+    Raises:
+        UserError: the file exists already; see also `starter`.
+    """
+    from side_ray.setup.starter import starter
+
+    if Path(out).exists() and not force:
+        raise UserError(f"{out}: exists already; give another --out, or --force to replace it")
+    text = starter(name, data, unseen, model)
+    _write(out, text.encode())
+    capitals = "" if "/MODELS/MY" not in text and "/DATA/" not in text else "replace what is in capitals, then: "
+    print(f"wrote {out}\nnext: {capitals}side-ray plan {out} --probe")
+
+
 def _write(path: str, content: bytes) -> None:
     try:
         Path(path).write_bytes(content)

@@ -30,6 +30,9 @@ class StorageSection(Section):
     endpoint: str | None = None
     """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from the config."""
     region: str | None = None
+    cache_gb: Positive = 50.0
+    """Size (GiB) of the cache of weights downloaded from object storage ($SIDE_RAY_CACHE); what was not used for longest is
+    removed first."""
 
 
 class ClusterSection(Section):

@@ -8,7 +8,7 @@ from side_ray.config.base import Count, OpenSection, Real, Whole, omitted_by_def
 from side_ray.registry import REGISTRIES
 
 IMAGE_KEYS = frozenset(
-    {"image_size", "crop", "grayscale", "per_class", "dedup", "dedup_bound", "skip_corrupt", "labels"}
+    {"image_size", "crop", "value_range", "grayscale", "per_class", "dedup", "dedup_bound", "skip_corrupt", "labels"}
 )
 """Keys that select or convert images. A source whose images are used unchanged refuses them (`Source.converts`)."""
 
@@ -20,7 +20,8 @@ class DataSection(OpenSection):
 
     source: str = "digits"
     path: str | None = None
-    """Where the images are: a local path or s3://bucket/prefix; a directory or an archive, depending on the source."""
+    """Where the images are: a local path or s3://bucket/prefix; a directory or an archive, depending on the source, or a
+    pattern with * and ? (**/ stands for any folders)."""
     holdout_path: str | None = None
     """Images that the DPM never saw, for the two unseen sets; absent, these are drawn from `path` like the members. For
     cifar10 its test batch is taken from there; for celeba_hq the same path means the images that are not in the identity
@@ -36,6 +37,9 @@ class DataSection(OpenSection):
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
     image_size: Count | None = None
     """Side that the square is resized to; absent, all images must have one size."""
+    value_range: tuple[Real, Real] | None = omitted_by_default(None)
+    """The values that become 0 and 255 in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8 bits
+    stay as they are."""
     grayscale: bool = False
     """One channel; otherwise all images are converted to RGB."""
     labels: bool = True
@@ -65,6 +69,8 @@ class DataSection(OpenSection):
             useless = sorted(given & {"per_class", *source.label_keys})
             if useless:
                 raise ValueError(f"data.{useless[0]}: needs labels; drop it or data.labels=false")
+        if self.value_range and self.value_range[0] >= self.value_range[1]:
+            raise ValueError("data.value_range: its second value must be larger than its first; correct it")
         if "dedup_bound" in given and self.dedup != "near":
             raise ValueError(
                 f"data.dedup_bound: is for data.dedup near, not {self.dedup}; drop it or set data.dedup=near"

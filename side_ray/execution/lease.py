@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from side_ray.errors import Damaged
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 
@@ -57,7 +58,9 @@ class Lease:
             found = self.artifact.read_json(LEASE)
         except FileNotFoundError:
             return False
-        if _expired(found):
+        except Damaged:
+            found = {}
+        if not found.keys() >= {*self._owner, "at"} or _expired(found):
             self.artifact.store.delete(key)
             return self.artifact.store.write_if_absent(key, content)
         return {name: found[name] for name in self._owner} == self._owner

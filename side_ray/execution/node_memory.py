@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from side_ray.storage.scratch import private_directory
+
 Fill = Callable[[np.ndarray], None]
 
 
@@ -32,7 +34,7 @@ def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
         OSError: the temporary directory has no room for it, or cannot be used.
     """
     name, size = hashlib.sha256(f"{key} {shape}".encode()).hexdigest()[:32], 4 * int(np.prod(shape))
-    with _locked(_directory() / name) as record:
+    with _locked(private_directory() / name) as record:
         descriptor = _of_another(record, size)
         if descriptor is None:
             descriptor = _made(shape, size, fill)
@@ -43,15 +45,6 @@ def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
         json.dump({"pid": os.getpid(), "fd": descriptor, "inode": found.st_ino, "device": found.st_dev}, record)
     # Copy on write, because torch requires writable memory.
     return _mapped(descriptor, size, mmap.ACCESS_COPY).reshape(shape)
-
-
-def _directory() -> Path:
-    directory = Path(tempfile.gettempdir()) / f"side-ray-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{directory} belongs to another user or is open to others")
-    return directory
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def _of_another(record: IO[str], size: int) -> int | None:
 
 
 def _made(shape: tuple[int, ...], size: int, fill: Fill) -> int:
-    descriptor, path = tempfile.mkstemp(dir=_directory())
+    descriptor, path = tempfile.mkstemp(dir=private_directory())
     Path(path).unlink()
     try:
         # Reserve the space first: a write through a map on a full disk would kill the process (SIGBUS).

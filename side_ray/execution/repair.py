@@ -1,32 +1,37 @@
-"""Repair of damaged shards: delete them and make them again."""
+"""Repair of damaged files: delete them and make them again."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from side_ray.errors import RunError
-from side_ray.runs.shards import DamagedShard
+from side_ray.errors import Damaged, RunError
 from side_ray.storage import Store
 
-MOST_REPAIRS = 5
+MOST_REPAIRS = 3
+"""Repairs of one file."""
 
 Result = TypeVar("Result")
 
 
-def repairing(store: Store, work: Callable[[], Result], remake: Callable[[DamagedShard], object]) -> Result:
-    """Call `work`. If it finds a damaged shard, delete that shard, call `remake`, and call `work` again.
+def repairing(store: Store, work: Callable[[], Result], remake: Callable[[Damaged], object]) -> Result:
+    """Call `work`. If it finds damaged files, delete them, call `remake`, and call `work` again.
 
     Args:
-        remake: makes the deleted shard again; its argument says which one.
+        remake: prepares that `work` makes them again, or says so.
 
     Raises:
-        RunError: there was still a damaged shard after `MOST_REPAIRS` repairs: the store loses data.
+        RunError: a file was damaged again after `MOST_REPAIRS` repairs: the store loses data.
     """
-    damaged = ""
-    for _ in range(MOST_REPAIRS):
+    repaired: Counter[str] = Counter()
+    while True:
         try:
             return work()
-        except DamagedShard as damage:
-            damaged = str(damage)
-            store.delete(damage.key)
+        except Damaged as damage:
+            if repaired[damage.keys[0]] == MOST_REPAIRS:
+                raise RunError(
+                    f"{damage}, after {MOST_REPAIRS} repairs: check the storage that holds the run"
+                ) from damage
+            repaired[damage.keys[0]] += 1
+            for key in damage.doomed:
+                store.delete(key)
             remake(damage)
-    raise RunError(f"{damaged}, after {MOST_REPAIRS} repairs: check the storage that holds the run")

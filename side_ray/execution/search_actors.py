@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from side_ray.config import Config, ScoreSection
+from side_ray.errors import Damaged
 from side_ray.execution.node_memory import shared_array
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import Groups, read_groups, read_split
@@ -26,7 +27,8 @@ PIECE = 4096
 
 
 class SearchPart:
-    """One part of the features of one or more splits. It is loaded by path, so a restarted actor loads it again.
+    """One part of the features of one or more splits, loaded by path at the first call: an actor cannot return what its
+    constructor raises, and a restarted one loads it again.
 
     If there is only one part (`parts` = 1), the scorers of a node share it in memory.
     """
@@ -35,26 +37,46 @@ class SearchPart:
         self, prepared: Artifact, score: ScoreSection, sizes: dict[Split, int], part: int, parts: int, threads: int
     ) -> None:
         torch.set_num_threads(threads)
-        similarity = similarity_of(score)
-        self.indices: dict[Split, Index] = {}
-        for split, size in sizes.items():
-            groups = read_groups(prepared.store, prepared.key, split, size)
+        self.prepared, self.score, self.sizes = prepared, score, sizes
+        self.part, self.parts, self.threads = part, parts, threads
+        self._indices: dict[Split, Index] | Damaged | None = None
+
+    def load(self) -> dict[Split, Index]:
+        """The indices by split, built at the first call.
+
+        Raises:
+            Damaged: the images cannot be read.
+        """
+        if self._indices is None:
+            try:
+                self._indices = self._built()
+            except Damaged as damage:
+                self._indices = damage
+        if isinstance(self._indices, Damaged):
+            raise self._indices
+        return self._indices
+
+    def _built(self) -> dict[Split, Index]:
+        score, similarity, indices = self.score, similarity_of(self.score), {}
+        for split, size in self.sizes.items():
+            groups = read_groups(self.prepared.store, self.prepared.key, split, size)
             # Groups are not divided: their images are those of the part that has the first.
-            start, stop = size * part // parts, size * (part + 1) // parts
-            ids, features = features_of(prepared, similarity, split, groups, start, stop, shared=parts == 1)
+            start, stop = size * self.part // self.parts, size * (self.part + 1) // self.parts
+            ids, features = features_of(self.prepared, similarity, split, groups, start, stop, shared=self.parts == 1)
             if len(ids):
-                self.indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=threads)
+                indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
+        return indices
 
     def search(
         self, split: Split, queries: np.ndarray, k: int, levels: Levels | None
     ) -> tuple[Neighbors, Counts | None] | None:
         """The `k` nearest images of this part and its counts per level; None if the part holds no image of the split."""
-        index = self.indices.get(split)
+        index = self.load().get(split)
         return index.search(queries, k, levels) if index else None
 
     def count(self, split: Split, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> Counts | None:
         """How often each training image of this part is hit at each level; None if the part holds no image of the split."""
-        index = self.indices.get(split)
+        index = self.load().get(split)
         return index.count(queries, levels, unit) if index else None
 
 
@@ -183,5 +205,10 @@ def ask(
         import ray
 
         shared = ray.put(queries)
-        answers = ray.get([getattr(handle, method).remote(split, shared, *arguments) for handle in handles])
+        try:
+            answers = ray.get([getattr(handle, method).remote(split, shared, *arguments) for handle in handles])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Damaged):
+                raise error.cause from None
+            raise
     return [answer for answer in answers if answer is not None]

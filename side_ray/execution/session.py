@@ -2,15 +2,16 @@
 
 import logging
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from side_ray.config import ClusterSection
-from side_ray.errors import RunError, UserError, one_line
-from side_ray.runs.shards import DamagedShard
+from side_ray.errors import Damaged, RunError, UserError, one_line
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,7 @@ def ensure_ray(cluster: ClusterSection) -> None:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
+                _make_token_private()
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -50,7 +52,23 @@ def ensure_ray(cluster: ClusterSection) -> None:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                 )
+                # Ray opens its directory of logs and sockets to every user of the machine.
+                Path(ray._private.worker._global_node.get_session_dir_path()).chmod(0o700)
     _quiet()
+
+
+def _make_token_private() -> None:
+    """Make the token with which processes of this user join the Ray that is started here, or close it to other users."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what is wrong
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        except FileExistsError:
+            path.chmod(0o600)
 
 
 def shut_down() -> None:
@@ -106,7 +124,7 @@ def run_remotely(
         retries: how often Ray restarts the task if its process dies; -1 = no limit.
 
     Raises:
-        UserError, DamagedShard: raised by the function.
+        UserError, Damaged: raised by the function.
         RunError: the process died more than `retries` times, or the function raised another exception.
     """
     import ray
@@ -117,7 +135,7 @@ def run_remotely(
         result: Result = ray.get(task.remote(*arguments))
     except RayError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, (UserError, DamagedShard)):
+        if isinstance(cause, (UserError, Damaged)):
             raise cause from None
         raise RunError(f"{title} failed ({one_line(error)}); run the same command again to retry") from error
     return result

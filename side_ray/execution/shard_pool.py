@@ -1,5 +1,7 @@
 """Makes shards with a pool of Ray Data actors. Each shard returns only one row of statistics to the driver."""
 
+import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config
-from side_ray.errors import RunError, UserError, one_line
+from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.audit import Audit
 from side_ray.execution.metrics import count_shard
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.runs.shards import ShardSet
 
 MOST_BLOCKS = 2000
 """Limit on blocks, since Ray Data keeps state for each. With more shards a block holds several, made one after the other."""
@@ -42,34 +44,51 @@ class Task:
 
 @dataclass
 class Outcome:
-    """Result of a stage's tasks: finished shards, failures, keys of damaged input shards, seconds by phase, and notes."""
+    """Result of a stage's tasks: finished shards, failures, damaged inputs, seconds by phase, and notes."""
 
     finished: int = 0
     failures: dict[Task, str] = field(default_factory=dict)
-    damaged: set[str] = field(default_factory=set)
+    damages: list[Damaged] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
 
 
 class ShardActor:
-    """Makes one shard per call, for Ray Data's `map_batches`. Subclasses implement `make` and `uses_gpu`.
+    """Makes one shard per call, for Ray Data's `map_batches`. Subclasses implement `make`, `uses_gpu` and `load`.
 
     Two calls run concurrently in an actor, so that one can encode and write while the other uses the device.
     """
 
     stage: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
+    loading = loaded = False
+    _loading: ClassVar[threading.Lock] = threading.Lock()
 
     @classmethod
     def uses_gpu(cls, config: Config) -> bool:
         """Whether an actor reserves `cluster.gpus` GPUs."""
         raise NotImplementedError
 
+    def load(self) -> None:
+        """Load what every shard needs, when `make` calls `ready`. Ray Data does not return what a constructor raises.
+
+        Raises:
+            Damaged: files that it reads are damaged.
+        """
+
+    def ready(self) -> None:
+        """`load`, the first time only. Raises what it does."""
+        with self._loading:
+            if not self.loaded:
+                self.loading = True
+                self.load()
+                self.loaded = True
+
     def make(self, task: Task, row: dict[str, Any]) -> None:
         """Make and write one shard; record in `row` the seconds of each phase, the retries, the rows, and a note if needed.
 
         Raises:
-            DamagedShard: the input shard cannot be read.
+            Damaged: files that it reads are damaged.
             UserError: the store failed after its own retries, or the input is wrong. Every other shard would fail too.
         """
         raise NotImplementedError
@@ -85,8 +104,9 @@ class ShardActor:
         row = self.new_row(task)
         try:
             self.make(task, row)
-        except DamagedShard as damage:
-            row |= {"error": str(damage), "damaged": damage.key}
+        except Damaged as damage:
+            found = json.dumps([damage.keys, damage.also])
+            row |= {"error": damage.reason, "damaged": found, "final": self.loading and not self.loaded}
         except UserError as error:
             row |= {"error": str(error), "final": True}
         except Exception as error:  # one failed shard does not stop the others; the driver reports it at the end
@@ -115,8 +135,7 @@ def run_shards(
         unit: what a row of a shard is, for messages.
 
     Raises:
-        DamagedShard: some input shards cannot be read. The one named here is to be deleted and made again; the others are
-            deleted already.
+        Damaged: files that are read are damaged.
         RunError: some shards failed. The message names them; all others are written.
     """
     missing = [job.output.missing(job.shards) for job in jobs]
@@ -138,15 +157,19 @@ def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config:
     """Run all tasks on a pool of `actor`s constructed with `spec`; `bar` advances by the rows of each finished shard.
 
     Raises:
+        Damaged: files that every shard needs are damaged.
         RunError: Ray stopped, or a failure that every shard would have.
     """
     outcome = Outcome()
     for row in _stream(actor, spec, tasks, config) if tasks else ():
         task = Task(row["job"], row["shard"])
-        if row["final"]:
-            raise RunError(f"{row['error']}; finished shards are kept: run the same command again to resume")
         if row["damaged"]:
-            outcome.damaged.add(row["damaged"])
+            keys, also = json.loads(row["damaged"])
+            outcome.damages.append(Damaged(keys, row["error"], also))
+            if row["final"]:
+                raise outcome.damages[-1]
+        elif row["final"]:
+            raise RunError(f"{row['error']}; finished shards are kept: run the same command again to resume")
         elif row["error"]:
             outcome.failures[task] = row["error"]
         else:
@@ -160,14 +183,11 @@ def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config:
 
 
 def _settle(title: str, outputs: Sequence[ShardSet], outcome: Outcome) -> None:
-    """Record failed shards for `status`, delete damaged inputs, and raise if there are failures or damaged inputs."""
+    """Record failed shards for `status`, and raise if there are failures or damaged inputs."""
     for number, shards in enumerate(outputs):
         shards.record_failures({task.shard: why for task, why in outcome.failures.items() if task.job == number})
-    if outcome.damaged:
-        first, *others = sorted(outcome.damaged)
-        for key in others:
-            outputs[0].store.delete(key)
-        raise DamagedShard(first, f"and {len(others)} others cannot be read" if others else "cannot be read")
+    if outcome.damages:
+        raise joined(outcome.damages)
     if outcome.failures:
         named = [
             f"{outputs[task.job].key(task.shard)} ({reason})"

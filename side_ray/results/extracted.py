@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from side_ray.runs.dataset import part_keys
+from side_ray.runs.run import Artifact
 from side_ray.storage import Store
+from side_ray.storage.sealed import read_columns
 
 SCHEMA = pa.schema(
     [
@@ -61,9 +63,8 @@ def members_of(store: Store, prepared: str, ids: Sequence[int]) -> dict[int, dic
         prepared: key of the `prepare` artifact.
     """
     found, wanted = {}, pa.array(ids, pa.int64())
-    for key in sorted(entry.key for entry in store.list(prepared) if "/part-" in entry.key) if ids else ():
-        with store.open_input(key) as source:
-            table = pq.ParquetFile(source).read(["id", "split", "label", "image.path"])
+    for key in part_keys(Artifact(store, prepared)) if ids else ():
+        table = read_columns(store, key, ["id", "split", "label", "image.path"])
         chosen = pc.and_(pc.equal(table.column("split"), "member"), pc.is_in(table.column("id"), wanted))
         for row in table.filter(chosen).to_pylist():
             found[row["id"]] = {"file": row["image"]["path"], "label": row["label"]}

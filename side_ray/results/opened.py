@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.images import decode_png
 from side_ray.report import findings, wording
 from side_ray.report.table import metrics_rows
@@ -23,6 +22,7 @@ from side_ray.results.remake import Remade, remake
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import PAGE
 from side_ray.storage import Store
+from side_ray.storage.sealed import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,10 +117,11 @@ class AuditResult:
             UserError: the report is of a version that wrote none.
         """
         try:
-            with self._store.open_input(f"{self._recorded.key}/extracted.parquet") as source:
-                return pq.read_table(source).to_pandas()
-        except FileNotFoundError:
-            raise UserError(f"{self.uri}: its report has no extracted.parquet; run side-ray report again") from None
+            return read_table(self._store, f"{self._recorded.key}/extracted.parquet").to_pandas()
+        except Damaged:
+            raise UserError(
+                f"{self.uri}: its report has no whole extracted.parquet; run side-ray report again"
+            ) from None
 
     @cached_property
     def figures(self) -> dict[str, Drawing]:

@@ -1,20 +1,19 @@
 """What the newest report of a run was made from, as the report itself says."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.report import findings, wording
-from side_ray.runs.run import Run, condition_name
+from side_ray.runs.run import Artifact, Run, condition_name, part_name
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.statistics.hits import BandHits, hits_from_columns, merge_hits, union
 from side_ray.storage import Store
+from side_ray.storage.sealed import MISSING, read_table
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,11 @@ class Recorded:
         """
         try:
             key = Run(store).latest()["report"]
-            return cls(store, key, json.loads(store.read(f"{key}/metrics.json")))
+            return cls(store, key, Artifact(store, key).read_json("metrics.json"))
         except (FileNotFoundError, KeyError):
             raise UserError(f"{store.uri}: holds no report; run side-ray audit first, or check the path") from None
+        except Damaged as damage:
+            raise UserError(f"{store.uri}: {damage}; run side-ray audit, which makes it again") from None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -98,8 +99,8 @@ class Recorded:
         wanted = ["sample_id", "best_id", "best", "holdout_best"]
         try:
             table = shards.read_first(shards_of(condition["n"], shards.rows), wanted)
-        except FileNotFoundError:
-            raise self._gone("scores") from None
+        except Damaged as damage:
+            raise self._gone("scores", damage) from None
         return {name: table.column(name).to_numpy() for name in table.column_names}
 
     def hits(self, condition: Mapping[str, Any]) -> BandHits | None:
@@ -110,9 +111,8 @@ class Recorded:
             return None
         for index in range(shards_of(condition["n"], scores.rows)):
             try:
-                with self.store.open_input(f"{directory}/part-{index:06d}.parquet") as source:
-                    columns = pq.read_table(source).to_pydict()
-            except FileNotFoundError:
+                columns = read_table(self.store, f"{directory}/{part_name(index)}").to_pydict()
+            except Damaged:
                 return None
             names = ("band", "train_id", "count", "sample_id")
             found.append(hits_from_columns(*(np.array(columns[name]) for name in names)))
@@ -130,8 +130,8 @@ class Recorded:
         shard, row = divmod(sample_id, shards.rows)
         try:
             found: dict[str, Any] = shards.read(shard, columns).slice(row, 1).to_pylist()[0]
-        except FileNotFoundError:
-            raise self._gone(stage) from None
+        except Damaged as damage:
+            raise self._gone(stage, damage) from None
         return found
 
     def shards(self, stage: str, condition: Mapping[str, Any]) -> ShardSet:
@@ -140,5 +140,6 @@ class Recorded:
         rows = self.config["extract"]["shard_size"]
         return ShardSet(self.store, directory, directory.split("/")[1], rows, condition["n"])
 
-    def _gone(self, stage: str) -> UserError:
-        return UserError(f"{self.store.uri}: the {stage} of its report are no longer there; run side-ray audit again")
+    def _gone(self, stage: str, damage: Damaged) -> UserError:
+        what = "no longer there" if damage.reason == MISSING else "damaged"
+        return UserError(f"{self.store.uri}: the {stage} of its report are {what}; run side-ray audit again")

@@ -1,19 +1,19 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
 import hashlib
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.run import Artifact, Run
+from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
-from side_ray.sources.base import Source
+from side_ray.sources.base import Source, newest_of
 from side_ray.sources.pools import describe, open_pools, open_samples, shape_by_config, transform_of
+from side_ray.sources.reading.files import earlier_identity
 from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
@@ -26,6 +26,7 @@ STRATA_IMAGES = 2000
 """Images of the synthetic set that the strata are learnt on, rounded up to whole shards."""
 PROBED = 500
 """About how many samples are compared mirrored to find out whether the training images were flipped."""
+CONTENT = "_content.json"
 CUT_EVERY = 2
 """Every second given sample is also used to set the calibrated cut."""
 
@@ -40,7 +41,7 @@ class Artifacts:
     @classmethod
     def open(cls, config: Config) -> "Artifacts":
         """The artifacts of a config in its run directory; nothing is read or written. Raises UserError for an invalid run.uri."""
-        store = open_store(config.run.uri, endpoint=config.storage.endpoint, region=config.storage.region)
+        store = open_store(config.run.uri, **config.storage.model_dump())
         return cls(config, Run(store))
 
     def sharing(self, config: Config) -> "Artifacts":
@@ -61,7 +62,24 @@ class Artifacts:
     def prepare(self) -> Artifact:
         # The fingerprint covers the content of the sources, not their paths.
         content = [identity for pool in self.pools if (identity := pool.identity()) is not None]
-        return self._artifact("prepare", self.config.data.settings(), self.config.run.seed, *content)
+        settings = self.config.data.settings(), self.config.run.seed
+        artifact = self._artifact("prepare", *settings, *content)
+        earlier = self._artifact("prepare", *settings, *map(earlier_identity, content))
+        return earlier if earlier.key != artifact.key and self._holds(earlier, content) else artifact
+
+    def _holds(self, earlier: Artifact, content: list[str]) -> bool:
+        """Whether images prepared by an earlier version, which did not read all content to identify it, are of this content.
+
+        They are if no file was modified since. The content is then recorded, so that later changes are recognized.
+        """
+        try:
+            return bool(earlier.read_json(CONTENT)["content"] == content)
+        except (FileNotFoundError, Damaged, KeyError):
+            done = {entry.key: entry.mtime for entry in self.run.store.list(earlier.key)}.get(f"{earlier.key}/{DONE}")
+            if done is None or max(map(newest_of, self.pools)) >= done:
+                return False
+        earlier.write_json(CONTENT, {"content": content})
+        return True
 
     @cached_property
     def dpm(self) -> Artifact:
@@ -208,7 +226,7 @@ class Artifacts:
 
     @cached_property
     def _given(self) -> list[Any]:
-        transform = asdict(transform_of(self.config.data))
+        transform = transform_of(self.config.data).settings()
         return ["given", self.given.identity(), transform, self.config.extract.shard_size]
 
     @property
@@ -222,8 +240,12 @@ class Artifacts:
 
     @cached_property
     def _scoring(self) -> list[Any]:
+        settings = self.config.score.settings()
+        for name in self.config.score.item("score.similarity").path_keys & settings.keys():
+            if settings[name] is not None:
+                settings[name] = _file_hash(f"score.{name}", settings[name])
         flips = ["flips"] if self.config.compares_flips else []
-        return [self.config.score.settings(), self.prepare.fingerprint, *flips]
+        return [settings, self.prepare.fingerprint, *flips]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
@@ -250,7 +272,7 @@ def _file_hash(key: str, path: str) -> str:
 def _content_hash(config: Config) -> str:
     """SHA-256 over the imported model's files, because other weights at the same path are another model."""
     assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", endpoint=config.storage.endpoint, region=config.storage.region)
+    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
     entries = sorted(store.list(), key=lambda entry: entry.key)
     if not entries:
         raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")

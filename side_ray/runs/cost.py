@@ -154,7 +154,7 @@ def probe(artifacts: Artifacts) -> float:
 def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     config = artifacts.config
     if artifacts.dpm.done:
-        return load_dpm(artifacts.run.store.fetch_dir(artifacts.dpm.key))
+        return load_dpm(artifacts.dpm.fetch())
     if config.dpm.kind == "import":
         return load_dpm(fetch_import(config, shape))
     if made := made_from_members(config.dpm):

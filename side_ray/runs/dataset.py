@@ -1,16 +1,17 @@
 """The run's Parquet tables of images: writing them, reading one split, and which of its images are duplicates."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
+from side_ray.runs.run import PARTS, Artifact, part_name
+from side_ray.runs.shards import whole
 from side_ray.storage import Store
+from side_ray.storage.sealed import read_table
 
 SCHEMA = pa.schema(
     [
@@ -89,11 +90,9 @@ class Groups:
 
 def read_groups(store: Store, prepared: str, split: str, size: int) -> Groups:
     """The groups of a split of `size` images."""
-    try:
-        with store.open_input(f"{prepared}/{DUPLICATES}") as source:
-            table = pq.read_table(source, filters=[("split", "==", split)]).sort_by("id")
-    except FileNotFoundError:  # prepared by an earlier version
-        table = DUPLICATES_SCHEMA.empty_table()
+    key, table = f"{prepared}/{DUPLICATES}", DUPLICATES_SCHEMA.empty_table()
+    if store.exists(key):  # an earlier version has prepared none
+        table = read_table(store, key, filters=[("split", "==", split)]).sort_by("id")
     return Groups(size, *(table.column(name).to_numpy() for name in ("id", "group", "copy_of")))
 
 
@@ -128,13 +127,16 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str, groups: np.nd
     )
 
 
-def to_parquet(*tables: pa.Table, rows: int | None = None) -> bytes:
-    """Tables of one schema as one Parquet file. Each table starts a new row group; a row group has at most `rows` rows."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, tables[0].schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=rows)
-    return buffer.getvalue()
+def part_keys(prepared: Artifact) -> list[str]:
+    """The keys of the files that hold the prepared images."""
+    try:
+        parts = prepared.info().get(PARTS)
+    except FileNotFoundError:
+        parts = None
+    if parts is not None:
+        return [f"{prepared.key}/{part_name(part)}" for part in range(parts)]
+    keys = sorted(entry.key for entry in prepared.store.list(prepared.key))
+    return [key for key in keys if key.removeprefix(f"{prepared.key}/").startswith("part-")]
 
 
 def read_split(
@@ -146,6 +148,9 @@ def read_split(
         store: the store of the run.
         prepared: key of the `prepare` artifact.
         split: `member`, `calibration` or `holdout`.
+
+    Raises:
+        Damaged: files of the images are missing, or not whole.
     """
     chosen: list[Any] = [("split", "==", split), ("id", ">=", start)]
     if stop is not None:
@@ -169,9 +174,5 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
 
 def _read_parts(store: Store, prepared: str, chosen: list[Any], columns: list[str] | None = None) -> pa.Table:
     """The chosen rows of the prepared images, sorted by id."""
-    parts = []
-    for key in sorted(entry.key for entry in store.list(prepared)):
-        if key.removeprefix(f"{prepared}/").startswith("part-"):
-            with store.open_input(key) as source:
-                parts.append(pq.read_table(source, columns=columns, filters=chosen))
+    parts = whole(lambda key: read_table(store, key, columns, chosen), part_keys(Artifact(store, prepared)))
     return pa.concat_tables(parts).sort_by("id")

@@ -9,13 +9,13 @@ from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import UserError, naming
-from side_ray.runs.artifacts import Artifacts, check_label_weights, image_shape
+from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
 from side_ray.similarity import similarity_of
 from side_ray.sources.pools import Description, describe
 from side_ray.sources.select import check_sizes
 from side_ray.statistics.bands import Bands
-from side_ray.storage import open_store
+from side_ray.storage import open_store, within
 from side_ray.surrogate.encoders import open_teacher
 
 
@@ -27,6 +27,7 @@ def preflight(artifacts: Artifacts) -> None:
         RunError: the run directory cannot be read or written.
     """
     config = artifacts.config
+    check_places(config)
     similarity = similarity_of(config.score)
     Bands.make(config.score.bands, similarity)
     source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
@@ -39,6 +40,36 @@ def preflight(artifacts: Artifacts) -> None:
     else:
         _check_dpm(artifacts, source)
     artifacts.run.store.check()
+
+
+def check_places(config: Config) -> None:
+    """Check that the run does not write into what it reads, and that the sets of images are not in each other.
+
+    Raises:
+        UserError: they are, by whatever spelling or link.
+    """
+    data, run = config.data, config.run.uri
+    paths = {"data.path": data.path, "data.holdout_path": data.holdout_path, "dpm.path": config.dpm.path}
+    if config.dpm.kind != "import":
+        del paths["dpm.path"]
+    if config.given:
+        paths["given.samples"] = config.given.samples
+    places = {key: path for key, path in paths.items() if path}
+    for key, path in places.items():
+        if within(run, path):
+            raise UserError(
+                f"{run} is {key} or in it, so that the run's files would be read as data; choose another", "run.uri"
+            )
+        if any(within(path, (stage := f"{run.rstrip('/')}/{name}")) and within(stage, path) for name in VERSIONS):
+            raise UserError(f"{path} is where this run writes; choose another path, or another run.uri", key)
+    pairs = [("given.samples", "data.path"), ("given.samples", "data.holdout_path")]
+    if not data.item("data.source").splits_one_path:
+        pairs.append(("data.holdout_path", "data.path"))
+    for key, other in pairs:
+        one, two = places.get(key), places.get(other)
+        if one and two and (within(one, two) or within(two, one)):
+            what = "generated images" if key == "given.samples" else "images that the model never saw"
+            raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
 
 
 def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
@@ -104,7 +135,7 @@ def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
         UserError: it cannot be opened, or its images have another shape.
     """
     assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", endpoint=config.storage.endpoint, region=config.storage.region)
+    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
     directory = store.fetch_dir("")
     with naming("dpm.path"):
         made = tuple(load_dpm(directory).image_shape)

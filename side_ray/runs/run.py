@@ -2,12 +2,21 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from side_ray.storage import Store
+import pyarrow as pa
 
-DONE = "_done.json"
+from side_ray.errors import Damaged
+from side_ray.storage import Entry, Store
+from side_ray.storage.sealed import digest_of, open_json, read_json, read_table, write_json, write_table
+
+DONE, DONE_COPY = "_done.json", "_done_copy.json"
+FILES, PARTS = "files", "parts"
+UNLISTED = ("checkpoints/", "tensorboard/", "scan/", "curve.json", "labels.json")
+"""What an artifact can be complete without."""
 LATEST = "latest.json"
 PAGE = "report.html"
 """A copy of the newest report's page, at the top of the run."""
@@ -28,6 +37,8 @@ class Artifact:
     store: Store
     key: str
     """Path relative to the run, for example `prepare/ab12cd34ef56`."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """By name, `size` in bytes and `sha256` of what was written through this object. `finish` records them."""
 
     @property
     def fingerprint(self) -> str:
@@ -39,26 +50,168 @@ class Artifact:
 
     @property
     def done(self) -> bool:
-        """Whether the artifact is complete."""
-        return self.store.exists(f"{self.key}/{DONE}")
+        """Whether the artifact is complete: it is marked so, and every file that it lists is there with its size."""
+        try:
+            self.check()
+        except (FileNotFoundError, Damaged):
+            return False
+        return True
+
+    def check(self, content: bool = False) -> None:
+        """Check that the artifact is complete; with `content`, also that every file that it lists has its digest.
+
+        Raises:
+            FileNotFoundError: it is not made yet.
+            Damaged: it is damaged. `doomed` includes its marks, so that it is not complete any more.
+        """
+        info = self._marked()[0]
+        listed, parts = info.get(FILES, {}), range(info.get(PARTS, 0))
+        if not listed and not parts:
+            return
+        sizes = {entry.key: entry.size for entry in self.store.list(self.key)}
+        wrong = [key for name, known in listed.items() if sizes.get(key := f"{self.key}/{name}") != known["size"]]
+        wrong += [key for part in parts if (key := f"{self.key}/{part_name(part)}") not in sizes]
+        if content and not wrong:
+            keys = {f"{self.key}/{name}": known["sha256"] for name, known in listed.items()}
+            wrong = [key for key, digest in keys.items() if digest_of(self.store, key) != digest]
+        if wrong:
+            raise Damaged(wrong, "is missing or damaged", self._marks)
+
+    @property
+    def _marks(self) -> list[str]:
+        return [f"{self.key}/{name}" for name in (DONE, DONE_COPY)]
+
+    def _marked(self) -> tuple[dict[str, Any], bool]:
+        """The content of the mark or, if that is damaged, of its copy, and whether it is the mark itself and sealed. Raises what
+        `check` does."""
+        first, copy = self._marks
+        try:
+            info, sealed = open_json(first, self.store.read(first))
+            if not isinstance(info, dict) or (FILES in info and not sealed):
+                raise Damaged([first], "is damaged")
+            return info, sealed
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.key} is not complete") from None
+        except Damaged as damage:
+            with suppress(FileNotFoundError, Damaged):
+                info, sealed = open_json(copy, self.store.read(copy))
+                if sealed:
+                    return info, False
+            raise Damaged([first], damage.reason, [copy]) from None
+
+    def adopt(self) -> str:
+        """Write the mark again if it is damaged, or if an earlier version wrote it without digests. Returns what was done, or "".
+
+        Raises what `check` does.
+        """
+        info, whole = self._marked()
+        if whole:
+            return ""
+        if FILES in info:
+            write_json(self.store, self._marks[0], info)
+            return f"{self._marks[0]} was damaged and is restored from its copy"
+        parts = 0
+        for entry in self._own():
+            if entry.key.endswith(".parquet"):
+                read_table(self.store, entry.key)
+                parts += entry.key == f"{self.key}/{part_name(parts)}"
+        self.finish(**info, **({PARTS: parts} if parts else {}))
+        return f"{self.key} is of an earlier version, without digests; it is accepted as it is, and its digests are recorded"
+
+    def _own(self) -> list[Entry]:
+        """The files that belong to the artifact and not to another one in it, sorted by key."""
+        entries = sorted(self.store.list(self.key))
+        apart = [entry.key.removesuffix(DONE) for entry in entries if entry.key.endswith(f"/{DONE}")]
+        apart = [each for each in apart if each != f"{self.key}/"] + [f"{self.key}/{name}" for name in ("_", *UNLISTED)]
+        return [entry for entry in entries if not entry.key.startswith(tuple(apart))]
 
     def finish(self, **info: Any) -> None:
-        """Mark as complete, with JSON-serializable facts. Call it last, after everything else is written."""
-        self.write_json(DONE, info)
+        """Mark as complete, with JSON-serializable facts. Call it last, after everything else is written.
+
+        The mark is written twice, so that no damage to one small file makes a training of days start again. It lists the files
+        of the artifact, but for tables, which are sealed one by one.
+        """
+        for entry in self._own():
+            name = entry.key.removeprefix(f"{self.key}/")
+            if name not in self.files and not name.endswith(".parquet"):
+                self.files[name] = {"size": entry.size, "sha256": digest_of(self.store, entry.key)}
+        for key in reversed(self._marks):
+            write_json(self.store, key, {**info, FILES: dict(sorted(self.files.items()))})
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file that the artifact lists, by key, after a check of their content. Raises what `check` does."""
+        self.check(content=True)
+        return {f"{self.key}/{name}": known["sha256"] for name, known in self._marked()[0].get(FILES, {}).items()}
 
     def info(self) -> dict[str, Any]:
         """The facts passed to `finish`.
 
         Raises:
             FileNotFoundError: the artifact is not complete.
+            Damaged: the facts cannot be read.
         """
-        return self.read_json(DONE)
+        return {name: value for name, value in self._marked()[0].items() if name != FILES}
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.store.write(f"{self.key}/{name}", json.dumps(value, indent=1, allow_nan=False).encode())
+    def fetch(self) -> Path:
+        """A local directory with the files of the artifact, checked against the digests that `finish` recorded.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            Damaged: a file is missing or has another content.
+        """
+        try:
+            listed = self._marked()[0].get(FILES, {})
+        except FileNotFoundError:
+            listed = {}
+        for fresh in (False, True):  # a download that was kept may be what is damaged
+            directory = self.store.fetch_dir(self.key, fresh)
+            wrong = [name for name, known in listed.items() if _digest(directory / name) != known["sha256"]]
+            if not wrong:
+                return directory
+        raise Damaged([f"{self.key}/{name}" for name in wrong], "is missing or damaged", self._marks)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that `finish` will list."""
+        self.store.write(f"{self.key}/{name}", data)
+        self._list(name, data)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a sealed Parquet file that `finish` will list."""
+        self._list(name, write_table(self.store, f"{self.key}/{name}", table))
+
+    def write_json(self, name: str, value: Any, listed: bool = True) -> None:
+        """Write a JSON value, an object with its seal. `listed`: without this file the artifact is not complete."""
+        data = write_json(self.store, f"{self.key}/{name}", value)
+        if listed and not name.startswith("_"):
+            self._list(name, data)
+
+    def put_dir(self, local: Path) -> None:
+        """Copy every file below a local directory, which `finish` will list."""
+        self.store.put_dir(local, self.key)
+        for path in local.rglob("*"):
+            if path.is_file():
+                known = {"size": path.stat().st_size, "sha256": _digest(path)}
+                self.files[path.relative_to(local).as_posix()] = known
+
+    def _list(self, name: str, data: bytes) -> None:
+        self.files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.store.read(f"{self.key}/{name}"))
+        """Read a JSON value, an object without its seal. Raises Damaged or FileNotFoundError."""
+        return read_json(self.store, f"{self.key}/{name}")
+
+
+def part_name(part: int) -> str:
+    """Name of one file of a table."""
+    return f"part-{part:06d}.parquet"
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 class Run:
@@ -72,11 +225,13 @@ class Run:
         return Artifact(self.store, f"{stage}/{fingerprint(stage, *parts)}")
 
     def latest(self) -> dict[str, Any]:
-        """The artifacts that the last command used, as paths relative to the run directory; empty before the first one."""
+        """The artifacts that the last command used, as paths relative to the run directory; empty before the first one, and where
+        the file is damaged: each stage then enters its own again."""
         try:
-            return json.loads(self.store.read(LATEST))
-        except FileNotFoundError:
+            found = json.loads(self.store.read(LATEST))
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def point_latest(self, **entries: Any) -> None:
         """Replace entries of `latest.json`. A value is a path, or a dict from condition names to paths."""
@@ -91,9 +246,11 @@ def condition_name(method: str, scale: float) -> str:
 def read_progress(artifact: Artifact) -> dict[str, Any]:
     """Progress of a training: `step`, `steps`, `loss`, `rate` (steps/s), `at` (Unix time, s); empty before the first report."""
     try:
-        return artifact.read_json(PROGRESS)
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = artifact.read_json(PROGRESS)
+    except (FileNotFoundError, Damaged):
         return {}
+    return found if isinstance(found, dict) and found.keys() >= PROGRESS_KEYS else {}
 
 
 PROGRESS = "_progress.json"
+PROGRESS_KEYS = {"step", "steps", "loss", "rate", "at"}

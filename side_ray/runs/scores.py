@@ -1,20 +1,19 @@
 """Reads the scores of a run: the calibrated cut, the strata, and the scores, hits and competition of each condition."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from side_ray.config import ScoreSection
+from side_ray.errors import Damaged
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.runs.shards import ShardSet, whole
 from side_ray.search import Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.select import SPLITS
@@ -24,6 +23,7 @@ from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
 from side_ray.statistics.evidence.strata import Strata
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join, reaches
+from side_ray.storage.sealed import read_table
 
 HITS_SCHEMA = pa.schema(
     [("band", pa.string()), ("train_id", pa.int64()), ("sample_id", pa.int64()), ("count", pa.int64())]
@@ -44,7 +44,7 @@ def read_cut(artifacts: Artifacts) -> Cut:
     """The calibrated cut, from the scores of the synthetic set against the calibration images.
 
     Raises:
-        DamagedShard: a shard of these scores cannot be read.
+        Damaged: shards of these scores cannot be read.
     """
     score = artifacts.config.score
     best = artifacts.cut.read_first(artifacts.cut_shards, ["best"]).column("best").to_numpy()
@@ -88,21 +88,19 @@ def read_mirrored(artifacts: Artifacts) -> Mirrored | None:
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:
     """The scores of every condition of an audit. Raises what `read_scores` does."""
-    return {
-        each: read_scores(artifacts, artifacts.scores(each), artifacts.hits(each))
-        for each in conditions(artifacts.config)
-    }
+    many = conditions(artifacts.config)
+    read = whole(lambda each: read_scores(artifacts, artifacts.scores(each), artifacts.hits(each)), many)
+    return dict(zip(many, read, strict=True))
 
 
 def read_scores(artifacts: Artifacts, scores: ShardSet, hits: ShardSet) -> ConditionScores:
     """The scores of N_G samples of one condition, sorted by sample id.
 
     Raises:
-        DamagedShard: a shard of scores is truncated or belongs to another plan, or its hits are missing or cannot be read.
-        FileNotFoundError: a shard of scores is missing.
+        Damaged: shards of scores are missing, not whole or of another plan, or their hits are.
     """
     section = artifacts.config.score
-    return join([read_shard(section, scores, hits, index) for index in range(artifacts.sample_shards)])
+    return join(whole(lambda index: read_shard(section, scores, hits, index), range(artifacts.sample_shards)))
 
 
 def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int) -> ConditionScores:
@@ -118,11 +116,10 @@ def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int
 
 def _read_hits(scores: ShardSet, hits: ShardSet, index: int) -> Hits:
     try:
-        with hits.store.open_input(hits.key(index)) as source:
-            columns = pq.read_table(source, columns=HITS_SCHEMA.names).to_pydict()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        # Hits are written before their scores, so hits that are missing here are lost. Naming the scores has both made again.
-        raise DamagedShard(scores.key(index), f"has hits that cannot be read ({error})") from error
+        columns = read_table(hits.store, hits.key(index), HITS_SCHEMA.names).to_pydict()
+    except Damaged as damage:
+        # Hits are made together with their scores. Naming the scores has both made again.
+        raise Damaged(damage.keys, damage.reason, [scores.key(index)]) from damage
     return hits_from_columns(*(np.array(columns[name]) for name in ("band", "train_id", "count", "sample_id")))
 
 
@@ -154,7 +151,7 @@ def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Conditio
     """The competition of members and unseen images for the samples of every condition, one condition in memory at a time.
 
     Raises:
-        DamagedShard: a shard of scores cannot be read.
+        Damaged: a shard of scores cannot be read.
     """
     similarity, members = similarity_of(artifacts.config.score), artifacts.sizes["member"]
     names = ["neighbor_ids", "neighbor_values", "unseen_neighbor_ids", "unseen_neighbor_values"]
@@ -173,4 +170,4 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _read(artifact: Artifact, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(artifact.store.read(f"{artifact.key}/{name}")))
+    return read_table(artifact.store, f"{artifact.key}/{name}")

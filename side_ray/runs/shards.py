@@ -1,14 +1,18 @@
 """Shards, the unit of distributed work: each is written atomically under a deterministic key, and listing finds them again."""
 
-import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from side_ray.runs.dataset import to_parquet
+from side_ray.errors import Damaged, joined
+from side_ray.runs.run import part_name
 from side_ray.storage import Store
+from side_ray.storage.sealed import read_json, read_table, write_json, write_table
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 # Magic, a footer of one byte, its length, magic: the shortest possible Parquet file.
 SMALLEST_PARQUET = 13
@@ -17,20 +21,22 @@ _FINGERPRINT = b"side_ray.fingerprint"
 _NOTE = b"side_ray.note"
 
 
-class DamagedShard(Exception):
-    """A file is not the expected shard: it is truncated or belongs to another plan. Delete `key` and make the shard again."""
-
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(key, reason)
-        self.key, self.reason = key, reason
-
-    def __str__(self) -> str:
-        return f"{self.key} {self.reason}"
-
-
 def shards_of(samples: int, rows: int) -> int:
     """Number of shards for `samples` rows, `rows` in each."""
     return -(-samples // rows)
+
+
+def whole(read: Callable[[Key], Result], keys: Iterable[Key]) -> list[Result]:
+    """`read` of each key; one `Damaged` for all that raise it."""
+    found, damages = [], []
+    for key in keys:
+        try:
+            found.append(read(key))
+        except Damaged as damage:
+            damages.append(damage)
+    if damages:
+        raise joined(damages)
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class ShardSet:
         return self.rows if self.total is None else min(self.rows, self.total - index * self.rows)
 
     def key(self, index: int) -> str:
-        return f"{self.directory}/part-{index:06d}.parquet"
+        return f"{self.directory}/{part_name(index)}"
 
     def written(self) -> dict[int, float]:
         """The Unix time (s) at which each existing shard was written, by index, from one listing.
@@ -81,35 +87,27 @@ class ShardSet:
         metadata = {**(table.schema.metadata or {}), _FINGERPRINT: self.fingerprint.encode()}
         if note:
             metadata[_NOTE] = note.encode()
-        self.store.write(self.key(index), to_parquet(table.replace_schema_metadata(metadata)))
+        write_table(self.store, self.key(index), table.replace_schema_metadata(metadata))
 
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """Read one shard.
 
         Raises:
-            DamagedShard: the file is truncated, has another number of rows, or belongs to another plan.
-            FileNotFoundError: the shard does not exist.
+            Damaged: the file is missing, is not whole, has another number of rows, or belongs to another plan.
         """
         key = self.key(index)
-        try:
-            with self.store.open_input(key) as source:
-                file = pq.ParquetFile(source)
-                metadata: dict[bytes, Any] = file.schema_arrow.metadata or {}
-                if metadata.get(_FINGERPRINT) != self.fingerprint.encode() or file.metadata.num_rows != self.size(
-                    index
-                ):
-                    raise DamagedShard(key, "is not a shard of this plan")
-                return file.read(columns)
-        except pa.ArrowInvalid as error:
-            raise DamagedShard(key, f"cannot be read: {error}") from error
+        table = read_table(self.store, key, columns)
+        if (table.schema.metadata or {}).get(_FINGERPRINT) != self.fingerprint.encode() or table.num_rows != self.size(
+            index
+        ):
+            raise Damaged([key], "is not a shard of this plan")
+        return table
 
     def record_failures(self, reasons: dict[int, str]) -> None:
         """Write the failed shards and their reasons to `_failed.json` beside the shards; delete that file if none failed."""
         key = f"{self.directory}/{FAILED}"
         if reasons:
-            self.store.write(
-                key, json.dumps({str(index): reason for index, reason in reasons.items()}, indent=1).encode()
-            )
+            write_json(self.store, key, {str(index): reason for index, reason in reasons.items()})
         elif self.store.exists(key):
             self.store.delete(key)
 
@@ -118,8 +116,11 @@ class ShardSet:
         key = f"{self.directory}/{FAILED}"
         if not self.store.exists(key):
             return {}
-        return {int(index): reason for index, reason in json.loads(self.store.read(key)).items()}
+        try:
+            return {int(index): str(reason) for index, reason in read_json(self.store, key).items()}
+        except (Damaged, ValueError, AttributeError):
+            return {}
 
     def read_first(self, count: int, columns: list[str] | None = None) -> pa.Table:
-        """The first `count` shards as one table, in order. Raises what `read` does."""
-        return pa.concat_tables([self.read(index, columns) for index in range(count)])
+        """The first `count` shards as one table, in order. Raises what `read` does, for all damaged shards at once."""
+        return pa.concat_tables(whole(lambda index: self.read(index, columns), range(count)))

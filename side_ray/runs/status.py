@@ -90,7 +90,8 @@ def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
 def merged(plans: list[list[Stage]]) -> list[Stage]:
     """The stages of several audits that share some of their artifacts, each artifact once."""
     found: dict[tuple[Any, ...], list[str]] = {}
-    for each in (stage for plan in plans for stage in plan):
+    # The longest first, so that a stage that only some audits have keeps its place.
+    for each in (stage for plan in sorted(plans, key=len, reverse=True) for stage in plan):
         found.setdefault((each.stage, each.kind, each.unit, each.total, each.rows), []).extend(each.keys)
     return [
         Stage(stage, kind, unit, list(dict.fromkeys(keys)), total, rows)
@@ -109,10 +110,14 @@ def recorded(store: Store, where: str) -> list[Stage]:
 
     try:
         return [Stage(**each) for each in json.loads(store.read(PLAN))]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):  # a damaged one is not worth a message: the config says the same
         pass
     try:
         config = parse_config(yaml.safe_load(store.read("config.yaml")), f"{where}/config.yaml")
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(
+            f"{where}: config.yaml is damaged; run the command of this audit again, which writes it anew"
+        ) from None
     except FileNotFoundError:
         raise UserError(f"{where}: holds no run (no config.yaml); check the path and, for S3, the endpoint") from None
     try:
@@ -176,6 +181,8 @@ def purged_at(store: Store) -> str | None:
         return str(json.loads(store.read(PURGED))["at"])
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        return "an unknown date"
 
 
 def table(found: list[Row]) -> Table:

@@ -1,1 +1,1 @@
-"""Before the first audit: `doctor` says what is wrong with a machine, `kinds` what can be audited, and by what."""
+"""Before the first audit: `starter` writes a config, `doctor` says what is wrong with a machine, `kinds` what can be audited."""

@@ -41,6 +41,9 @@ class Similarity(ABC):
     neighbors: int = 1
     """How many nearest training images a value needs."""
 
+    path_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those of its keys that are paths of weights, whose content the values depend on."""
+
     @classmethod  # noqa: B027 (most need no check)
     def check_section(cls, section: Any) -> None:
         """Raise ValueError (`score.key: message`) for values of the `ScoreSection` that do not go together."""

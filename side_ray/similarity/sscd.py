@@ -27,6 +27,8 @@ class Sscd(Similarity):
     # surrogate.features sscd reads them too.
     shared_options = True
 
+    path_keys = frozenset({"checkpoint"})
+
     name = "sscd"
     display_name = "SSCD cosine"
     larger_is_closer = True

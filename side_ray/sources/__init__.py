@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 SOURCES: "Registry[type[Source]]" = Registry(
     "data.source",
     {
-        "digits": "side_ray.sources.digits:DigitsSource",
-        "cifar10": "side_ray.sources.cifar10:CifarSource",
-        "celeba": "side_ray.sources.celeba:CelebaSource",
-        "celeba_hq": "side_ray.sources.celeba_hq:CelebaHqSource",
+        "digits": "side_ray.sources.published.digits:DigitsSource",
+        "cifar10": "side_ray.sources.published.cifar10:CifarSource",
+        "celeba": "side_ray.sources.published.celeba:CelebaSource",
+        "celeba_hq": "side_ray.sources.published.celeba_hq:CelebaHqSource",
         "folder": "side_ray.sources.folder:FolderSource",
         "parquet": "side_ray.sources.parquet:ParquetSource",
         "webdataset": "side_ray.sources.webdataset:WebDatasetSource",
+        "arrow": "side_ray.sources.arrow:ArrowSource",
+        "arrays": "side_ray.sources.arrays:ArraySource",
     },
 )

@@ -1,7 +1,7 @@
 """The interface of a source of images: what it holds, and how it is read piece by piece, each piece by another process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +13,9 @@ from side_ray.sources.reading.files import Files, open_files
 
 UNIT_IMAGES = 1024
 """About how many images one task reads, where the format leaves a choice."""
+
+FIRST_NAMES = 3
+"""Names that a `Tally` keeps of each reason."""
 
 Unit = dict[str, Any]
 """A piece of a source that can be read on its own: JSON-able, and small compared with the images in it."""
@@ -31,12 +34,47 @@ class Record:
         content: an encoded image, or uint8 pixels [H, W, 3] or [H, W].
         label: the name of its class; None where it has none.
         error: why there is no content.
+        caption: the text that belongs to it, where there is one.
+        left_out: why it is not an image of the data set, such as a text file in an archive. It is counted, not refused.
     """
 
     name: str
     content: bytes | np.ndarray = b""
     label: str | None = None
     error: str = ""
+    left_out: str = ""
+    caption: str | None = None
+
+
+class Tally:
+    """How many files of a source are not used, by reason, with the first names of each."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, tuple[int, list[str]]] = {}
+
+    def add(self, reason: str, names: Iterable[str]) -> None:
+        count, first = self.reasons.get(reason, (0, []))
+        for name in names:
+            count += 1
+            if len(first) < FIRST_NAMES:
+                first = [*first, name]
+        if count:
+            self.reasons[reason] = count, first
+
+    @property
+    def total(self) -> int:
+        return sum(count for count, _ in self.reasons.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """JSON-able: `reason`, `count` and the `first` names of each."""
+        return [{"reason": reason, "count": n, "first": first} for reason, (n, first) in self.reasons.items()]
+
+    def __str__(self) -> str:
+        parts = (
+            f"{count:,} {reason} ({', '.join(first)}{', …' if count > len(first) else ''})"
+            for reason, (count, first) in self.reasons.items()
+        )
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -98,6 +136,11 @@ class Source(ABC):
         """Raise ValueError (`data.key: message`) for values of the `DataSection` that do not go together."""
 
     @classmethod
+    def recognizes(cls, files: Files) -> bool:
+        """Whether files are images in this format, so that the source can be chosen for a path."""
+        return bool(cls.file_pattern) and len(files.listing().matching(cls.file_pattern).names) > 0
+
+    @classmethod
     @abstractmethod
     def open(cls, place: Place, options: Any) -> Self:
         """The images at a place.
@@ -135,12 +178,35 @@ class Source(ABC):
         """Number of images in one piece, where it is known without reading them."""
         raise NotImplementedError(f"{type(self).__name__} does not know before it reads")
 
+    def left_out(self) -> Tally:
+        """What is at its place and is not read, as far as that is known without reading it all."""
+        return Tally()
+
+    def doubt(self) -> str:
+        """What makes it doubtful that the model was trained on all of it, for a warning; "" if nothing does."""
+        return ""
+
     @abstractmethod
     def identity(self) -> str | None:
         """A string that changes with the content, but not with its location; None where the config alone determines the
         content. The fingerprint of the prepared images includes it."""
 
 
+def newest_of(source: Source) -> float:
+    """When the newest file of a source was modified, Unix time in s; infinity where that is not known."""
+    files = getattr(source, "files", None)
+    return float("inf") if files is None else float(files.newest())
+
+
 def slices(total: int, size: int = UNIT_IMAGES) -> Iterator[slice]:
     """0 … `total` in consecutive slices of at most `size`."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def rest_of(files: Files, pattern: str) -> Tally:
+    """The files of a listing that do not match the pattern of a format, or are hidden."""
+    tally, listing = Tally(), files.listing()
+    tally.add("hidden", listing.hidden)
+    read = set(listing.matching(pattern).names.to_pylist())
+    tally.add("other files", (name for name in listing.names.to_pylist() if name not in read))
+    return tally

@@ -1,31 +1,50 @@
-"""Images as files: a folder with a sub-folder per class, or flat; on a disk, in object storage, or in a zip archive."""
+"""Images as files: a folder with a sub-folder per class, or flat; on a disk, in object storage, or in a zip archive.
+
+The content decides what is an image, not the extension. Labels and captions of a manifest (EDM's dataset.json, Hugging Face's
+metadata.jsonl) come before the names of folders.
+"""
 
 from collections.abc import Container, Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from side_ray.config.base import Section
 from side_ray.errors import UserError
-from side_ray.sources.base import UNIT_IMAGES, Place, Record, Source, Unit, slices
-from side_ray.sources.reading.files import Files, Listing, Unreadable, ZipFiles
+from side_ray.sources.base import UNIT_IMAGES, Place, Record, Source, Tally, Unit, slices
+from side_ray.sources.reading.files import Files, Listing, Unreadable, ZipFiles, mixed_splits, split_images
+from side_ray.sources.reading.manifests import Manifest, read_manifests
 from side_ray.sources.reading.pixels import EXTENSIONS
 
-_IMAGES = rf"\.({'|'.join(EXTENSIONS)})$"
 _PARENT = r"(?P<parent>[^/]+)/[^/]+$"
+_ALWAYS_FOUND = r"\.(jpg|jpeg|png|webp|bmp|ppm|pgm|tif|tiff|gif)$"
+"""What the first version took for images. Its runs keep their fingerprints where it found all of them."""
+
+
+class FolderOptions(Section):
+    label_column: str | None = None
+    """The field of metadata.jsonl or metadata.csv that holds the label; by default `label`, if there is one."""
 
 
 class FolderSource(Source):
-    """The class of an image is the folder that it is in; if all are in one folder there are no labels.
+    """The class of an image is that of a manifest beside it, else the folder that it is in; if all are in one folder there are
+    no labels.
 
     Args:
         labels: whether labels are wanted.
         unit_images: images that one task reads; four times as many from an archive, because each task reads its table of
             contents.
+        label_field: the field of the label in a manifest.
     """
 
-    def __init__(self, files: Files, labels: bool = True, unit_images: int = UNIT_IMAGES) -> None:
+    Options: ClassVar[type[Section]] = FolderOptions
+    label_keys: ClassVar[frozenset[str]] = frozenset({"label_column"})
+
+    def __init__(
+        self, files: Files, labels: bool = True, unit_images: int = UNIT_IMAGES, label_field: str | None = None
+    ) -> None:
         self.files: Files | ZipFiles = files
         if files.only is not None:
             if not files.only.lower().endswith(".zip"):
@@ -34,15 +53,16 @@ class FolderSource(Source):
                 )
             self.files, unit_images = ZipFiles(files, files.only), 4 * unit_images
         self.labels, self.unit_images = labels, unit_images
-        self.uri = files.uri
+        self.uri, self.label_field = files.uri, label_field
         self._images: tuple[Listing, pa.Array | None] | None = None
+        self._tally, self._manifest, self._changed = Tally(), Manifest(), False
 
     @classmethod
     def open(cls, place: Place, options: Any) -> Self:
-        return cls(place.files(), place.labels)
+        return cls(place.files(), place.labels, label_field=getattr(options, "label_column", None))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None}
+        return {**self.__dict__, "_images": None, "_manifest": Manifest()}
 
     def images(self) -> tuple[Listing, pa.Array | None]:
         """The image files and the class of each (strings), or None without labels.
@@ -51,17 +71,32 @@ class FolderSource(Source):
             UserError: there are none, or only some are in sub-folders.
         """
         if self._images is None:
-            listing = self.files.listing().matching(_IMAGES)
+            found, every = split_images(self.files, EXTENSIONS)
+            listing, others = every.take(np.flatnonzero(found)), every.take(np.flatnonzero(~found))
+            self._manifest = read_manifests(self.files, every, self.label_field)
+            self._tally = Tally()
+            self._tally.add("hidden", every.hidden)
+            self._tally.add("links to nothing", others.take(np.flatnonzero(others.sizes < 0)).names.to_pylist())
+            self._tally.add("no images", others.take(np.flatnonzero(others.sizes >= 0)).names.to_pylist())
             if not len(listing.names):
-                raise UserError(
-                    f"there is no image in {self.uri} (files ending in {', '.join(EXTENSIONS)}); check the path",
-                    "data.path",
-                )
+                held = f" among its {len(every.names):,} files ({self._tally})" if len(every.names) else ""
+                raise UserError(f"there is no image in {self.uri}{held}; check the path", "data.path")
+            there = set(listing.names.to_pylist()) if self._manifest.names else set()
+            missing = (name for name in self._manifest.names if name not in there)
+            self._tally.add("named by a manifest, but not there", missing)
+            self._changed = len(listing.names) != len(every.matching(_ALWAYS_FOUND).names)
             self._images = self._classified(listing)
         return self._images
 
     def _classified(self, listing: Listing) -> tuple[Listing, pa.Array | None]:
-        return listing, self.parents(listing) if self.labels else None
+        if not self.labels:
+            return listing, None
+        if self._manifest.labels:
+            self._changed = True
+            return listing, pa.array(
+                [self._manifest.labels.get(name) for name in listing.names.to_pylist()], pa.string()
+            )
+        return listing, self.parents(listing)
 
     def parents(self, listing: Listing) -> pa.Array | None:
         """The name of the folder that each image is in; None if all are in one."""
@@ -89,21 +124,39 @@ class FolderSource(Source):
         listing, labels = self.images()
         for rows in slices(len(listing.names), self.unit_images):
             window = rows.start, rows.stop - rows.start
-            unit = {"names": listing.names.slice(*window).to_pylist()}
-            yield unit if labels is None else {**unit, "labels": labels.slice(*window).to_pylist()}
+            unit: Unit = {"names": listing.names.slice(*window).to_pylist()}
+            if labels is not None:
+                unit["labels"] = labels.slice(*window).to_pylist()
+            if self._manifest.captions:
+                unit["captions"] = [self._manifest.captions.get(name) for name in unit["names"]]
+            yield unit
 
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
         names = unit["names"]
-        labels = unit.get("labels") or [None] * len(names)
-        for position, (name, label) in enumerate(zip(names, labels, strict=True)):
+        nothing = [None] * len(names)
+        rows = zip(names, unit.get("labels", nothing), unit.get("captions", nothing), strict=True)
+        for position, (name, label, caption) in enumerate(rows):
             try:
                 wanted = only is None or position in only
-                yield Record(name, self.files.read(name) if wanted else b"", label)
+                yield Record(name, self.files.read(name) if wanted else b"", label, caption=caption)
             except Unreadable as error:
                 yield Record(name, label=label, error=str(error))
 
     def size(self, unit: Unit) -> int:
         return len(unit["names"])
 
+    def left_out(self) -> Tally:
+        self.images()
+        return self._tally
+
+    def doubt(self) -> str:
+        splits = {} if getattr(self.files, "pattern", "") else mixed_splits(self.images()[0].names.to_pylist())
+        return (
+            f"{self.uri} holds images of several splits ({', '.join(sorted(splits))}), which all count"
+            if splits
+            else ""
+        )
+
     def identity(self) -> str:
-        return self.files.identity()
+        self.images()
+        return self.files.identity() + ("/content" if self._changed else "")

@@ -9,6 +9,7 @@ from side_ray.sources import SOURCES
 from side_ray.sources.base import Place, Source
 from side_ray.sources.reading.files import Files, open_files
 from side_ray.sources.reading.pixels import Transform, Unusable
+from side_ray.storage import within
 
 LOOKED_AT = 64
 """If none of the first so many images can be read, the source counts as unreadable."""
@@ -40,7 +41,7 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
     options, path, apart = data.options(item.Options), data.path or "", data.holdout_path
     if apart is None:
         return (item.open(Place(path, labels=data.labels, storage=storage), options),)
-    same = apart == path
+    same = within(apart, path) and within(path, apart)
     # The unseen images need no labels: nothing is trained on them.
     members = Place(path, "data.path", "members", data.labels, same, storage)
     unseen = Place(apart, "data.holdout_path", "unseen", False, same, storage)
@@ -48,7 +49,7 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
 
 
 def open_samples(path: str, storage: StorageSection) -> Source:
-    """Generated images to be scored: a folder, a zip archive, Parquet, or any registered format that knows its size.
+    """Generated images to be scored, in any registered format that knows its size.
 
     Raises:
         UserError: the path leads nowhere, or holds no images in one of these formats.
@@ -59,8 +60,7 @@ def open_samples(path: str, storage: StorageSection) -> Source:
     with renamed("data.path", "given.samples"):
         source = item.open(place, item.Options())
         if source.count() is None:
-            source = SOURCES["folder"].open(place, None)
-            source.count()
+            raise UserError(f"{path} is a {_kind(place.files())} archive; unpack it, and give the folder", "data.path")
     return source
 
 
@@ -76,15 +76,12 @@ def kind_of(path: str, key: str, storage: StorageSection) -> str:
 
 def _kind(files: Files) -> str:
     """The first source that recognizes a file there, else a folder of images."""
-    listing = files.listing()
-    patterns = {name: SOURCES[name].file_pattern for name in SOURCES.names}
-    found = (name for name, pattern in patterns.items() if pattern and len(listing.matching(pattern).names))
-    return next(found, "folder")
+    return next((name for name in SOURCES.names if SOURCES[name].recognizes(files)), "folder")
 
 
 def transform_of(data: DataSection) -> Transform:
     """The conversion of each image that the config asks for."""
-    return Transform(data.crop, data.image_size, data.grayscale or SOURCES[data.source].grayscale)
+    return Transform(data.crop, data.image_size, data.grayscale or SOURCES[data.source].grayscale, data.value_range)
 
 
 def shape_by_config(data: DataSection) -> tuple[int, int, int] | None:

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Self
 
 from side_ray.config.base import Section
 from side_ray.errors import UserError
-from side_ray.sources.base import Place, Record, Source, Unit
-from side_ray.sources.reading.files import LARGEST_IMAGE, Files
-from side_ray.sources.reading.pixels import EXTENSIONS
+from side_ray.sources.base import Place, Record, Source, Tally, Unit, rest_of
+from side_ray.sources.reading.files import LARGEST_IMAGE, Files, refuse_mixed_splits
+from side_ray.sources.reading.pixels import EXTENSIONS, HEAD_BYTES, is_image
 from side_ray.sources.reading.tars import DAMAGED, members
 
-LABELS = ("cls", "json")
+TEXTS = ("cls", "json", "txt")
 
 
 class WebDatasetOptions(Section):
@@ -54,24 +55,26 @@ class WebDatasetSource(Source):
         names = self.files.listing().matching(self.file_pattern).names.to_pylist()
         if not names:
             raise UserError(f"there is no .tar file in {self.uri}; check the path", "data.path")
+        refuse_mixed_splits(self.files, names)
         return ({"name": name} for name in names)
 
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
         labelled = self.labelled
         for record in self._samples(unit["name"]):
-            yield record if labelled else Record(record.name, record.content, None, record.error)
+            yield record if labelled else replace(record, label=None)
 
     def _samples(self, shard: str) -> Iterator[Record]:
         """The samples of one tar file. If the archive is damaged, the last record has the error."""
         seen: set[str] = set()
         stem, parts = "", dict[str, bytes]()
+        others: list[str] = []
         try:
             with self.files.open(shard) as file:
                 for member in members(file):
                     key, extension = _split(member.name)
                     if key != stem:
-                        yield from self._sample(shard, stem, parts)
-                        stem, parts = key, {}
+                        yield from self._sample(shard, stem, parts, others)
+                        stem, parts, others = key, {}, []
                         if key in seen:
                             raise UserError(
                                 f"{shard} in {self.uri} holds {key} twice; write each sample once", "data.path"
@@ -81,29 +84,45 @@ class WebDatasetSource(Source):
                         raise UserError(
                             f"{shard} in {self.uri} holds {member.name} twice; write each file once", "data.path"
                         )
-                    if key and (extension in LABELS or extension in EXTENSIONS):
+                    wanted = key and member.is_file
+                    if wanted and (extension in TEXTS or _is_image(extension) or is_image(member.head(HEAD_BYTES))):
                         parts[extension] = member.read(LARGEST_IMAGE)
-                yield from self._sample(shard, stem, parts)
+                    else:
+                        others.append(member.name if member.is_file else f"{member.name} (a link)")
+                yield from self._sample(shard, stem, parts, others)
         except DAMAGED as error:
             yield Record(shard, error=f"the archive is damaged after {len(seen)} samples ({error})")
 
-    def _sample(self, shard: str, stem: str, parts: dict[str, bytes]) -> Iterator[Record]:
-        images = [extension for extension in parts if extension in EXTENSIONS]
+    def _sample(self, shard: str, stem: str, parts: dict[str, bytes], others: list[str]) -> Iterator[Record]:
+        """The record of one sample. Images like `0001.mask.png` are left out beside `0001.png`; without it, each is a record."""
+        images = [extension for extension in parts if extension not in TEXTS]
+        plain = [extension for extension in images if "." not in extension]
         name = f"{shard}/{stem}"
+        for other in others:
+            yield Record(f"{shard}/{other}", left_out="no images")
         if not parts:
             return
-        if len(images) != 1:
-            found = f"{len(images)} images ({', '.join(images)})" if images else "no image"
+        if set(parts) == {"txt"}:
+            yield Record(f"{name}.txt", left_out="no images")
+            return
+        if not images or len(plain) > 1:
+            found = f"{len(plain)} images ({', '.join(plain)})" if images else "no image"
             yield Record(name, error=f"the sample holds {found}")
             return
-        try:
-            yield Record(name, parts[images[0]], self._label(parts))
-        except ValueError as error:
-            yield Record(name, error=str(error))
+        for extension in images:
+            each = name if extension in plain or len(images) == 1 else f"{name}.{extension}"
+            if plain and extension not in plain:
+                yield Record(each, left_out="further images of a sample")
+                continue
+            try:
+                caption = parts["txt"].decode("utf-8-sig").strip() if "txt" in parts else None
+                yield Record(each, parts[extension], self._label(parts), caption=caption)
+            except ValueError as error:
+                yield Record(each, error=str(error))
 
     def _label(self, parts: dict[str, bytes]) -> str | None:
         if "cls" in parts:
-            return parts["cls"].decode().strip()
+            return parts["cls"].decode("utf-8-sig").strip()
         if "json" not in parts:
             return None
         try:
@@ -112,6 +131,9 @@ class WebDatasetSource(Source):
             raise ValueError(f"its .json is damaged: {error}") from error
         value = fields.get(self.label_field) if isinstance(fields, dict) else None
         return str(value) if isinstance(value, (str, int)) else None
+
+    def left_out(self) -> Tally:
+        return rest_of(self.files, self.file_pattern)
 
     def identity(self) -> str:
         return self.files.identity()
@@ -122,3 +144,7 @@ def _split(name: str) -> tuple[str, str]:
     path = PurePosixPath(name)
     stem, _, extension = path.name.partition(".")
     return (str(path.parent / stem) if stem else "", extension.lower())
+
+
+def _is_image(extension: str) -> bool:
+    return extension.rpartition(".")[2] in EXTENSIONS

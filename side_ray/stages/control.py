@@ -53,7 +53,7 @@ def control(audit: Audit) -> None:
             for each, samples in many
         ]
         run_scoring(audit, scored, search, "control: score")
-    if not artifacts.control.done:
+    if not audit.has(artifacts.control):
         artifacts.control.write_json(CONTROL, control_metrics(artifacts))
         artifacts.control.finish()
 

@@ -60,12 +60,16 @@ class Generator(ShardActor):
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dpm: Dpm = load_dpm(spec.store.fetch_dir(spec.dpm), device=self.device)
+        self.dpm: Dpm
         self._classifiers: dict[str, ResNet] = {}
         self._device_lock = threading.Lock()
         self._batch = spec.settings.batch_size
 
+    def load(self) -> None:
+        self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device)
+
     def make(self, task: Task, row: dict[str, Any]) -> None:
+        self.ready()
         job = self.spec.jobs[task.job]
         first = task.shard * job.output.rows
         ids = range(first, first + job.output.rows)
@@ -99,7 +103,7 @@ class Generator(ShardActor):
 
     def _classifier(self, directory: str) -> ResNet:
         if directory not in self._classifiers:
-            network = ResNet.load(self.spec.store.fetch_dir(directory)).to(self.device).eval()
+            network = ResNet.load(Artifact(self.spec.store, directory).fetch()).to(self.device).eval()
             self._classifiers[directory] = network.requires_grad_(False)
         return self._classifiers[directory]
 

@@ -20,6 +20,7 @@ from side_ray.registry import Carrier
 from side_ray.runs.artifacts import CUT_EVERY
 from side_ray.runs.plan import conditions
 from side_ray.sources.base import Source
+from side_ray.sources.inventory import samples_inventory, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.reading.pixels import Transform, Unusable
 
@@ -118,6 +119,7 @@ def import_samples(audit: Audit) -> None:
         height, width, channels = artifacts.prepare.info()["shape"]
         return ImporterSpec(artifacts.given, transform_of(audit.config.data), (height, width, channels), jobs)
 
+    audit.reporter.say(f"samples: {told(samples_inventory(artifacts.given))}")
     run_shards(audit, SampleImporter, jobs, spec, "samples")
     audit.run.point_latest(samples={condition.name: jobs[0].output.directory})
     if artifacts.cut_shards:

@@ -1,11 +1,9 @@
 """Step: label the synthetic set with implicit labels (Eq. 154), on which the student is trained."""
 
-import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from side_ray.config import Config
@@ -14,7 +12,7 @@ from side_ray.execution.audit import Audit
 from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import to_parquet
+from side_ray.storage.sealed import read_table, write_table
 from side_ray.surrogate import labels as implicit
 from side_ray.surrogate.encoders import Encoder, Teacher, open_encoder, open_teacher
 from side_ray.surrogate.resnet import ResNet
@@ -37,7 +35,9 @@ def label(audit: Audit) -> None:
     """
     config, artifacts = audit.config, audit.artifacts
     surrogate = artifacts.surrogate
-    if "td" not in config.extract.methods or surrogate.store.exists(f"{surrogate.key}/{LABELS}"):
+    if "td" not in config.extract.methods or all(
+        surrogate.store.exists(f"{surrogate.key}/{name}") for name in (LABELS, FOUND)
+    ):
         return
     if config.surrogate.wants_labels:
         require_labels(audit, "surrogate.teacher")
@@ -77,9 +77,8 @@ def described(config: Config, found: dict[str, Any]) -> str:
 
 
 def read_labels(artifacts: Artifacts) -> pa.Table:
-    """`labels.parquet`: sample_id, label and teacher probabilities of the synthetic set."""
-    data = artifacts.run.store.read(f"{artifacts.surrogate.key}/{LABELS}")
-    return pq.read_table(io.BytesIO(data))
+    """`labels.parquet`: sample_id, label and teacher probabilities of the synthetic set. Raises Damaged."""
+    return read_table(artifacts.run.store, f"{artifacts.surrogate.key}/{LABELS}")
 
 
 def _write_labels(artifacts: Artifacts) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def _write_labels(artifacts: Artifacts) -> dict[str, Any]:
     }
     target = artifacts.surrogate
     target.write_json(FOUND, found)
-    target.store.write(f"{target.key}/{LABELS}", to_parquet(pa.table(columns)))
+    write_table(target.store, f"{target.key}/{LABELS}", pa.table(columns))
     return found
 
 
@@ -143,7 +142,7 @@ def _teacher(artifacts: Artifacts) -> Teacher:
     if section.teacher is not None:
         return open_teacher(section.teacher, section.teacher_size, section.teacher_input, _device())
     own = artifacts.surrogate.child("teacher")
-    return Teacher(ResNet.load(own.store.fetch_dir(own.key)), device=_device())
+    return Teacher(ResNet.load(own.fetch()), device=_device())
 
 
 def _device() -> str:

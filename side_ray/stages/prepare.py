@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from side_ray.config import Config
 from side_ray.errors import RunError, UserError
@@ -23,7 +22,6 @@ from side_ray.execution.ingest.passes import (
     Pass,
     Scan,
     Write,
-    part_key,
     pixels_key,
     run_pass,
     scan_key,
@@ -31,15 +29,28 @@ from side_ray.execution.ingest.passes import (
 )
 from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_table, to_parquet
-from side_ray.runs.run import DONE, Artifact
+from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_table
+from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import groups as groups_of
 from side_ray.similarity.duplicates import near_pairs, thumbnails
-from side_ray.sources.digits import load_digits
+from side_ray.sources.inventory import LEFT_OUT, inventory, reasons, told
 from side_ray.sources.pools import transform_of
-from side_ray.sources.select import SPLITS, Alike, Census, Chosen, Split, capped, choose, split_indices, without_near
+from side_ray.sources.published.digits import load_digits
+from side_ray.sources.select import (
+    SPLITS,
+    Alike,
+    Census,
+    Chosen,
+    Split,
+    capped,
+    check_sizes,
+    choose,
+    split_indices,
+    without_near,
+)
+from side_ray.storage.sealed import read_table, write_table
 
-BROKEN = "broken.json"
+BROKEN, INFO = "broken.json", "info.json"
 READERS = 16
 """Small tables that the driver reads concurrently, because object storage has a high latency."""
 
@@ -57,7 +68,7 @@ def prepare(audit: Audit, beside: Artifact | None = None) -> None:
         RunError: a part of the source could not be read.
     """
     artifact = audit.artifacts.prepare
-    if artifact.done and "distinct" in artifact.info():
+    if audit.has(artifact) and "distinct" in artifact.info():
         audit.reporter.say("prepare: the images exist already")
     else:
         if audit.config.data.source == "digits":
@@ -86,10 +97,13 @@ def _tell(info: dict[str, Any], reporter: Reporter) -> None:
 
 def _finish(artifact: Artifact, groups: dict[Split, Groups], left_out: dict[str, int], **info: Any) -> None:
     """Write what is known of duplicates, and mark the artifact as complete."""
-    artifact.store.write(f"{artifact.key}/{DUPLICATES}", to_parquet(duplicates_table(groups)))
+    write_table(artifact.store, f"{artifact.key}/{DUPLICATES}", duplicates_table(groups))
     sizes = {split: each.size for split, each in groups.items()}
     info["distinct"] = {split: each.distinct for split, each in groups.items()}
     info["duplicates"] = {split: each.summary() for split, each in groups.items()}
+    known = artifact.read_json(INFO) if artifact.store.exists(f"{artifact.key}/{INFO}") else {}
+    counted = {"duplicates": info["duplicates"], "distinct": info["distinct"], "left_out": left_out}
+    artifact.write_json(INFO, known | counted)
     artifact.finish(**info, **sizes, left_out=left_out)
 
 
@@ -110,16 +124,16 @@ def _write_digits(config: Config, artifact: Artifact, beside: Artifact | None) -
         own = groups_of(contents[indices], alike.pairs, alike.shares)
         groups[split] = Groups.of(own, contents[indices])
         table = split_table(source, indices, split, own)
-        artifact.store.write(f"{artifact.key}/{part_key(number)}", to_parquet(table))
+        write_table(artifact.store, f"{artifact.key}/{part_name(number)}", table)
     drawn = np.concatenate(list(chosen.values()))
     plan = pa.table({"unit": np.zeros(len(drawn), np.int32), "position": drawn})
-    artifact.store.write(f"{artifact.key}/{PLAN}", to_parquet(plan))
-    _finish(artifact, groups, left_out, source="digits", shape=list(source.images.shape[1:]), classes=10)
+    write_table(artifact.store, f"{artifact.key}/{PLAN}", plan)
+    shape = list(source.images.shape[1:])
+    _finish(artifact, groups, left_out, source="digits", shape=shape, classes=10, parts=len(SPLITS))
 
 
 def _read_table(artifact: Artifact, key: str, columns: list[str] | None = None) -> pa.Table:
-    with artifact.store.open_input(f"{artifact.key}/{key}") as source:
-        return pq.read_table(source, columns=columns)
+    return read_table(artifact.store, f"{artifact.key}/{key}", columns)
 
 
 class _Preparation:
@@ -130,6 +144,7 @@ class _Preparation:
         self.config, self.data, self.reporter = audit.config, audit.config.data, audit.reporter
         self.artifact, self.pools = audit.artifacts.prepare, audit.artifacts.pools
         self.unit_pools: list[int] = []
+        self.sources: list[dict[str, Any]] = []
 
     def run(self) -> None:
         self._list_units()
@@ -140,14 +155,17 @@ class _Preparation:
             scans = list(readers.map(lambda unit: self._table(scan_key(unit), columns), units))
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
+        self._tell_sources()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
+        self._check_enough(census, candidates)
         alike = self._alike(census, candidates)
+        self._leave_copies(census, candidates, alike)
         chosen = choose(census, candidates, self.data, self.config.run.seed, alike, self._taken(census, alike))
         groups = {
             split: groups_of(alike.contents[rows], alike.pairs, alike.shares) for split, rows in chosen.rows.items()
         }
-        self._write(census, chosen, groups)
+        parts = self._write(census, chosen, groups)
         self._warn_of_members(census, candidates)
         for unit in units:
             self.artifact.store.delete(f"{self.artifact.key}/{thumbnails_key(unit)}")
@@ -162,6 +180,7 @@ class _Preparation:
             images=len(census.usable),
             broken=broken,
             candidates=len(candidates),
+            parts=parts,
         )
 
     def _warn_of_members(self, census: Census, candidates: np.ndarray) -> None:
@@ -178,6 +197,26 @@ class _Preparation:
                 f"data.members: {self.data.members:,} of the {count:,} images of {self.data.path} are used as members; set it "
                 f"to {count} if the imported model was trained on all of them"
             )
+
+    def _check_enough(self, census: Census, candidates: np.ndarray) -> None:
+        """Refuse a data set that holds enough images, of which too few can be used. Given samples are compared with all that
+        are left."""
+        pools = [int((census.pool[candidates] == pool).sum()) for pool in range(len(self.pools))]
+        gone = len(census.usable) - len(candidates) + sum(row["found"] - row["read"] for row in self.sources)
+        if self.config.given:
+            members, unseen = [*pools, 0][:2]
+            changes = {"members": min(self.data.members, members), "holdout": min(self.data.holdout, unseen // 2)}
+            self.data = self.data.model_copy(update=changes) if gone and members else self.data
+            return
+        try:
+            check_sizes(self.data, *pools)
+        except UserError as error:
+            if not gone:
+                raise
+            why = "; ".join(reasons(row) for row in self.sources if row["left_out"]) or "duplicates or data.per_class"
+            raise UserError(
+                f"{error.message.rpartition(';')[0]}. Left out were {why}: restore these", error.key
+            ) from None
 
     def _list_units(self) -> None:
         columns: dict[str, list[Any]] = {"unit": [], "pool": [], "content": []}
@@ -214,12 +253,27 @@ class _Preparation:
                 "the others are kept: check that every machine can read the data, and run the same command again"
             )
 
+    def _tell_sources(self) -> None:
+        for row in self.sources:
+            self.reporter.say(f"prepare: {told(row)}")
+        for doubt in filter(None, (pool.doubt() for pool in self.pools)):
+            self.reporter.warn(
+                f"{doubt}; give the folder or a pattern of those that the model was trained on, if not all"
+            )
+
     def _check_usable(self, census: Census) -> int:
-        """Number of images that cannot be used; lists them in `broken.json`. Raises UserError unless they may be skipped."""
+        """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises
+        UserError unless they may be skipped."""
         found: list[dict[str, str]] = []
+        unused: list[list[tuple[str, str]]] = [[] for _ in self.pools]
         for unit in np.unique(census.unit[~census.usable]).tolist():
             table = self._table(scan_key(unit), ["name", "error"])
-            found += table.filter(pc.is_valid(table.column("error"))).to_pylist()
+            rows = table.filter(pc.is_valid(table.column("error"))).to_pylist()
+            unused[self.unit_pools[unit]] += [(row["name"], row["error"]) for row in rows]
+            found += [row for row in rows if not row["error"].startswith(LEFT_OUT)]
+        counts = np.bincount(census.pool, minlength=len(self.pools)).tolist()
+        self.sources = inventory(self.pools, counts, unused)
+        self.artifact.write_json(INFO, {"sources": self.sources})
         if not found:
             return 0
         self.artifact.write_json(BROKEN, found)
@@ -291,6 +345,8 @@ class _Preparation:
     def _alike(self, census: Census, candidates: np.ndarray) -> Alike:
         """Which of the candidates show the same. Equal ones are compared with the others once."""
         contents = census.contents()
+        if not len(candidates):
+            return Alike(contents, np.empty((0, 2), np.int64), np.empty(0))
         _, first = np.unique(contents[candidates], return_index=True)
         distinct = candidates[np.sort(first)]
         # A block holds whole units, so that each file of thumbnails is read for one block.
@@ -315,8 +371,16 @@ class _Preparation:
         starts = np.searchsorted(census.unit, plan.column("unit").to_numpy())
         return alike.copies(starts + plan.column("position").to_numpy())
 
-    def _write(self, census: Census, chosen: Chosen, groups: dict[Split, np.ndarray]) -> None:
-        """Assign each chosen image to a part and write the parts."""
+    def _leave_copies(self, census: Census, candidates: np.ndarray, alike: Alike) -> None:
+        """Given samples are compared with all unseen images that are left when the copies of members are gone."""
+        if self.config.given and self.data.holdout_path:
+            second = census.pool[candidates] == 1
+            left = int((~alike.copies(candidates[~second])[candidates[second]]).sum())
+            changes = {"holdout": min(self.data.holdout, max(1, left // 2))}
+            self.data = self.data.model_copy(update=changes) if self.data.holdout else self.data
+
+    def _write(self, census: Census, chosen: Chosen, groups: dict[Split, np.ndarray]) -> int:
+        """Assign each chosen image to a part and write the parts. Returns their number."""
         self._clear_earlier_version()
         rows = np.concatenate([chosen.rows[split] for split in SPLITS])
         sizes = [len(chosen.rows[split]) for split in SPLITS]
@@ -343,19 +407,20 @@ class _Preparation:
         self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
-            outputs.setdefault(unit, []).append(part_key(part))
+            outputs.setdefault(unit, []).append(part_name(part))
         self._run_pass(Write(self._spec()), "write", outputs)
+        return int(parts[-1]) + 1
 
     def _clear_earlier_version(self) -> None:
-        """Remove the parts of a complete artifact, which only an earlier version has left here; its marker last."""
-        if self.artifact.done:
-            for entry in self.artifact.store.list(self.artifact.key):
-                if entry.key.removeprefix(f"{self.artifact.key}/").startswith("part-"):
-                    self.artifact.store.delete(entry.key)
-            self.artifact.store.delete(f"{self.artifact.key}/{DONE}")
+        """Remove parts that were made by the plan of an earlier version, which knew no groups."""
+        store, key = self.artifact.store, self.artifact.key
+        if store.exists(f"{key}/{PLAN}") and "group" not in self._table(PLAN).column_names:
+            for entry in store.list(key):
+                if entry.key.removeprefix(f"{key}/").startswith("part-"):
+                    store.delete(entry.key)
 
     def _put(self, key: str, table: pa.Table, rows: int) -> None:
-        self.artifact.store.write(f"{self.artifact.key}/{key}", to_parquet(table, rows=rows))
+        write_table(self.artifact.store, f"{self.artifact.key}/{key}", table, rows=rows)
 
     def _table(self, key: str, columns: list[str] | None = None) -> pa.Table:
         return _read_table(self.artifact, key, columns)

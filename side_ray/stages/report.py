@@ -1,6 +1,5 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
-import hashlib
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
+from side_ray.errors import Damaged
 from side_ray.execution.audit import Audit
 from side_ray.images import encode_png
 from side_ray.report import findings
@@ -20,13 +20,14 @@ from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_groups, read_labels, read_split, to_parquet
+from side_ray.runs.dataset import read_groups, read_labels, read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
 from side_ray.runs.shards import ShardSet
 from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
+from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
@@ -38,16 +39,18 @@ from side_ray.training.loop import CURVE
 SCHEMA = 1
 LEDGER = "ledger.parquet"
 """One row for each training image, see `side_ray.statistics.evidence.ledger`."""
+NETWORKS = ("teacher", "student", "ol_ti")
+"""The parts of the surrogate's artifact."""
 
 
 def report(audit: Audit) -> None:
     """Write the report, and its page once more as `report.html` at the top of the run; does nothing if they exist.
 
     Raises:
-        DamagedShard: scores or samples cannot be read.
+        Damaged: scores or samples cannot be read.
     """
     artifacts, target = audit.artifacts, audit.artifacts.report
-    if not target.done:
+    if not audit.has(target, content=True):
         cut = find_cut(artifacts)
         if cut is not None and not cut.known:
             audit.reporter.warn(_too_few(audit.config, cut))
@@ -61,25 +64,27 @@ def report(audit: Audit) -> None:
         if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
-        target.store.write(f"{target.key}/metrics.csv", metrics_csv(metrics).encode())
+        target.write("metrics.csv", metrics_csv(metrics).encode())
         found = _extracted(artifacts, metrics, scores, q_values)
-        target.store.write(f"{target.key}/extracted.csv", rows_csv(found.to_pylist(), found.column_names).encode())
-        target.store.write(f"{target.key}/extracted.parquet", to_parquet(found))
+        target.write("extracted.csv", rows_csv(found.to_pylist(), found.column_names).encode())
+        target.write_table("extracted.parquet", found)
         values = [
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
         figures = build_figures(metrics, curves=_curves(artifacts), values=values)
         for figure in figures:
-            target.store.write(f"{target.key}/figures/{figure.name}.svg", figure.svg.encode())
+            target.write(f"figures/{figure.name}.svg", figure.svg.encode())
         gallery = _gallery(artifacts, scores)
         page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
-        target.store.write(f"{target.key}/index.html", page.encode())
+        target.write("index.html", page.encode())
         target.store.write(PAGE, page.encode())
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
-    elif audit.run.latest().get("report") != target.key or not target.store.exists(PAGE):
-        target.store.write(PAGE, target.store.read(f"{target.key}/index.html"))
+    else:
+        newest = target.store.read(f"{target.key}/index.html")
+        if not target.store.exists(PAGE) or target.store.read(PAGE) != newest:
+            target.store.write(PAGE, newest)
     audit.run.point_latest(report=target.key)
 
 
@@ -100,7 +105,7 @@ def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarra
     labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
     columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
     columns["label"] = pa.array(columns["label"], pa.int64())
-    artifacts.run.store.write(f"{artifacts.report.key}/{LEDGER}", to_parquet(pa.table(columns)))
+    artifacts.report.write_table(LEDGER, pa.table(columns))
     return np.asarray(columns["q_value"])
 
 
@@ -169,6 +174,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),
+        "sources": _sources(artifacts),
         "surrogate": _surrogate(artifacts),
         "provenance": _provenance(artifacts),
         "conditions": rows,
@@ -202,6 +208,15 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
     }
 
 
+def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
+    """What was found, read and left out of each source; empty for the digits and in runs of the first version."""
+    try:
+        rows: list[dict[str, Any]] = artifacts.prepare.read_json("info.json").get("sources", [])
+    except FileNotFoundError:
+        rows = []
+    return [*rows, samples_inventory(artifacts.given)] if artifacts.config.given else rows
+
+
 def _surrogate(artifacts: Artifacts) -> dict[str, Any]:
     """The student's labels, and its accuracy by timestep on images that it was not trained on; empty without a student."""
     student = artifacts.surrogate.child("student")
@@ -220,26 +235,22 @@ def _version(distribution: str) -> str | None:
 
 
 def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
-    """SHA-256 of every weight file of the DPM and the surrogate, by its path in the run."""
-    store = artifacts.run.store
-    keys = [
-        entry.key
-        for directory in (artifacts.dpm.key, artifacts.surrogate.key)
-        for entry in store.list(directory)
-        if entry.key.endswith(".safetensors")
-    ]
-    return {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
+    """SHA-256 of every weight file of the DPM and the surrogate, by its path in the run. Raises Damaged."""
+    networks = [artifacts.dpm, *(artifacts.surrogate.child(name) for name in NETWORKS)]
+    found = [each.digests() for each in networks if each.done]
+    return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors")}
 
 
 def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
     """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
     curves = []
     surrogate = artifacts.surrogate
-    trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in ("teacher", "student", "ol_ti")}
+    trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in NETWORKS}
     for stage, artifact in trained.items():
-        if not artifact.store.exists(f"{artifact.key}/{CURVE}"):
+        try:
+            curve = {"stage": stage, **artifact.read_json(CURVE)}
+        except (FileNotFoundError, Damaged):  # a figure is not worth a new training
             continue
-        curve = {"stage": stage, **artifact.read_json(CURVE)}
         info = artifact.info()
         if "accuracy" in info:
             curve["t"] = [(row["first"] + row["last"]) / 2 for row in info["accuracy"]]

@@ -20,7 +20,7 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_split, to_parquet
+from side_ray.runs.dataset import read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
@@ -31,6 +31,7 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.evidence.strata import learn, merge_small
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
+from side_ray.storage.sealed import write_table
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,18 @@ class Scorer(ShardActor):
     def __init__(self, spec: ScorerSpec) -> None:
         self.spec = spec
         self.similarity = similarity_of(spec.score)
-        local = not spec.search
-        compared = {split for job in spec.jobs for split in job.splits}
-        sizes = {split: size for split, size in spec.sizes.items() if split in compared}
-        self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads) if local else None
+        self.part: SearchPart | None = None
+
+    def load(self) -> None:
+        spec = self.spec
+        if not spec.search:
+            compared = {split for job in spec.jobs for split in job.splits}
+            sizes = {split: size for split, size in spec.sizes.items() if split in compared}
+            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads)
+            self.part.load()
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
+        self.ready()
         job, shard = self.spec.jobs[task.job], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = job.samples.read(shard, ["sample_id", "image"])
@@ -114,7 +121,7 @@ class Scorer(ShardActor):
             assert counts is not None
             assert job.hits is not None
             hits = hits_to_columns(band_hits(counts, job.levels, sample_ids.to_numpy()))
-            job.hits.store.write(job.hits.key(shard), to_parquet(pa.table(hits, HITS_SCHEMA)))
+            write_table(job.hits.store, job.hits.key(shard), pa.table(hits, HITS_SCHEMA))
         # Written last: a shard of scores marks the shard as done, including its hits.
         job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
@@ -177,7 +184,7 @@ def score(audit: Audit) -> None:
     """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
 
     Raises:
-        DamagedShard: some samples cannot be read and have to be sampled again.
+        Damaged: some samples or images cannot be read and have to be made again.
         RunError: some shards could not be scored. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)
@@ -223,7 +230,7 @@ def learn_strata(audit: Audit) -> None:
     """Learn the strata on the synthetic set and assign every image of the audit, in a worker. Does nothing if they exist.
 
     Raises:
-        DamagedShard: a shard of the synthetic set cannot be read.
+        Damaged: a shard of the synthetic set cannot be read.
         RunError: the worker died, or raised another exception.
     """
     artifacts, config = audit.artifacts, audit.config
@@ -249,9 +256,9 @@ def _write_strata(artifacts: Artifacts) -> None:
     assigned = np.concatenate(found)
     merged = merge_small(strata, assigned)
     columns = {"stratum": merged.stratum, "centroid": _lists(merged.centroids, pa.float32())}
-    target.store.write(f"{target.key}/{CENTROIDS}", to_parquet(pa.table(columns)))
+    target.write_table(CENTROIDS, pa.table(columns))
     rows = {"split": splits, "id": np.concatenate(ids), "stratum": merged.stratum[assigned]}
-    target.store.write(f"{target.key}/{STRATA}", to_parquet(pa.table(rows)))
+    target.write_table(STRATA, pa.table(rows))
     target.finish(strata=int(merged.stratum.max()) + 1)
 
 

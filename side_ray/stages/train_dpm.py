@@ -1,6 +1,5 @@
 """Step: make the DPM under audit. Trains it on the members, imports it, or writes the closed-form optimum."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.preflight import fetch_import
 from side_ray.runs.run import Artifact
+from side_ray.storage.scratch import scratch
 from side_ray.training.data import open_members
 from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members
@@ -149,7 +149,7 @@ def train_dpm(audit: Audit) -> None:
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, preview_spec)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
         train(audit, spec)
-    elif artifact.done:
+    elif audit.has(artifact):
         audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":
         _import(artifacts)
@@ -164,9 +164,9 @@ def _make(audit: Audit) -> None:
     artifact, kind = artifacts.dpm, made_from_members(config.dpm)
     assert kind is not None
     images = to_float(read_split(artifact.store, artifacts.prepare.key, "member").images)
-    with tempfile.TemporaryDirectory() as directory:
-        kind.save(kind.make(images, config.dpm), Path(directory))
-        artifact.store.put_dir(Path(directory), artifact.key)
+    with scratch() as directory:
+        kind.save(kind.make(images, config.dpm), directory)
+        artifact.put_dir(directory)
     artifact.finish(kind=config.dpm.kind, images=len(images))
     audit.reporter.say(f"dpm: made the {kind.title} DPM of the members")
 
@@ -174,5 +174,5 @@ def _make(audit: Audit) -> None:
 def _import(artifacts: Artifacts) -> None:
     config, artifact = artifacts.config, artifacts.dpm
     height, width, channels = artifacts.prepare.info()["shape"]
-    artifact.store.put_dir(fetch_import(config, (channels, height, width)), artifact.key)
+    artifact.put_dir(fetch_import(config, (channels, height, width)))
     artifact.finish(kind="import", path=config.dpm.path)

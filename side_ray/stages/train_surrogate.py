@@ -38,11 +38,11 @@ class StudentRecipeMaker:
     artifacts: Artifacts
 
     def __call__(self, device: torch.device) -> "StudentRecipe":
-        config, store = self.artifacts.config, self.artifacts.run.store
+        config = self.artifacts.config
         count = config.surrogate.synthetic // config.extract.shard_size
         images = decode_column(self.artifacts.synthetic.read_first(count, ["image"]).column("image"))
         table = read_labels(self.artifacts)
-        dpm = load_dpm(store.fetch_dir(self.artifacts.dpm.key))
+        dpm = load_dpm(self.artifacts.dpm.fetch())
         kept = table.column("label").to_numpy() >= 0
         teacher = np.stack(table.column("teacher").to_numpy(zero_copy_only=False))
         return StudentRecipe(images[kept], teacher[kept], dpm.alphas_cumprod, config.surrogate, config.run.seed, device)
@@ -116,7 +116,7 @@ def train_surrogate(audit: Audit) -> None:
             _require_skill(surrogate.child("student").info())
     if "ti" in config.extract.methods:
         train_classifier(audit, "ol_ti")
-    if not surrogate.done:
+    if not audit.has(surrogate):
         surrogate.finish(methods=[name for name in config.extract.methods if name != "random"])
     audit.run.point_latest(surrogate=surrogate.key)
 

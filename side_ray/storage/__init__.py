@@ -10,18 +10,27 @@ from urllib.parse import urlsplit
 
 from side_ray.errors import UserError
 from side_ray.storage.base import Entry, Store, is_key
+from side_ray.storage.cache import CACHE_GB
 from side_ray.storage.local import LocalStore
 
-__all__ = ["Entry", "Store", "open_store"]
+__all__ = ["Entry", "Store", "open_store", "within"]
 
 
-def open_store(uri: str, *, key: str = "run.uri", endpoint: str | None = None, region: str | None = None) -> Store:
+def open_store(
+    uri: str,
+    *,
+    key: str = "run.uri",
+    endpoint: str | None = None,
+    region: str | None = None,
+    cache_gb: float = CACHE_GB,
+) -> Store:
     """The store at `uri`: a local path, `file:///path`, or `s3://bucket/prefix`. Nothing is contacted yet.
 
     Args:
         key: the config key of the URI, for messages.
         endpoint: URL of an S3-compatible server; by default AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, then AWS itself.
         region: by default AWS_REGION, AWS_DEFAULT_REGION, then that of the AWS profile.
+        cache_gb: size in GiB of the cache of downloaded directories, see `cache`.
 
     Credentials come from the standard AWS chain (environment, shared files, web identity, container, instance).
 
@@ -43,8 +52,21 @@ def open_store(uri: str, *, key: str = "run.uri", endpoint: str | None = None, r
         region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
         if not bucket or "@" in bucket or (prefix.strip("/") and not is_key(prefix.strip("/"))):
             raise UserError(f"{uri.rpartition('@')[2]} is not of the form s3://bucket/prefix", key)
-        return S3Store(bucket, prefix.strip("/"), checked_endpoint(endpoint), region)
+        return S3Store(bucket, prefix.strip("/"), checked_endpoint(endpoint), region, cache_gb)
     raise UserError(f"{uri} is not supported; give a local path or s3://bucket/prefix", key)
+
+
+def within(uri: str, other: str) -> bool:
+    """Whether a local path or URI leads to the same place as another one, or into it. Links are followed."""
+    inner, outer = _location(uri), _location(other)
+    return inner[: len(outer)] == outer
+
+
+def _location(uri: str) -> tuple[str, ...]:
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        return scheme, *filter(None, rest.split("/"))
+    return "", *Path(os.path.realpath(Path(rest if separator else uri).expanduser())).parts
 
 
 def checked_endpoint(endpoint: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,11 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below the directory `prefix`, at any depth, in any order, without temporary files."""
 
+    def list_all(self) -> Iterator[Entry]:
+        """Every object of the store, also those that cannot be read: links to nothing have size -1, and objects in S3 may have
+        names that are no keys here. A directory that links lead back to is listed once."""
+        return self.list()
+
     @abstractmethod
     def delete(self, prefix: str) -> None:
         """Remove the object of that key and everything below it, if they exist. Raises ValueError for the whole store ("")."""
@@ -100,12 +105,20 @@ class Store(ABC):
         FileNotFoundError where there is none."""
 
     @abstractmethod
-    def fetch_dir(self, prefix: str) -> Path:
+    def versions(self, keys: Sequence[str]) -> Iterator[str]:
+        """For each object, in order, a string that changes with its content: its SHA-256, or the ETag that S3 gives it.
+
+        Local files are read once: their digests are kept (`digests`) as long as size, times and inode stay. Raises
+        FileNotFoundError where there is no object.
+        """
+
+    @abstractmethod
+    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
         """A local directory with everything below `prefix`. It must not be modified. Raises FileNotFoundError if there is
         nothing below it.
 
         A local store returns its own directory. S3 objects are downloaded to $SIDE_RAY_CACHE (by default ~/.cache/side-ray), once
-        per machine and atomically.
+        per machine and atomically; with `fresh`, again.
         """
 
     @abstractmethod

@@ -3,9 +3,10 @@
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,7 @@ import pyarrow.fs as pafs
 
 from side_ray.errors import RunError
 from side_ray.storage.base import TEMPORARY, Entry, Store, checked_key, checked_prefix
+from side_ray.storage.digests import file_digests
 
 A_FILE_IN_THE_WAY = "a part of this path is a file: move it away or choose another run.uri"
 REMEDIES = {
@@ -102,25 +104,39 @@ class LocalStore(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         prefix = checked_prefix(prefix)
-        return self._walk(self.root / prefix, f"{prefix}/" if prefix else "")
+        entries = self._walk(self.root / prefix, f"{prefix}/" if prefix else "", ())
+        return (entry for entry in entries if entry.size >= 0)
 
-    def _walk(self, directory: Path, prefix: str) -> Iterator[Entry]:
+    def list_all(self) -> Iterator[Entry]:
+        return self._walk(self.root, "", ())
+
+    def _walk(self, directory: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+        """Every file below a directory; links to nothing have size -1. `above` identifies the directories that lead here."""
         try:
             with os.scandir(directory) as scan:
                 children = sorted(scan, key=lambda child: child.name)
+            own = directory.stat()
         except ABSENT:
             return
         except OSError as error:
             raise failed("list", directory, error) from error
+        if (own.st_dev, own.st_ino) in above:
+            return
         for child in children:
-            if child.is_dir():
-                yield from self._walk(Path(child.path), f"{prefix}{child.name}/")
-            elif not TEMPORARY.match(child.name):
-                try:
-                    status = child.stat()
-                except FileNotFoundError:
-                    continue
+            try:
+                status = child.stat()
+            except FileNotFoundError:
+                status = None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise failed("list", Path(child.path), error) from error
+                status = None
+            if status and stat.S_ISDIR(status.st_mode):
+                yield from self._walk(Path(child.path), f"{prefix}{child.name}/", (*above, (own.st_dev, own.st_ino)))
+            elif status and not TEMPORARY.match(child.name):
                 yield Entry(prefix + child.name, status.st_size, status.st_mtime)
+            elif child.is_symlink():
+                yield Entry(prefix + child.name, -1, 0.0)
 
     def delete(self, prefix: str) -> None:
         path = self._path(prefix.removesuffix("/"))
@@ -139,11 +155,19 @@ class LocalStore(Store):
         if not path.is_file():
             raise FileNotFoundError(f"no {key} in {self.uri}")
         try:
-            return pa.OSFile(str(path), "rb")
+            return pa.OSFile(os.fsencode(path), "rb")
         except OSError as error:
             raise failed("read", path, error) from error
 
-    def fetch_dir(self, prefix: str) -> Path:
+    def versions(self, keys: Sequence[str]) -> Iterator[str]:
+        try:
+            return iter(file_digests(self.root, keys))
+        except ABSENT as error:
+            raise FileNotFoundError(f"{error} in {self.uri}") from None
+        except OSError as error:
+            raise failed("read", Path(error.filename or self.root), error) from error
+
+    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
         if next(self.list(prefix), None) is None:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
         return self.root / checked_prefix(prefix)

@@ -21,7 +21,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from side_ray.storage.base import Entry, Store, checked_key, checked_prefix, is_key
-from side_ray.storage.cache import cached_dir
+from side_ray.storage.cache import CACHE_GB, cached_dir
 from side_ray.storage.clients import ATTEMPTS, FIRST_CONTACT, UNDER_WAY, arrow_system, new_client, new_session
 from side_ray.storage.faults import ABSENT, FAULTS, code_of, explained, is_broken_body, is_conflict, is_passing
 from side_ray.storage.ranges import RangeReader
@@ -38,11 +38,19 @@ class S3Store(Store):
     Later requests are attempted up to ten times.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None, region: str | None = None):
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        endpoint: str | None = None,
+        region: str | None = None,
+        cache_gb: float = CACHE_GB,
+    ):
         self.bucket = bucket
         self.prefix = checked_prefix(prefix)
         self.endpoint = endpoint
         self.region = region
+        self.cache_gb = cache_gb
         self.uri = f"s3://{bucket}/{self.prefix}".removesuffix("/")
         self._forget()
 
@@ -53,10 +61,10 @@ class S3Store(Store):
         self._arrow_of: tuple[int, pafs.S3FileSystem] | None = None
         self._retries = 0
 
-    def __getstate__(self) -> dict[str, str | None]:
-        return {name: getattr(self, name) for name in ("bucket", "prefix", "endpoint", "region", "uri")}
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("bucket", "prefix", "endpoint", "region", "cache_gb", "uri")}
 
-    def __setstate__(self, state: dict[str, str | None]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
@@ -105,9 +113,14 @@ class S3Store(Store):
             self._client().upload_file(str(local), self.bucket, self._full(key), Config=PARTS)
 
     def size(self, key: str) -> int | None:
+        found = self._head(key)
+        return None if found is None else int(found["ContentLength"])
+
+    def _head(self, key: str) -> dict[str, Any] | None:
         with self._explaining("read", key):
             try:
-                return int(self._client().head_object(Bucket=self.bucket, Key=self._full(key))["ContentLength"])
+                found: dict[str, Any] = self._client().head_object(Bucket=self.bucket, Key=self._full(key))
+                return found
             except ClientError as error:
                 if code_of(error) in ABSENT:
                     return None
@@ -115,6 +128,11 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         for key, item in self._objects(prefix):
+            if is_key(key):
+                yield Entry(key, item["Size"], item["LastModified"].timestamp())
+
+    def list_all(self) -> Iterator[Entry]:
+        for key, item in self._objects(""):
             yield Entry(key, item["Size"], item["LastModified"].timestamp())
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,7 +140,7 @@ class S3Store(Store):
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self._below("")) :]
                 # Consoles and file systems put empty objects like "directory/" as markers.
-                if is_key(key):
+                if key and not (key.endswith("/") and not item["Size"]):
                     yield key, item
 
     def delete(self, prefix: str) -> None:
@@ -147,8 +165,17 @@ class S3Store(Store):
             raise FileNotFoundError(f"no {key} in {self.uri}")
         return pa.PythonFile(RangeReader(partial(self.read_range, key), size), mode="r")
 
-    def fetch_dir(self, prefix: str) -> Path:
-        versions = {key: item["ETag"] for key, item in self._objects(prefix)}
+    def versions(self, keys: Sequence[str]) -> Iterator[str]:
+        # The listing of the directory of a single file may be long.
+        found = {keys[0]: self._head(keys[0])} if len(keys) == 1 else dict(self._objects(""))
+        for key in keys:
+            item = found.get(key)
+            if item is None:
+                raise FileNotFoundError(f"no {key} in {self.uri}")
+            yield str(item["ETag"])
+
+    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
+        versions = {key: item["ETag"] for key, item in self._objects(prefix) if is_key(key)}
         if not versions:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
 
@@ -160,9 +187,8 @@ class S3Store(Store):
                     self._client().download_file(self.bucket, self._full(key), str(target), Config=PARTS)
 
         # The ETags are in the identity, so that changed objects are downloaded again.
-        return cached_dir(
-            json.dumps([self.endpoint, self.uri, self._below(prefix), versions], sort_keys=True), download
-        )
+        identity = json.dumps([self.endpoint, self.uri, self._below(prefix), versions], sort_keys=True)
+        return cached_dir(identity, download, self.cache_gb * 2**30, fresh)
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
         client = self._client()

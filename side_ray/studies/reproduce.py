@@ -1,6 +1,5 @@
 """Recomputes a table or figure of the paper, from a new run of a preset or from a finished run."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyarrow.compute as pc
 
 from side_ray.algorithm import run_steps, run_until
 from side_ray.config import Config
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.report import findings, wording
@@ -20,9 +19,8 @@ from side_ray.report.paper.scales import figure4, table1, table3, table4
 from side_ray.report.paper.unique import figure5
 from side_ray.report.table import rows_csv
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import to_parquet
 from side_ray.runs.plan import Condition
-from side_ray.runs.run import LATEST
+from side_ray.runs.run import Artifact, Run
 from side_ray.runs.scores import read_cut, read_scores
 from side_ray.runs.shards import ShardSet
 from side_ray.search import closeness_of
@@ -34,6 +32,7 @@ from side_ray.statistics.growth import Growth, growth
 from side_ray.statistics.richness import at_size
 from side_ray.statistics.scores import condition_metrics
 from side_ray.storage import Store, open_store
+from side_ray.storage.sealed import write_table
 from side_ray.studies.presets import BY_CLASSES, SCALE
 from side_ray.studies.sweep import SHARED, share_stages
 from side_ray.studies.sweep_plan import SweepPlan
@@ -90,10 +89,12 @@ def of_run(table: str, store: Store) -> Recomputed:
         UserError: there is no report, or it has none of the methods that the table compares.
     """
     try:
-        latest = json.loads(store.read(LATEST))
-        metrics = json.loads(store.read(f"{latest['report']}/metrics.json"))
+        report = Artifact(store, Run(store).latest()["report"])
+        metrics = report.read_json("metrics.json")
     except (FileNotFoundError, KeyError):
         raise UserError(f"{store.uri}: holds no report; run side-ray audit first, or check the path") from None
+    except Damaged as damage:
+        raise UserError(f"{store.uri}: {damage}; run side-ray audit, which makes it again") from None
     wanted = COMPARED.get(table, ("random", "td"))
     if not set(wanted) & set(present := findings.methods(metrics)):
         raise UserError(
@@ -109,7 +110,7 @@ def write(store: Store, found: Recomputed) -> None:
     """Write the data (CSV, Parquet), the figure (SVG) and the text."""
     key = f"reproduce/{found.name}/{found.name}"
     store.write(f"{key}.csv", rows_csv(found.rows).encode())
-    store.write(f"{key}.parquet", to_parquet(pa.Table.from_pylist(found.rows)))
+    write_table(store, f"{key}.parquet", pa.Table.from_pylist(found.rows))
     store.write(f"{key}.svg", found.svg.encode())
     store.write(f"{key}.txt", f"{found.title}\n\n{found.text}".encode())
 

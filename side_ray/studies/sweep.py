@@ -18,7 +18,6 @@ from side_ray.execution.session import ensure_ray
 from side_ray.execution.shard_pool import one_line
 from side_ray.report.sweep import FAILED, FINISHED, STOPPED, Outcome, best, sweep_rows, value_of
 from side_ray.report.table import rows_csv
-from side_ray.runs.dataset import to_parquet
 from side_ray.runs.preflight import preflight
 from side_ray.runs.run import fingerprint
 from side_ray.runs.scores import read_cut
@@ -31,6 +30,7 @@ from side_ray.stages.synthesize import synthesize
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import train_surrogate
 from side_ray.statistics.bands import CALIBRATED, bands_of
+from side_ray.storage.sealed import write_table
 from side_ray.studies.sweep_plan import Setting, SweepPlan, audit_of, survivors
 from side_ray.studies.sweep_trial import SCORES, TrialSpec, read_result, run_trial, trial_spec
 
@@ -233,7 +233,7 @@ def _write(plan: SweepPlan, outcomes: list[Outcome]) -> None:
     rows = sweep_rows(outcomes, frame)
     store, key = plan.results.store, plan.results.key
     store.write(f"{key}/{TABLE}.csv", rows_csv(rows).encode())
-    store.write(f"{key}/{TABLE}.parquet", to_parquet(pa.Table.from_pylist(rows)))
+    write_table(store, f"{key}/{TABLE}.parquet", pa.Table.from_pylist(rows))
     winner = best(outcomes, rules.score, rules.band)
     if winner is not None:
         setting = next(each for each in plan.settings if each.name == winner.name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from side_ray.errors import RunError, UserError, one_line
+from side_ray.errors import Damaged, RunError, UserError, one_line
 from side_ray.execution.metrics import gauges
 from side_ray.execution.repair import repairing
 from side_ray.execution.search_actors import SearchActors
@@ -12,7 +12,6 @@ from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import read_cut, read_shard
-from side_ray.runs.shards import DamagedShard
 from side_ray.stages.extract import Generator, GeneratorSpec, generator_spec, sampling_job
 from side_ray.stages.score import Scorer, ScorerSpec, levels_of, scorer_spec, scoring_job
 from side_ray.statistics.bands import CALIBRATED, Bands, bands_of
@@ -44,7 +43,7 @@ def read_result(results: Artifact, name: str, goal: int) -> dict[str, Any] | Non
     """`metrics` (as of a condition in `metrics.json`) and `notes` at `goal` samples; None before the trial has reached them."""
     try:
         return results.read_json(result_key(name, goal))
-    except FileNotFoundError:
+    except (FileNotFoundError, Damaged):
         return None
 
 
@@ -104,7 +103,7 @@ class Trial:
         row = actor.new_row(task)
         try:
             actor.make(task, row)
-        except (DamagedShard, UserError):
+        except (Damaged, UserError):
             raise
         except Exception as error:
             raise RunError(one_line(error)) from error

@@ -50,14 +50,14 @@ def theory(audit: Audit) -> dict[str, Any]:
         RunError: some shards failed. All others are kept.
     """
     target = audit.artifacts.theory
-    if not target.done:
+    if not audit.has(target, content=True):
         study = _Study(audit)
         study.compute()
         found = study.results()
         target.write_json("theory.json", found)
         for figure in theory_figures(found):
-            target.store.write(f"{target.key}/{figure.name}.svg", figure.svg.encode())
-        target.store.write(f"{target.key}/theory.md", theory_text(found).encode())
+            target.write(f"{figure.name}.svg", figure.svg.encode())
+        target.write("theory.md", theory_text(found).encode())
         target.finish(images=found["images"])
     audit.run.point_latest(theory=target.key)
     return target.read_json("theory.json")
@@ -71,7 +71,7 @@ class _Study:
         config, artifacts = self.config, self.artifacts
         self.settings = config.theory
         store, prepared = artifacts.run.store, artifacts.prepare
-        self.dpm = load_dpm(store.fetch_dir(artifacts.dpm.key))
+        self.dpm = load_dpm(artifacts.dpm.fetch())
         last = self.dpm.num_train_timesteps - 1
         if max(self.settings.timesteps) > last:
             raise UserError(

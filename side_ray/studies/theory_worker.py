@@ -87,8 +87,11 @@ class TheoryWorker(ShardActor):
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dpm: Dpm = load_dpm(spec.store.fetch_dir(spec.dpm.key), device=self.device)
+        self.dpm: Dpm
         self._lock = threading.Lock()
+
+    def load(self) -> None:
+        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device)
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -98,6 +101,7 @@ class TheoryWorker(ShardActor):
         return TrainingSet(found.ids, to_float(found.images), classes)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
+        self.ready()
         job = self.spec.jobs[task.job]
         rows = range(task.shard * job.output.rows, (task.shard + 1) * job.output.rows)
         compute = {"data": self._data, "model": self._model, "latents": self._latents}[job.kind]

@@ -8,6 +8,7 @@ from side_ray.algorithm import run_until
 from side_ray.config import Config
 from side_ray.diffusion.condition import Kind
 from side_ray.errors import UserError
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.report.table import metrics_csv
 from side_ray.report.twins import twins_figure, twins_text
@@ -45,7 +46,7 @@ def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
     plain = audits["none"]
     parts = [audits[kind].report.fingerprint for kind in KINDS if kind in audits]
     target = plain.run.artifact("twins", VERSIONS["twins"], parts)
-    if not target.done:
+    if not Audit(plain, reporter).has(target, content=True):
         cut = read_cut(plain)
         scores = {kind: read_conditions(artifacts) for kind, artifacts in audits.items()}
         found = {
@@ -56,9 +57,9 @@ def twins(config: Config, reporter: Reporter) -> tuple[Artifact, str]:
             "twins": [_twin(kind, audits[kind], scores, cut) for kind in KINDS if kind in audits],
         }
         target.write_json("twins.json", found)
-        target.store.write(f"{target.key}/twins.csv", _csv(audits).encode())
-        target.store.write(f"{target.key}/twins.svg", twins_figure(found).svg.encode())
-        target.store.write(f"{target.key}/twins.md", twins_text(found).encode())
+        target.write("twins.csv", _csv(audits).encode())
+        target.write("twins.svg", twins_figure(found).svg.encode())
+        target.write("twins.md", twins_text(found).encode())
         target.finish(twins=len(audits))
     plain.run.point_latest(twins=target.key)
     return target, target.store.read(f"{target.key}/twins.md").decode()

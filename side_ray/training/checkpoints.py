@@ -12,7 +12,7 @@ import torch
 
 from side_ray.runs.run import Artifact
 
-DIRECTORY = "checkpoints"
+DIRECTORY, KEY = "checkpoints", "side_ray.key"
 KEPT = 2
 """The newest checkpoint, and the previous one in case the newest cannot be read."""
 DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)
@@ -54,21 +54,29 @@ class Checkpoints:
             under_way.result()
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory(prefix="side-ray-checkpoint-") as directory:
-            local = Path(directory, "checkpoint.pt")
-            torch.save(state, local)
-            self.store.put_file(local, self.key(step))
+        # A file without a name: a killed process leaves nothing.
+        with tempfile.TemporaryFile(prefix="side-ray-checkpoint-") as file:
+            torch.save({**state, KEY: self.key(step)}, file)
+            file.flush()
+            self.store.put_file(Path(f"/dev/fd/{file.fileno()}"), self.key(step))
         for old in self.steps()[KEPT:]:
             self.store.delete(self.key(old))
 
     def load(self, step: int) -> dict[str, Any]:
-        """The state of one checkpoint, on the CPU. Raises one of `DAMAGED` if it cannot be read, or FileNotFoundError."""
+        """The state of one checkpoint, on the CPU. Raises one of `DAMAGED` if it is not whole or a copy of another one, or
+        FileNotFoundError."""
         with tempfile.TemporaryFile(prefix="side-ray-checkpoint-") as file:
             with self.store.open_input(self.key(step)) as source:
                 while block := source.read(16 << 20):
                     file.write(block)
             file.seek(0)
+            with zipfile.ZipFile(file) as archive:  # torch does not compare the checksums
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
+            file.seek(0)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state.pop(KEY, self.key(step)) != self.key(step):
+            raise KeyError(f"{self.key(step)} is a copy of another checkpoint")
         return state
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:

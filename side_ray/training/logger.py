@@ -1,16 +1,16 @@
 """Logs a training: TensorBoard events in the artifact, gauges on Ray's metrics endpoint, a progress file for `status`."""
 
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from side_ray.execution.metrics import gauges
 from side_ray.runs.run import PROGRESS, Artifact
+from side_ray.storage.scratch import scratch
 
 TENSORBOARD = "tensorboard"
 GAUGES = {
@@ -38,8 +38,9 @@ class TrainingLogger:
         from tensorboardX import SummaryWriter
 
         self.artifact, self.stage = artifact, stage
-        self._events = tempfile.TemporaryDirectory(prefix="side-ray-events-")
-        self._writer = SummaryWriter(self._events.name, purge_step=first)
+        self._scratch = ExitStack()
+        self._events = self._scratch.enter_context(scratch())
+        self._writer = SummaryWriter(str(self._events), purge_step=first)
         self._gauges = gauges("train", GAUGES, ("stage",))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-logger")
         self._under_way: Future[None] | None = None
@@ -82,7 +83,7 @@ class TrainingLogger:
             self._under_way.result()
         self._thread.shutdown()
         self._publish()
-        self._events.cleanup()
+        self._scratch.close()
 
     def _when_free(self, work: Callable[[], None]) -> bool:
         """Start `work` in the background thread unless the previous work is still running; returns whether it was started."""
@@ -100,4 +101,4 @@ class TrainingLogger:
             self._publish()
 
     def _publish(self) -> None:
-        self.artifact.store.put_dir(Path(self._events.name), f"{self.artifact.key}/{TENSORBOARD}")
+        self.artifact.store.put_dir(self._events, f"{self.artifact.key}/{TENSORBOARD}")

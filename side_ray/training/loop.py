@@ -1,6 +1,5 @@
 """The loop of a training worker: optimizer steps, EMA weights, checkpoints, resumption, logging, and the final export."""
 
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import nn
 
 from side_ray.registry import Carrier
 from side_ray.runs.run import Artifact
+from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import Checkpoints
 from side_ray.training.logger import TrainingLogger
 
@@ -157,10 +157,10 @@ class TrainingLoop:
             self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
         artifact = self.spec.artifact
-        with tempfile.TemporaryDirectory() as directory:
-            info = self.recipe.export(Path(directory))
-            artifact.store.put_dir(Path(directory), artifact.key)
-        artifact.write_json(CURVE, self.curve)
+        with scratch() as directory:
+            info = self.recipe.export(directory)
+            artifact.put_dir(directory)
+        artifact.write_json(CURVE, self.curve, listed=False)
         self.logger.close()
         facts = {"steps": self.step, "final_loss": self.curve["loss"][-1], "resumed_at": self.resumed}
         artifact.finish(**facts, workers=self.accelerator.num_processes, **info)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from side_ray.images import ImageSet
 from side_ray.runs.run import Artifact
+from side_ray.storage.sealed import read_columns
 
 ON_DEVICE_BYTES = 2 << 30
 """Images up to this total size are kept on the device; larger sets stay in host memory and are copied batch by batch."""
@@ -67,6 +67,5 @@ class Part:
 
 def read_part(prepared: Artifact, key: str, split: str) -> Part:
     """Ids and labels of one part, without its images."""
-    with prepared.store.open_input(key) as source:
-        table = pq.read_table(source, columns=["id", "label"], filters=[("split", "==", split)])
+    table = read_columns(prepared.store, key, ["id", "label"], [("split", "==", split)])
     return Part(key, table.column("id").to_numpy(), table.column("label").fill_null(-1).to_numpy())

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from side_ray.images import ImageSet, decode_column
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import part_keys, read_split
 from side_ray.runs.run import Artifact
+from side_ray.storage.sealed import read_columns
 from side_ray.training.members import PIECE, Members, Part, floats, read_part
 
 READERS = 16
@@ -77,8 +77,8 @@ class _ReadPart:
 
     def __call__(self, batch: pa.Table) -> dict[str, np.ndarray]:
         key, rows = batch.column("key")[0].as_py(), batch.column("rows")[0].as_py()
-        with self.prepared.store.open_input(key) as source:
-            column = pq.read_table(source, columns=["image"], filters=[("split", "==", self.split)]).column("image")
+        table = read_columns(self.prepared.store, key, ["image"], [("split", "==", self.split)])
+        column = table.column("image")
         return {"image": decode_column(column.take(pa.array(rows, pa.int64())))}
 
 
@@ -95,10 +95,8 @@ class Streamed(Members):
         self.prepared, self.batch, self.device = prepared, batch, device
         height, width, channels = prepared.info()["shape"]
         self.shape = (channels, height, width)
-        keys = sorted(entry.key for entry in prepared.store.list(prepared.key))
-        keys = [key for key in keys if key.removeprefix(f"{prepared.key}/").startswith("part-")]
         with ThreadPoolExecutor(READERS) as readers:
-            found = list(readers.map(lambda key: read_part(prepared, key, "member"), keys))
+            found = list(readers.map(lambda key: read_part(prepared, key, "member"), part_keys(prepared)))
         self.parts: list[Part] = [part for part in found if len(part.ids)]
         sizes = [len(part.ids) for part in self.parts]
         self.count = sum(sizes)

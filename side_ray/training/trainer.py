@@ -1,6 +1,5 @@
 """Trains one network with Ray Train, resuming from the newest readable checkpoint in the run's storage."""
 
-import tempfile
 import threading
 from typing import Any
 
@@ -8,12 +7,13 @@ import torch
 
 from side_ray.config import ClusterSection
 from side_ray.config.cluster import Workers
-from side_ray.errors import RunError
+from side_ray.errors import Damaged, RunError, joined
 from side_ray.execution.audit import Audit
 from side_ray.execution.lease import Lease
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import ensure_ray
 from side_ray.runs.run import PROGRESS, read_progress
+from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
 from side_ray.training.loop import TrainingLoop, TrainSpec
 
@@ -25,10 +25,11 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         workers: number of workers that share each batch; default `cluster.train_workers`.
 
     Raises:
+        Damaged: files that it reads are damaged.
         RunError: training failed. Checkpoints are kept, and re-running resumes from the newest one.
     """
     title, cluster = spec.title, audit.config.cluster
-    if spec.artifact.done:
+    if audit.has(spec.artifact):
         remove_checkpoints(spec.artifact)
         audit.reporter.say(f"{title}: already trained")
         return
@@ -59,7 +60,7 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     # Ray Train itself stores only a few bytes, which are not needed again: the loop writes its own checkpoints.
-    with tempfile.TemporaryDirectory(prefix="side-ray-train-", ignore_cleanup_errors=True) as scratch:
+    with scratch() as directory:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"spec": spec},
@@ -71,13 +72,17 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
             ),
             run_config=RunConfig(
                 name="train",
-                storage_path=scratch,
+                storage_path=str(directory),
                 failure_config=FailureConfig(max_failures=cluster.train_failures),
             ),
         )
         try:
             trainer.fit()
         except (TrainingFailedError, RayError) as error:
+            failures = getattr(error, "worker_failures", {}).values()
+            damages = [cause for each in failures if isinstance(cause := getattr(each, "cause", each), Damaged)]
+            if damages:
+                raise joined(damages) from None
             cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise RunError(
                 f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 import side_ray
 from side_ray.cli.app import app
-from tests.local import audit_here
 
 VERBS = [command.name for command in app.registered_commands]
 
@@ -23,9 +22,9 @@ def side_ray_(*arguments: str):
     return CliRunner().invoke(app, arguments)
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    return audit_here(tmp_path_factory.mktemp("cli") / "run").run.store.uri
+@pytest.fixture
+def uri(local_audit) -> str:
+    return local_audit.run.store.uri
 
 
 def test_status(uri):

@@ -25,7 +25,7 @@ BAD = {
     ),
     "column of a folder": (
         {**FOLDER, "data__image_column": "img"},
-        "data.image_column: is for data.source parquet, not",
+        "data.image_column: is for data.source parquet and arrow, not",
     ),
     "unseen = members": ({**FOLDER, "data__holdout_path": "images"}, "data.holdout_path: is data.path itself"),
     "cap without labels": ({**FOLDER, "data__labels": False, "data__per_class": 3}, "data.per_class: needs labels"),

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from side_ray.execution.ingest.passes import UNITS, IngestSpec, Scan, scan_key
-from side_ray.runs.dataset import to_parquet
 from side_ray.runs.run import Artifact
 from side_ray.sources.reading.pixels import Transform
 from side_ray.storage import open_store
@@ -25,7 +24,7 @@ def scanned(path: Path, source: str, run: Path, **options) -> dict[str, dict[str
     units = [json.dumps(unit) for unit in opened[0].units()]
     table = pa.table({"unit": range(len(units)), "pool": [0] * len(units), "content": units})
     spec = IngestSpec(artifact, opened, Transform(), None, len(units))
-    spec.write(UNITS, to_parquet(table))
+    spec.write(UNITS, table)
     Scan(spec).make(0)
     rows = pq.read_table(io.BytesIO(artifact.store.read(f"{artifact.key}/{scan_key(0)}"))).to_pylist()
     return {row["name"]: row for row in rows}

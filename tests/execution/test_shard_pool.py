@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from side_ray.config import Config
-from side_ray.errors import RunError
+from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Bar, Reporter
 from side_ray.execution.shard_pool import ShardJob, Task, run_shards, run_tasks
-from side_ray.runs.shards import FAILED, DamagedShard, ShardSet
+from side_ray.runs.shards import FAILED, ShardSet
 from tests.audits import tiny_config
 from tests.toucher import Toucher
 
@@ -55,9 +55,9 @@ def test_failed_shards_are_recorded_until_they_are_made(tmp_path, ray_session):
 def test_a_damaged_input_is_reported_by_its_key(tmp_path, ray_session):
     audit = Audit.open(config_of(tmp_path), Reporter())
     jobs = [ShardJob(ShardSet(audit.run.store, "set", "f", 1), 3)]
-    with pytest.raises(DamagedShard) as caught:
+    with pytest.raises(Damaged) as caught:
         run_shards(audit, Toucher, jobs, lambda: {"directory": str(tmp_path), "damaged": 2}, "touch")
-    assert caught.value.key == "samples/part-000007.parquet"
+    assert caught.value.keys == ["samples/part-000007.parquet"]
     assert made(tmp_path) == [0, 1]
 
 

@@ -6,19 +6,20 @@ from importlib import resources
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 import side_ray
-from tests.local import audit_here, without_ray
+from tests.local import without_ray
 
 SCHEMA = json.loads((resources.files("side_ray.report") / "metrics.schema.json").read_text(encoding="utf-8"))
 OWN = ("similarity", "surrogate", "verdict", "control", "provenance")
 """Objects with keys of their own: of a similarity, of a study, of the config."""
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[str, Any]:
-    return audit_here(tmp_path_factory.mktemp("schema") / "run").report.read_json("metrics.json")
+@pytest.fixture
+def found(local_audit) -> dict[str, Any]:
+    return local_audit.report.read_json("metrics.json")
 
 
 def check(metrics: dict[str, Any]) -> None:
@@ -54,8 +55,6 @@ def test_an_audit_is_valid_and_described(found):
 
 
 def test_an_audit_without_a_cut_is_valid(tmp_path):
-    import numpy as np
-
     images = np.random.default_rng(0).integers(0, 256, (55, 8, 8), dtype=np.uint8)
     with without_ray():
         metrics = side_ray.score_images(images[:4], images, run=str(tmp_path / "run")).metrics

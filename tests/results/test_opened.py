@@ -12,10 +12,12 @@ from side_ray.errors import UserError
 from side_ray.images import decode_png
 from side_ray.report import findings
 from side_ray.runs.plan import Condition
+from side_ray.runs.run import Artifact, Run
+from side_ray.storage import open_store
 from tests.local import without_ray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(uri):
     return side_ray.open_run(uri)
 
@@ -87,9 +89,10 @@ def test_figures_and_pages_can_be_shown_and_saved(run, tmp_path):
 
 
 def test_hostile_names_are_text_in_a_notebook(copied):
-    (latest,) = [json.loads((copied / "latest.json").read_text())]
-    path = copied / latest["report"] / "metrics.json"
-    path.write_text(path.read_text().replace('"td"', '"<script>x</script>"'))
+    store = open_store(str(copied))
+    report = Artifact(store, Run(store).latest()["report"])
+    hostile = json.dumps(report.read_json("metrics.json")).replace('"td"', '"<script>x</script>"')
+    report.write_json("metrics.json", json.loads(hostile))
     shown = side_ray.open_run(copied)._repr_html_()
     assert "&lt;script&gt;" in shown
     assert "<script" not in shown

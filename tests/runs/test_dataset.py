@@ -4,10 +4,11 @@ from sklearn import datasets
 
 from side_ray.config import DataSection
 from side_ray.errors import UserError
-from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, read_groups, read_split, split_table, to_parquet
-from side_ray.sources.digits import load_digits
+from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, read_groups, read_split, split_table
+from side_ray.sources.published.digits import load_digits
 from side_ray.sources.select import SPLITS, split_indices
 from side_ray.storage import open_store
+from side_ray.storage.sealed import write_table
 
 DATA = DataSection(source="digits", members=40, holdout=30)
 
@@ -41,7 +42,7 @@ def test_parquet_round_trip_keeps_ids_images_and_labels(tmp_path):
     store, source = open_store(str(tmp_path)), load_digits()
     chosen, _ = split_indices(DATA, len(source), seed=3)
     for number, split in enumerate(SPLITS):
-        store.write(f"prepare/x/part-{number:06d}.parquet", to_parquet(split_table(source, chosen[split], split)))
+        write_table(store, f"prepare/x/part-{number:06d}.parquet", split_table(source, chosen[split], split))
     for split in SPLITS:
         read = read_split(store, "prepare/x", split)
         assert read.ids.tolist() == list(range(len(chosen[split])))
@@ -60,7 +61,7 @@ def test_groups_are_counted_and_read_again(tmp_path):
     alone = Groups.of(np.arange(4), np.arange(4))
     assert (alone.distinct, alone.summary()) == (4, {"exact": 0, "near": 0, "largest": 1})
     assert alone.sizes(np.arange(4)).tolist() == [1] * 4
-    store.write(f"prepare/x/{DUPLICATES}", to_parquet(duplicates_table({"member": groups, "holdout": alone})))
+    write_table(store, f"prepare/x/{DUPLICATES}", duplicates_table({"member": groups, "holdout": alone}))
     read = read_groups(store, "prepare/x", "member", 6)
     assert all(np.array_equal(getattr(read, name), getattr(groups, name)) for name in ("ids", "groups", "copy_of"))
     assert read_groups(store, "prepare/x", "holdout", 4).distinct == 4

@@ -1,7 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from side_ray.runs.shards import DamagedShard, ShardSet
+from side_ray.errors import Damaged
+from side_ray.runs.shards import ShardSet
 from side_ray.storage import open_store
 
 
@@ -44,18 +45,18 @@ def test_truncated_and_foreign_shards_are_damaged(shards):
     shards.write(0, table(0))
     whole = shards.store.read(shards.key(0))
     shards.store.write(shards.key(0), whole[: len(whole) // 2])
-    with pytest.raises(DamagedShard):
+    with pytest.raises(Damaged):
         shards.read(0)
     other = ShardSet(shards.store, shards.directory, "another plan", rows=3)
     other.write(0, table(0))
-    with pytest.raises(DamagedShard, match="not a shard of this plan"):
+    with pytest.raises(Damaged, match="not a shard of this plan"):
         shards.read(0)
     longer = ShardSet(shards.store, shards.directory, "ab", rows=4)
     longer.write(0, table(0, rows=4))
-    with pytest.raises(DamagedShard):
+    with pytest.raises(Damaged):
         shards.read(0)
 
 
-def test_an_absent_shard_is_absent(shards):
-    with pytest.raises(FileNotFoundError):
+def test_an_absent_shard_is_damage_too(shards):
+    with pytest.raises(Damaged, match="is missing"):
         shards.read(0)

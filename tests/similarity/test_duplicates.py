@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from side_ray.similarity.duplicates import BOUND, complete_linkage, contrast, groups, near_pairs, thumbnails
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from tests.formats import pictures
 
 

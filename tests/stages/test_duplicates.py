@@ -12,7 +12,7 @@ import pytest
 from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.studies.given import given_config
 from tests.audits import tiny_config
 from tests.bruteforce import check

@@ -18,7 +18,7 @@ from side_ray.images import image_column
 from side_ray.report import wording
 from side_ray.runs.run import PAGE
 from side_ray.runs.status import rows
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.studies.given import given_config
 from tests.bruteforce import check
 

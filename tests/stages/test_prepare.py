@@ -61,7 +61,7 @@ def parts(artifacts: Artifacts) -> dict[str, bytes]:
 def test_every_image_arrives_once_whatever_the_number_of_tasks(tmp_path, ray_session, monkeypatch):
     images = pictures(60, (12, 12))
     write_folder(tmp_path / "images", images, classes=3)
-    monkeypatch.setattr(FolderSource.__init__, "__defaults__", (True, 7))
+    monkeypatch.setattr(FolderSource.__init__, "__defaults__", (True, 7, None))
     one, _ = prepared(
         tmp_path / "one", source="folder", path=str(tmp_path / "images"), members=40, holdout=6, cluster__actors=[1, 1]
     )
@@ -75,7 +75,7 @@ def test_every_image_arrives_once_whatever_the_number_of_tasks(tmp_path, ray_ses
     )
     assert len(parts(one)) > 5
     assert parts(one) == parts(three)
-    monkeypatch.setattr(FolderSource.__init__, "__defaults__", (True, 60))
+    monkeypatch.setattr(FolderSource.__init__, "__defaults__", (True, 60, None))
     whole, _ = prepared(tmp_path / "whole", source="folder", path=str(tmp_path / "images"), members=40, holdout=6)
     assert len(parts(whole)) == 1
     seen = set()
@@ -221,7 +221,7 @@ def test_images_of_an_earlier_version_are_taken_up_and_their_members_kept(tmp_pa
     where = {"source": "parquet", "path": str(tmp_path / "a.parquet"), "members": 40, "holdout": 8}
     artifacts, _ = prepared(tmp_path / "run", **where)
     wanted, root = parts(artifacts), Path(artifacts.run.store.uri) / artifacts.prepare.key
-    for path in root.glob("part-*"):
+    for path in [*root.glob("part-*"), root / "scan" / "plan.parquet"]:
         pq.write_table(pq.read_table(path).drop_columns("group"), path)
     (root / "part-000099.parquet").write_bytes((root / "part-000000.parquet").read_bytes())
     earlier = {key: value for key, value in artifacts.prepare.info().items() if key not in ("distinct", "duplicates")}
@@ -262,9 +262,12 @@ def test_cifar_members_and_unseen_images_keep_apart(tmp_path, ray_session):
 
 def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_path, ray_session):
     images = pictures(30)
+    (tmp_path / "data").mkdir()
     for number in range(3):
-        (tmp_path / f"shard-{number}.tar").write_bytes(webdataset(images[number * 10 : number * 10 + 10], [1, 2] * 5))
-    where = {"source": "webdataset", "path": str(tmp_path)}
+        (tmp_path / "data" / f"shard-{number}.tar").write_bytes(
+            webdataset(images[number * 10 : number * 10 + 10], [1, 2] * 5)
+        )
+    where = {"source": "webdataset", "path": str(tmp_path / "data")}
     artifacts, lines = prepared(tmp_path / "run", **where, dpm__kind="import", dpm__path="/model")
     assert any("give unseen images as data.holdout_path" in line for line in lines)
     whole = parts(artifacts)
@@ -276,7 +279,7 @@ def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_p
     again, _ = prepared(tmp_path / "run", **where)
     assert parts(again) == whole
     assert (root / "part-000000.parquet").stat().st_mtime_ns == stamp
-    shard = tmp_path / "shard-1.tar"
+    shard = tmp_path / "data" / "shard-1.tar"
     shard.write_bytes(shard.read_bytes()[:9000])
     with pytest.raises(UserError, match=r"1 of \d+ images cannot be used \(shard-1.tar: the archive is damaged after"):
         prepared(tmp_path / "run", **where)

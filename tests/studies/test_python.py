@@ -1,18 +1,22 @@
 """Images from Python: every form of them becomes the same Parquet file, and what is none of them is refused."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import side_ray
+from side_ray.config.file import parse_config
 from side_ray.errors import UserError
 from side_ray.images import decode_column
 from side_ray.storage import open_store
 from side_ray.studies.python import image_path
+from tests.audits import tiny_values
 from tests.local import without_ray
 
 
@@ -77,3 +81,23 @@ def test_a_folder_of_images_is_scored_against_arrays(tmp_path):
 def test_images_that_cannot_be_used_are_refused(tmp_path, images, message):
     with pytest.raises(UserError, match=message):
         side_ray.score_images(images, np.zeros((60, 8, 8), np.uint8), run=str(tmp_path / "run"))
+
+
+def test_an_audit_takes_values_a_config_or_a_file(tmp_path):
+    values = tiny_values(
+        str(tmp_path / "run"),
+        dpm__kind="optimal",
+        extract__methods=["random"],
+        extract__samples=50,
+        surrogate__synthetic=50,
+        score__shards=1,
+    )
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(values))
+    forms = [values, parse_config(values, "values"), tmp_path / "audit.yaml"]
+    with without_ray(), patch("side_ray.stages.report.build_figures", return_value=[]):
+        results = [side_ray.audit(each, ["run.seed=4"]) for each in forms]
+        with pytest.raises(UserError, match=r"override 'extract\.samples=51': extract\.samples: 51 is not"):
+            side_ray.audit(values, ["extract.samples=51"])
+    assert [result.metrics for result in results] == [results[0].metrics] * 3
+    assert results[0].config["run"]["seed"] == 4
+    assert results[0].headline.startswith("Plain sampling (Random) reproduces")

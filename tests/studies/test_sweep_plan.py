@@ -6,6 +6,7 @@ from side_ray.errors import UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import Run
+from side_ray.runs.status import record, rows
 from side_ray.storage import open_store
 from side_ray.studies.sweep_plan import SweepPlan, audit_of, config_of, settings, survivors
 from tests.audits import tiny_config
@@ -28,6 +29,23 @@ def test_the_grid_is_the_product_of_its_axes_and_random_is_one(plan_of):
     assert len({each.name for each in plan.settings}) == 9
     assert len({plan.artifacts[each].surrogate.fingerprint for each in guided}) == 4
     assert len({plan.artifacts[each].synthetic.fingerprint for each in plan.settings}) == 1
+
+
+def test_status_counts_what_trials_share_once(plan_of):
+    plan = plan_of(lambdas=[0, 1, 2], classes=[3, 5])
+    stages = plan.stages()
+    assert [(each.stage, len(each.keys)) for each in stages] == [
+        ("prepare", 1),
+        ("train_dpm", 1),
+        ("synthetic", 1),
+        ("train_surrogate: student", 2),
+        ("extract", 5),
+        ("score", 5),
+        ("sweep", 1),
+    ]
+    record(plan.base, stages)
+    found = rows(plan.base.run.store, "run")
+    assert [(row.done, row.total) for row in found] == [(0, each.total * len(each.keys)) for each in stages]
 
 
 def test_without_axes_a_sweep_is_the_audits_own_grid(plan_of):

@@ -8,10 +8,11 @@ import torch
 
 from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
-from side_ray.runs.dataset import split_table, to_parquet
+from side_ray.runs.dataset import split_table
 from side_ray.runs.run import Artifact
-from side_ray.sources.digits import load_digits
+from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
+from side_ray.storage.sealed import write_table
 from side_ray.training.data import Cached, open_members
 from side_ray.training.stream import Order, Streamed, needed
 from tests.audits import tiny_config
@@ -30,8 +31,9 @@ def prepared(tmp_path) -> Artifact:
     members, unseen = split_table(digits, np.arange(50), "member"), split_table(digits, np.arange(50, 60), "holdout")
     for part, (start, stop) in enumerate([(0, 10), (10, 12), (12, 30), (30, 41), (41, 50)]):
         extra = [unseen.slice(2 * part, 2)] if part % 2 else []
-        data = to_parquet(members.slice(start, stop - start), *extra)
-        artifact.store.write(f"{artifact.key}/part-{part:06d}.parquet", data)
+        write_table(
+            artifact.store, f"{artifact.key}/part-{part:06d}.parquet", members.slice(start, stop - start), *extra
+        )
     artifact.finish(member=50, shape=[8, 8, 1])
     return artifact
 

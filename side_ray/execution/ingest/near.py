@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.execution.ingest.passes import IngestSpec, Pass, pixels_key, thumbnails_key
-from side_ray.runs.dataset import to_parquet
 from side_ray.search import Index, Neighbors, merge
 from side_ray.similarity.duplicates import near_pairs
 from side_ray.similarity.nl2 import Nl2
@@ -43,10 +42,7 @@ class Duplicates(Pass):
             pairs.append(found[later])
             shares.append(share[later])
         first, second = np.concatenate(pairs).T
-        self.spec.write(
-            alike_key(unit),
-            to_parquet(pa.table({"first": first, "second": second, "share": np.concatenate(shares)})),
-        )
+        self.spec.write(alike_key(unit), pa.table({"first": first, "second": second, "share": np.concatenate(shares)}))
 
     def _thumbnails(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Thumbnails uint8 [n, h, w, C] and names int64 [n] of the images of a block."""
@@ -66,7 +62,7 @@ class Near(Pass):
     def make(self, unit: int) -> None:
         queries, indices = self._features(unit)
         pairs = self._pairs(queries, indices) if len(indices) else np.empty((0, 2), np.int64)
-        self.spec.write(near_key(unit), to_parquet(pa.table({"first": pairs[:, 0], "second": pairs[:, 1]})))
+        self.spec.write(near_key(unit), pa.table({"first": pairs[:, 0], "second": pairs[:, 1]}))
 
     def _pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """int64 [P, 2]: census indices of a query image and of a near duplicate of it."""

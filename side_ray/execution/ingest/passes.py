@@ -14,20 +14,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from side_ray.config import ClusterSection
-from side_ray.errors import RunError, UserError, one_line
+from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.progress import Bar
 from side_ray.execution.shard_pool import MOST_BLOCKS
 from side_ray.images import IMAGE_TYPE, encode_png
 from side_ray.registry import Carrier
-from side_ray.runs.dataset import SCHEMA, to_parquet
-from side_ray.runs.run import Artifact
+from side_ray.runs.dataset import SCHEMA
+from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import thumbnails
 from side_ray.sources.base import Record, Source
+from side_ray.sources.inventory import LEFT_OUT
 from side_ray.sources.reading.pixels import Transform, Unusable
 from side_ray.sources.select import DIGEST_BYTES, SPLITS
+from side_ray.storage.sealed import read_columns, write_table
 
 PART_IMAGES = 1024
 """Maximum number of images in one part. It bounds the memory of the task that writes the part."""
@@ -69,10 +70,6 @@ def thumbnails_key(unit: int) -> str:
     return f"scan/thumbnails-{unit:06d}.npy"
 
 
-def part_key(part: int) -> str:
-    return f"part-{part:06d}.parquet"
-
-
 @dataclass(frozen=True)
 class IngestSpec(Carrier):
     """Everything that a task needs, by path.
@@ -91,18 +88,17 @@ class IngestSpec(Carrier):
     near: float | None
     units: int
 
-    def write(self, key: str, data: bytes) -> None:
-        self.artifact.store.write(f"{self.artifact.key}/{key}", data)
+    def write(self, key: str, *tables: pa.Table) -> None:
+        write_table(self.artifact.store, f"{self.artifact.key}/{key}", *tables)
 
     def rows(self, key: str, unit: int, column: str = "unit") -> pa.Table:
         """The rows of one unit (or of what `column` numbers) in a table of all."""
-        with self.artifact.store.open_input(f"{self.artifact.key}/{key}") as source:
-            return pq.read_table(source, filters=[(column, "==", unit)])
+        return read_columns(self.artifact.store, f"{self.artifact.key}/{key}", filters=[(column, "==", unit)])
 
     def write_array(self, key: str, array: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        self.write(key, buffer.getvalue())
+        self.artifact.store.write(f"{self.artifact.key}/{key}", buffer.getvalue())
 
     def array(self, key: str) -> np.ndarray:
         return np.load(io.BytesIO(self.artifact.store.read(f"{self.artifact.key}/{key}")), allow_pickle=False)
@@ -133,14 +129,17 @@ class Failure:
 
 
 def _make(batch: dict[str, np.ndarray], work: Pass) -> dict[str, np.ndarray]:
-    unit, error, wrong_input = int(batch["unit"][0]), "", False
+    unit, error, wrong_input, damaged = int(batch["unit"][0]), "", False, "[]"
     try:
         work.make(unit)
+    except Damaged as damage:
+        error, damaged = damage.reason, json.dumps(damage.doomed)
     except UserError as wrong:
         error, wrong_input = str(wrong), not isinstance(wrong, RunError)
     except Exception as failure:  # one failed unit does not stop the others; the driver reports it at the end
         error = one_line(failure)
-    return {"unit": np.array([unit]), "error": np.array([error]), "wrong_input": np.array([wrong_input])}
+    row = {"unit": unit, "error": error, "wrong_input": wrong_input, "damaged": damaged}
+    return {name: np.array([value]) for name, value in row.items()}
 
 
 def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar) -> dict[int, Failure]:
@@ -149,6 +148,7 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
     Uses tasks instead of actors: the passes are short, and Ray's worker processes are reused from one to the next.
 
     Raises:
+        Damaged: tables that the units are read by are damaged.
         RunError: Ray stopped.
     """
     import ray.data
@@ -165,9 +165,12 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
         num_cpus=cluster.actor_cpus,
     )
     failures: dict[int, Failure] = {}
+    damages: list[Damaged] = []
     try:
         for row in dataset.iter_rows():
-            if row["error"]:
+            if keys := json.loads(row["damaged"]):
+                damages.append(Damaged(keys, row["error"]))
+            elif row["error"]:
                 failures[row["unit"]] = Failure(row["error"], row["wrong_input"])
             else:
                 bar.advance(1)
@@ -175,6 +178,8 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
         raise RunError(
             f"Ray stopped ({one_line(error)}); finished parts are kept: run the same command again to resume"
         ) from error
+    if damages:
+        raise joined(damages)
     return failures
 
 
@@ -190,8 +195,8 @@ class Scan(Pass):
         for record in spec.records(unit):
             found: dict[str, Any] = {"name": record.name, "label": record.label}
             try:
-                if record.error:
-                    raise Unusable(record.error)
+                if record.error or record.left_out:
+                    raise Unusable(record.error or LEFT_OUT + record.left_out)
                 if labelled and pool == 0 and record.label is None:
                     raise Unusable("has no label")
                 pixels = spec.transform(record.content)
@@ -206,7 +211,7 @@ class Scan(Pass):
         if kept:
             spec.write_array(pixels_key(unit), _stack(kept))
         spec.write_array(thumbnails_key(unit), _stack(small))
-        spec.write(scan_key(unit), to_parquet(pa.table(columns, SCAN_SCHEMA)))
+        spec.write(scan_key(unit), pa.table(columns, SCAN_SCHEMA))
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:
@@ -263,4 +268,4 @@ class Write(Pass):
                 columns = {name: [each[name] for each in rows] for name in ("id", "split", "label", "group")}
                 image = pa.array([each["image"] for each in rows], IMAGE_TYPE)
                 tables.append(pa.table({**columns, "image": image}, schema=SCHEMA))
-        self.spec.write(part_key(part), to_parquet(*tables))
+        self.spec.write(part_name(part), *tables)

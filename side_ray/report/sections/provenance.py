@@ -8,6 +8,7 @@ import yaml
 
 from side_ray.report import wording
 from side_ray.report.sections import PageData, PageSection
+from side_ray.sources.inventory import reasons
 
 
 class Provenance(PageSection):
@@ -17,12 +18,20 @@ class Provenance(PageSection):
         metrics, config = data.metrics, dict(data.config)
         return {
             "rows": [
+                *_sources(metrics),
                 *_sizes_and_cut(metrics),
                 *_leaves(_without(metrics["similarity"], "bands"), "similarity"),
                 *_leaves(_without(metrics.get("provenance") or {}, "config")),
             ],
             "config": _public(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)) if config else "",
         }
+
+
+def _sources(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was read of each source, and what was left out."""
+    for row in metrics.get("sources") or ():
+        text = f"{wording.count(row['read'])} of {wording.count(row['found'])} read from {_public(row['path'])}"
+        yield f"source of {row['role']}", f"{text}; left out: {reasons(row)}" if row["left_out"] else text
 
 
 def _sizes_and_cut(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from side_ray.errors import UserError
-from side_ray.sources.cifar10 import CifarSource
+from side_ray.sources.published.cifar10 import CifarSource
 from side_ray.sources.reading.files import open_files
 from side_ray.sources.reading.pickles import Refused, load_batch
 from tests.formats import everything, pictures, planes, tar_of, write_cifar, write_cifar_archive

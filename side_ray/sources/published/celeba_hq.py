@@ -3,7 +3,7 @@
 from typing import Any
 
 from side_ray.config.base import Count, Section
-from side_ray.sources.celeba import CelebaSource
+from side_ray.sources.published.celeba import CelebaSource
 
 
 class CelebaHqOptions(Section):

@@ -4,8 +4,8 @@ import numpy as np
 from sklearn import datasets
 
 from side_ray.config import DataSection, StorageSection
-from side_ray.sources.digits import load_digits
 from side_ray.sources.pools import Description, describe, open_pools, shape_by_config, transform_of
+from side_ray.sources.published.digits import load_digits
 from tests.formats import everything
 
 DATA = DataSection(source="digits", members=3, holdout=2)

@@ -77,13 +77,13 @@ class CifarSource(Source):
         return {stem: batches[stem] for stem in self.wanted}
 
     def _unpacked(self) -> list[tuple[str, int]]:
-        names, sizes = self.files.listing()
+        names, sizes, _ = self.files.listing()
         return list(zip(names.to_pylist(), sizes.tolist(), strict=True))
 
     def _archived(self) -> list[tuple[str, int]]:
         try:
             with self.files.open(str(self.files.only)) as file:
-                return [(member.name, member.size) for member in members(file)]
+                return [(member.name, member.size) for member in members(file) if member.is_file]
         except DAMAGED as error:
             raise self._damaged(error) from None
 

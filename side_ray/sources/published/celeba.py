@@ -82,7 +82,7 @@ def _read_list(files: Files) -> LabelList:
     if files.only is None:
         raise UserError(f"{files.uri} is a directory; give the text file", "data.labels_file")
     try:
-        return LabelList(files.store.read(files.only).decode(), files.uri)
+        return LabelList(files.store.read(files.only).decode("utf-8-sig"), files.uri)
     except UnicodeDecodeError:
         raise UserError(
             f"{files.uri} is not a text file; give the list as it was published", "data.labels_file"
@@ -199,7 +199,14 @@ class CelebaSource(FolderSource):
                 f"{self.min_per_class}; check both",
                 "data.labels_file",
             )
-        kept = Listing(listing.names.take(rows), listing.sizes[rows.to_numpy()])
+        if not self.unseen:
+            named = labels.is_valid().to_numpy(zero_copy_only=False)
+            self._tally.add("not in the list", listing.take(np.flatnonzero(~named)).names.to_pylist())
+            small = listing.take(np.flatnonzero(named & ~chosen)).names.to_pylist()
+            self._tally.add("of classes below data.min_per_class", small)
+        there = set(base.to_pylist())
+        self._tally.add("named by the list, but not there", (name for name in known if name not in there))
+        kept = listing.take(rows.to_numpy())
         return kept, labels.take(rows) if self.labels and not self.unseen else None
 
     def _chosen(self, labels: pa.Array) -> np.ndarray:

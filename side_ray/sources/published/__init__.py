@@ -1,0 +1,1 @@
+"""Published data sets, each in the layout of its authors."""
