@@ -47,7 +47,8 @@ class DataSection(OpenSection):
     per_class: Count | None = None
     """Most images of one class that take part; they are drawn at random."""
     dedup: Literal["none", "exact", "near"] = "none"
-    """Leave out all but the first of equal images, or also of those whose normalized L2 distance is below `dedup_bound`
+    """Leave duplicates out of the training; scores count them as one image in any case (`similarity.duplicates`). `exact`:
+    all but the first of equal images, `near`: also of those whose normalized L2 distance is below `dedup_bound`
     (which compares all pairs: four times as many images take sixteen times as long)."""
     dedup_bound: Annotated[Real, Field(gt=0, le=2)] = 0.5
     skip_corrupt: bool = False

@@ -14,8 +14,8 @@ from side_ray.similarity.base import Images, Presets, Similarity
 class Nl2(Similarity):
     """Normalized L2 distance of pixel values: d / (α · mean of the n smallest d), smaller is closer.
 
-    The mean includes the nearest image. The value does not depend on the scale of the pixels, and that of the nearest image
-    never exceeds 1/α.
+    The mean includes the nearest image. Duplicates count as one image (`duplicates`), or the mean would be small. The value
+    does not depend on the scale of the pixels, and that of the nearest image never exceeds 1/α.
     """
 
     name = "nl2"

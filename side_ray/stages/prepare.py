@@ -101,7 +101,7 @@ def _finish(artifact: Artifact, groups: dict[Split, Groups], left_out: dict[str,
     sizes = {split: each.size for split, each in groups.items()}
     info["distinct"] = {split: each.distinct for split, each in groups.items()}
     info["duplicates"] = {split: each.summary() for split, each in groups.items()}
-    known = artifact.read_json(INFO) if artifact.store.exists(f"{artifact.key}/{INFO}") else {}
+    known = artifact.read_json(INFO) if artifact.store.exists(f"{artifact.key}/{INFO}") else {"sources": []}
     counted = {"duplicates": info["duplicates"], "distinct": info["distinct"], "left_out": left_out}
     artifact.write_json(INFO, known | counted)
     artifact.finish(**info, **sizes, left_out=left_out)
