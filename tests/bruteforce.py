@@ -1,7 +1,8 @@
 """Recomputes an nL2 audit's numbers from its Parquet files by brute force in float64. It imports nothing of side-ray.
 
 `python tests/bruteforce.py RUN` compares the cut and every condition's AMS, UMS, `ums_best` and held-out counts, in every band,
-cumulative band and at the calibrated cut, with `metrics.json`. It also checks the groups of training images that count as one.
+cumulative band and at the calibrated cut, with `metrics.json`; and the strata, the excess, the discoveries, the ledger's q-values
+and the verdict. It also checks the groups of training images that count as one.
 """
 
 import io
@@ -131,6 +132,100 @@ def numbers(values: np.ndarray, holdout: np.ndarray | None, belongs) -> dict[str
     }
 
 
+def tie_order(images: np.ndarray) -> np.ndarray:
+    """The fixed order of equally near images of the pool."""
+    x = images.astype(np.uint64) + np.uint64(1)
+    for shift, factor in ((31, 0x9E3779B97F4A7C15), (29, 0xBF58476D1CE4E5B9)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(32))
+
+
+def strata_of(directory: Path, images: np.ndarray) -> np.ndarray:
+    """The stratum of each image: that of the nearest centroid."""
+    images = images.reshape(len(images), -1)
+    table = pq.read_table(directory / "centroids.parquet")
+    centroids = np.array(table.column("centroid").to_pylist())
+    nearest = [int(((centroids - image) ** 2).sum(1).argmin()) for image in images]
+    return table.column("stratum").to_numpy()[nearest]
+
+
+def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """By image: the smallest (m/d)(D + 1)/T at which it counts, ranked by how far it stands above its stratum's median."""
+    standing = np.array(
+        [s - np.median(scores[(stratum == k) & np.isfinite(scores)]) for s, k in zip(scores, stratum, strict=True)]
+    )
+    q = np.ones(len(scores))
+    rates = [
+        (
+            limit,
+            member.sum()
+            / (~member).sum()
+            * (1 + (~member & (standing >= limit)).sum())
+            / (member & (standing >= limit)).sum(),
+        )
+        for limit in np.unique(standing[member & np.isfinite(standing)])
+    ]
+    for image in np.flatnonzero(member & np.isfinite(standing)):
+        q[image] = min(1, *(rate for limit, rate in rates if limit <= standing[image]))
+    return q
+
+
+def best_by_image(values: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """By image of the pool: −(the smallest value of a sample that it wins), −inf without one."""
+    order = tie_order(names)
+    scores = np.full(values.shape[1], -np.inf)
+    for row in values:
+        nearest = np.flatnonzero(row == row.min())
+        winner = nearest[order[nearest].argmin()]
+        scores[winner] = max(scores[winner], -row[winner])
+    return scores
+
+
+def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: bool) -> list[str]:
+    """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image."""
+    images, starts = np.concatenate([each for each, _ in sets.values()]), [0]
+    for each, _ in sets.values():
+        starts.append(starts[-1] + len(each))
+    groups = np.concatenate([start + own for start, (_, own) in zip(starts, sets.values(), strict=False)])
+    names = np.unique(groups)
+    member = names < starts[1]
+    m, d = int(member.sum()), int((~member).sum())
+    every = strata_of(root / latest["strata"], images)
+    stratum = every[names]
+    stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
+    faults = [] if (every == stored).all() else ["strata: an image is in another one"]
+    pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
+    for condition in metrics["conditions"]:
+        name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
+        values = nl2(read(root / latest["samples"][name], condition["n"]), images, groups, flips)
+        scores = best_by_image(values, names)
+        pooled = np.maximum(pooled, scores)
+        within = values <= cut
+        u = within[:, ~member].sum(1)
+        chance = [1 - math.comb(d - int(k), m) / math.comb(d, m) if d >= m else (k > 0) * m / d for k in u]
+        excess = within[:, member].any(1).mean() - np.mean(chance)
+        expected.append((f"{name} excess", condition["excess"], excess))
+        q = q_values(scores, member, stratum)
+        expected += [
+            (f"{name} discoveries.{level}", condition["discoveries"][level]["distinct"], (q <= float(level)).sum())
+            for level in ("0.01", "0.05")
+        ]
+    q, verdict = q_values(pooled, member, stratum), metrics["verdict"]
+    counted = int((q <= 0.05).sum())
+    expected.append(("verdict.distinct", verdict["distinct"], counted or int(verdict["outcome"] == "found")))
+    if verdict["stratum_rate"] is None:
+        expected.append(("verdict.copied", verdict["copied"], ((q <= 0.05) & (pooled >= -cut)).sum()))
+    found = counted > 0 or verdict["p_value"] <= 0.01
+    expected.append(("verdict found", verdict["outcome"] == "found", found))
+    ledger = pq.read_table(root / latest["report"] / "ledger.parquet").column("q_value").to_numpy()
+    own = np.searchsorted(names, groups[: starts[1]])
+    expected += [(f"ledger q of {image}", ledger[image], q[place]) for image, place in enumerate(own)]
+    faults += [
+        f"{what}: {a} is reported, {b} is found" for what, a, b in expected if not math.isclose(a, b, abs_tol=1e-9)
+    ]
+    return faults
+
+
 def check(run: str | Path) -> list[str]:
     """Differences between the brute-force numbers and `metrics.json`, one line each; empty if all agree."""
     root = Path(run)
@@ -176,7 +271,7 @@ def check(run: str | Path) -> list[str]:
                     faults.append(
                         f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
                     )
-    return faults
+    return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, flips)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def without_ray() -> Iterator[None]:
         for name in USERS:
             stack.enter_context(patch(f"side_ray.stages.{name}.run_shards", run_here))
         stack.enter_context(patch("side_ray.stages.prepare.run_pass", pass_here))
-        stack.enter_context(patch("side_ray.stages.prepare.ensure_ray"))
+        for name in ("prepare", "score"):
+            stack.enter_context(patch(f"side_ray.stages.{name}.ensure_ray"))
+        stack.enter_context(patch("side_ray.stages.score.run_remotely", lambda function, *given, **_: function(*given)))
         yield
     torch.set_num_threads(threads)
 

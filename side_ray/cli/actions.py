@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import Damaged, NotThere, RunError, UserError, bounded, one_line
+from side_ray.errors import CheckFailed, Damaged, NotThere, RunError, UserError, bounded, one_line
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -41,17 +41,26 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def audit(last: str, config: Config) -> None:
-    """Run an audit up to the step `last`; print the table of results if that is the report."""
+def audit(last: str, config: Config, fail_above: int | None = None) -> None:
+    """Run an audit up to the step `last`; print the table of results and the verdict if that is the report.
+
+    Raises:
+        CheckFailed: more than `fail_above` distinct training images were found.
+    """
     with _reporter() as reporter:
         from side_ray.algorithm import run_until
         from side_ray.report.table import terminal_table
+        from side_ray.report.verdict.sentences import sentence
         from side_ray.runs.run import PAGE
 
         done = run_until(last, config, reporter)
         if last == "report":
-            print_table(terminal_table(done.artifacts.report.read_json("metrics.json")))
-            print(f"report: {done.run.store.uri}/{PAGE}")
+            metrics = done.artifacts.report.read_json("metrics.json")
+            print_table(terminal_table(metrics))
+            print(f"report: {done.run.store.uri}/{PAGE}\nverdict: {sentence(metrics)}")
+            found = metrics["verdict"]["distinct"] if metrics["verdict"]["outcome"] == "found" else 0
+            if fail_above is not None and found > fail_above:
+                raise CheckFailed(f"{found:,} distinct training images were found; --fail-above allows {fail_above:,}")
 
 
 def study(name: str, config: Config) -> None:
@@ -164,8 +173,12 @@ def guarded(action: Callable[[], object]) -> int:
     return 0
 
 
-def run_verb(name: str, path: str, overrides: list[str]) -> int:
-    """Run a verb on a config file: a step with all steps before it, a study, or `sweep`. Returns the exit code."""
+def run_verb(name: str, path: str, overrides: list[str], fail_above: int | None = None) -> int:
+    """Run a verb on a config file: a step with all steps before it, a study, or `sweep`. Returns the exit code.
+
+    Args:
+        fail_above: of an audit: exit with 3 if more distinct training images were found.
+    """
 
     def action() -> None:
         config = load_config(path, overrides)
@@ -174,7 +187,7 @@ def run_verb(name: str, path: str, overrides: list[str]) -> int:
         elif name == "sweep":
             sweep(config)
         else:
-            audit(name, config)
+            audit(name, config, fail_above)
 
     return guarded(action)
 
@@ -188,5 +201,8 @@ def job(name: str) -> None:
     parser = argparse.ArgumentParser(description=f"Run {name} and all steps before it.")
     parser.add_argument("--config", required=True, help="YAML file of the audit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
+    parser.add_argument(
+        "--fail-above", type=int, metavar="N", help="audit: exit with 3 if more distinct training images are found"
+    )
     arguments = parser.parse_args()
-    sys.exit(run_verb(name, arguments.config, arguments.overrides))
+    sys.exit(run_verb(name, arguments.config, arguments.overrides, arguments.fail_above))

@@ -52,10 +52,10 @@ def _main(
     pass
 
 
-def _verb(name: str, config: str, overrides: list[str] | None) -> None:
+def _verb(name: str, config: str, overrides: list[str] | None, fail_above: int | None = None) -> None:
     from side_ray.cli.actions import run_verb
 
-    raise typer.Exit(run_verb(name, config, overrides or []))
+    raise typer.Exit(run_verb(name, config, overrides or [], fail_above))
 
 
 @app.command("prepare", epilog=_examples("prepare audit.yaml"))
@@ -118,9 +118,16 @@ def report(config: ConfigPath, overrides: Overrides = None) -> None:
         "audit jobs/configs/digits.yaml", "audit audit.yaml run.uri=s3://bucket/prefix extract.samples=2000"
     ),
 )
-def audit(config: ConfigPath, overrides: Overrides = None) -> None:
+def audit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    fail_above: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Exit with 3 if more than N distinct training images are found, for CI"),
+    ] = None,
+) -> None:
     """Run the whole audit. Outputs that exist are not made again."""
-    _verb("report", config, overrides)
+    _verb("report", config, overrides, fail_above)
 
 
 @app.command("theory", epilog=_examples("theory audit.yaml"))

@@ -153,7 +153,7 @@ class SearchActors:
         cluster, prepared, sizes = self.artifacts.config.cluster, self.artifacts.prepare, self.artifacts.sizes
         height, width, channels = prepared.info()["shape"]
         dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
-        parts = min(parts_of(self.score, sizes["member"], dimension), sizes["member"])
+        parts = min(parts_of(self.score, max(sizes.values()), dimension), sizes["member"])
         if parts == 1:
             return []
         import ray

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from side_ray.report import wording
+from side_ray.report.verdict import sentences
 
 Metrics = Mapping[str, Any]
 Condition = Mapping[str, Any]
 FALSE_MATCH_RATE = 0.001
+LEAST_COVERAGE = 0.5
+"""Sample coverage below which no number of images within reach is given."""
 UNINFORMATIVE = 0.05
 """Held-out false-match rate from which a band is no evidence of memorization."""
 
@@ -114,7 +117,9 @@ def methods(metrics: Metrics) -> list[str]:
 
 
 def headline_condition(metrics: Metrics, criterion: Criterion) -> Condition | None:
-    """The condition that the headline quotes: the best of the first method in `methods`."""
+    """The condition that the headline quotes: the one that found most, or without a verdict the best of the first method."""
+    if (best := sentences.leading(metrics)) is not None:
+        return best
     return next((best for name in methods(metrics) if (best := best_condition(metrics, name, criterion))), None)
 
 
@@ -126,6 +131,19 @@ def cut_source(metrics: Metrics) -> str:
 def train_images(metrics: Metrics) -> int | None:
     """Number of training images, with duplicates that count as one counted once."""
     return metrics.get("train_distinct") or metrics.get("train_size")
+
+
+def within_reach(metrics: Metrics, condition: Condition) -> tuple[float, float, float] | None:
+    """Chao2's lower bound of the images within reach and its 95 % limits, at most the training set.
+
+    None below a sample coverage of `LEAST_COVERAGE`, where the images found say too little about the others.
+    """
+    found = condition.get("richness") or {}
+    if not found or found.get("coverage", 1.0) < LEAST_COVERAGE:
+        return None
+    size = train_images(metrics) or float("inf")
+    value, (low, high) = found["chao2"]["value"], found["chao2"]["ci"]
+    return min(value, size), min(low, size), min(high, size)
 
 
 def richness_band(metrics: Metrics) -> str:
@@ -147,71 +165,51 @@ def above_false_matches(band: Mapping[str, Any]) -> bool | None:
 
 
 def headline(metrics: Metrics) -> str:
-    """The result in one or two sentences."""
-    criterion = main_criterion(metrics)
-    condition = headline_condition(metrics, criterion) if criterion else None
-    if criterion is None or condition is None:
+    """The verdict in one or two sentences."""
+    if not metrics["conditions"]:
         return "No condition has been scored: there is nothing to report yet."
-    first = _reproduces(metrics, condition, criterion)
-    baseline = best_condition(metrics, "random", criterion)
-    if baseline is None or baseline is condition:
-        return first + "."
-    band = criterion.of(baseline)
-    assert band is not None
-    second = f"plain sampling (Random) reproduces {wording.percent(band['ams'])}"
-    if band["ams_count"] and baseline["n"] == condition["n"] and band.get("ums_best_count") is not None:
-        second += f", {wording.count(band['ums_best_count'])} distinct"
-    return f"{first}; {second}."
-
-
-def _reproduces(metrics: Metrics, condition: Condition, criterion: Criterion) -> str:
-    band = criterion.of(condition)
-    assert band is not None
-    name = wording.condition_name(condition)
-    name = "Plain sampling (Random)" if condition["method"] == "random" else name
-    if not band["ams_count"]:
-        most = f", at most {wording.percent(band['ams_ci'][1])} with 95% confidence" if band.get("ams_ci") else ""
-        return f"{name}: none of {wording.count(condition['n'])} samples is a copy{most}"
-    distinct = band.get("ums_best_count")
-    size = train_images(metrics)
-    of = f" out of {wording.count(size)}" if size else ""
-    images = f" of {wording.count(distinct)} distinct training images{of}" if distinct is not None else ""
-    if condition["method"] == "given":
-        return f"{wording.percent(band['ams'])} of the given samples are copies{images}"
-    if condition["method"] not in wording.METHODS:
-        return f"{wording.percent(band['ams'])} of the samples ({name}) are copies{images}"
-    return f"{name} reproduces {wording.percent(band['ams'])} of its samples as copies{images}"
+    return sentences.sentence(metrics)
 
 
 def explanation(metrics: Metrics) -> list[str]:
-    """What "copy" means in the headline, and how many samples match held-out images by the same criterion."""
+    """What found most, what the words of the headline mean, and the matches with images that the model never saw."""
     criterion = main_criterion(metrics)
     condition = headline_condition(metrics, criterion) if criterion else None
     if criterion is None or condition is None:
         return []
-    lines = []
-    if criterion.kind == "calibrated":
-        rate = metrics.get("false_match_rate", FALSE_MATCH_RATE)
-        lines.append(
-            f"A sample counts as a copy if its best match has {wording.cut_text(metrics)}. Only {wording.one_in(rate)} of "
-            f"{cut_source(metrics)} come that close to images that the model never saw."
-        )
-    else:
-        name, edges = wording.similarity_name(metrics["similarity"]), wording.edges_text(criterion.edges)
-        lines.append(f"There is no calibrated cut, so a sample counts as a copy in the strictest band: {name} {edges}.")
-    band = criterion.of(condition)
+    lines = [line for line in (sentences.comparison(metrics), sentences.meaning(metrics)) if line]
+    band, name = criterion.of(condition), wording.condition_name(condition)
     assert band is not None
+    lines.append(
+        f"{_within(metrics, criterion)} Of {name}, {wording.count(band['ams_count'])} of {wording.count(condition['n'])} match."
+    )
     if band.get("holdout_count") is not None:
         ci = f", 95% interval {wording.interval(band['holdout_ci'])}" if band.get("holdout_ci") else ""
-        lines.append(
-            f"By the same criterion, {wording.count(band['holdout_count'])} of {wording.count(condition['n'])} of these "
+        lines[-1] += (
+            f" By the same criterion, {wording.count(band['holdout_count'])} of {wording.count(condition['n'])} of these "
             f"samples ({wording.percent(band['holdout_ams'])}{ci}) match held-out images."
         )
-    if band["ams_count"] and above_false_matches(band) is False:
+    if condition.get("excess_ci"):
+        lines.append(f"{name}: {sentences.excess_text(condition)}.")
+        if not sentences.established(metrics, condition):
+            lines.append("That is no evidence that its matches are more than chance.")
+    elif band["ams_count"] and above_false_matches(band) is False:
         lines.append(
             "That is not clearly less than the matches with training images, so it is no evidence of memorization."
         )
     return lines
+
+
+def _within(metrics: Metrics, criterion: Criterion) -> str:
+    """What a match is."""
+    if criterion.kind == "calibrated":
+        return (
+            f"A sample matches if its best match has {wording.cut_text(metrics)}, set so that "
+            f"{wording.one_in(metrics.get('false_match_rate', FALSE_MATCH_RATE))} of {cut_source(metrics)} comes that close to "
+            "calibration images."
+        )
+    name, edges = wording.similarity_name(metrics["similarity"]), wording.edges_text(criterion.edges)
+    return f"There is no calibrated cut, so a sample matches in the strictest band: {name} {edges}."
 
 
 def notes(metrics: Metrics) -> list[Note]:
@@ -277,6 +275,20 @@ def _on_cut(metrics: Metrics) -> Iterator[Note]:
         for each, at, band in _bands(metrics)
         if at.kind == "calibrated" and band.get("holdout_count") is not None
     ]
+    beyond = [
+        f"{wording.condition_name(each)}: {wording.percent(band['holdout_ams'])} ({wording.interval(band['holdout_ci'])})"
+        for each, at, band in _bands(metrics)
+        if at.kind == "calibrated"
+        and band.get("holdout_ci")
+        and not band["holdout_ci"][0] <= rate <= band["holdout_ci"][1]
+    ]
+    if beyond:
+        yield Note(
+            "The cut does not keep its rate on held-out images",
+            f"It was set for {wording.one_in(rate)}; the 95% interval over samples excludes that rate here: {'; '.join(beyond)}. "
+            "Which images are unseen matters more than how many samples there are: raise data.holdout. The verdict does not "
+            "depend on this rate.",
+        )
     short, control = [n for n, _ in checked], [band for _, band in checked]
     if short and min(short) * rate < wording.FEW_MATCHES:
         hits = sum(band["holdout_count"] for band in control)
@@ -342,7 +354,7 @@ def _on_comparison(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
     if best is not None and sum(each["method"] == best["method"] for each in metrics["conditions"]) > 1:
         yield Note(
             "The quoted λ was chosen on the same samples",
-            "It is the λ with the most copies among those tried, so its share is slightly overestimated. To confirm it, "
+            "It is the λ with the most matches among those tried, so its share is slightly overestimated. To confirm it, "
             "choose λ on one half of the samples and measure on the other half.",
         )
     sizes = sorted({each["n"] for each in metrics["conditions"]})
@@ -363,7 +375,7 @@ def _on_comparison(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
             scales = ", ".join(wording.scale_text(each.get("lambda")) for each in below)
             yield Note(
                 "SIDE below Random",
-                f"At λ={scales} guidance found fewer copies than plain sampling ({wording.percent(floor)}).",
+                f"At λ={scales} guidance found fewer matches than plain sampling ({wording.percent(floor)}).",
             )
 
 

@@ -146,7 +146,9 @@ def _csv_row(
     row |= {f"top_mean_{share}": mean for share, mean in (condition.get("top_mean") or {}).items()}
     richness, second = condition.get("richness") or {}, condition.get("diffmemorize") or {}
     row |= {"diffmemorize": second.get("share"), "chao2": (richness.get("chao2") or {}).get("value")}
-    return row | {"coverage": richness.get("coverage")}
+    row |= {"coverage": richness.get("coverage"), "excess": condition.get("excess")} | _bounds("excess", condition)
+    found = condition.get("discoveries") or {}
+    return row | {f"distinct_at_fdr_{level}": each["distinct"] for level, each in found.items()}
 
 
 def _bounds(stem: str, band: Mapping[str, Any]) -> dict[str, float | None]:

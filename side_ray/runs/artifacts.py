@@ -18,10 +18,12 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "hits": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 2, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
+STRATA_IMAGES = 2000
+"""Images of the synthetic set that the strata are learnt on, rounded up to whole shards."""
 PROBED = 500
 """About how many samples are compared mirrored to find out whether the training images were flipped."""
 CONTENT = "_content.json"
@@ -150,6 +152,16 @@ class Artifacts:
         """Scores of the synthetic set against the calibration images, which set the calibrated cut."""
         artifact = self._artifact("scores", *self._scoring, self.synthetic.fingerprint)
         return self._shards(artifact.child("method=synthetic/lambda=0.0"), self.synthetic.total)
+
+    @cached_property
+    def strata(self) -> Artifact:
+        """The strata, learnt on the first images of the synthetic set, and the stratum of every image."""
+        return self._artifact("strata", *self._scoring, self.synthetic.fingerprint, self.strata_shards)
+
+    @property
+    def strata_shards(self) -> int:
+        """Number of shards of the synthetic set that the strata are learnt on."""
+        return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
     def mirrored(self, condition: Condition) -> ShardSet:
         """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""

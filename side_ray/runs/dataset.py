@@ -91,9 +91,12 @@ class Groups:
 
 def read_groups(store: Store, prepared: str, split: str, size: int) -> Groups:
     """The groups of a split of `size` images."""
-    key, table = f"{prepared}/{DUPLICATES}", DUPLICATES_SCHEMA.empty_table()
-    if store.exists(key):  # an earlier version has prepared none
-        table = read_table(store, key, filters=[("split", "==", split)]).sort_by("id")
+    artifact, table = Artifact(store, prepared), DUPLICATES_SCHEMA.empty_table()
+    if "distinct" in artifact.info():  # an earlier version has prepared none
+        try:
+            table = read_table(store, f"{prepared}/{DUPLICATES}", filters=[("split", "==", split)]).sort_by("id")
+        except Damaged as damage:
+            raise Damaged(damage.keys, damage.reason, artifact.marks) from None
     return Groups(size, *(table.column(name).to_numpy() for name in ("id", "group", "copy_of")))
 
 
@@ -158,16 +161,27 @@ def read_split(
         chosen.append(("id", "<", stop))
     if ids is not None:
         chosen.append(("id", "in", list(ids)))
-    artifact = Artifact(store, prepared)
-    try:
-        parts = whole(lambda key: read_table(store, key, ["id", "image", "label"], chosen), part_keys(artifact))
-    except Damaged as damage:
-        # Without its mark, the artifact is not complete, and the deleted parts are made again.
-        raise Damaged(damage.keys, damage.reason, artifact.marks) from None
-    table = pa.concat_tables(parts).sort_by("id")
+    table = _read_parts(store, prepared, chosen, ["id", "image", "label"])
     labels = table.column("label")
     return ImageSet(
         table.column("id").to_numpy(),
         decode_column(table.column("image")),
         None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy(),
     )
+
+
+def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
+    """int64 [n], the labels of one split by id, −1 where an image has none; None if no image has one."""
+    labels = _read_parts(store, prepared, [("split", "==", split)], ["id", "label"]).column("label")
+    return None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy()
+
+
+def _read_parts(store: Store, prepared: str, chosen: list[Any], columns: list[str] | None = None) -> pa.Table:
+    """The chosen rows of the prepared images, sorted by id."""
+    artifact = Artifact(store, prepared)
+    try:
+        parts = whole(lambda key: read_table(store, key, columns, chosen), part_keys(artifact))
+    except Damaged as damage:
+        # Without its mark, the artifact is not complete, and the deleted parts are made again.
+        raise Damaged(damage.keys, damage.reason, artifact.marks) from None
+    return pa.concat_tables(parts).sort_by("id")

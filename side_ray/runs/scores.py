@@ -1,5 +1,6 @@
-"""Reads the scores of a run: the calibrated cut, and the scores and hits of each condition."""
+"""Reads the scores of a run: the calibrated cut, the strata, and the scores, hits and competition of each condition."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,17 @@ import pyarrow.compute as pc
 from side_ray.config import ScoreSection
 from side_ray.errors import Damaged
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_groups
 from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet, whole
-from side_ray.similarity import SIMILARITIES
+from side_ray.search import Neighbors
+from side_ray.similarity import SIMILARITIES, similarity_of
+from side_ray.sources.select import SPLITS
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut, calibrated_cut
+from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
+from side_ray.statistics.evidence.strata import Strata
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join, reaches
 from side_ray.storage.sealed import read_table
@@ -21,6 +28,11 @@ from side_ray.storage.sealed import read_table
 HITS_SCHEMA = pa.schema(
     [("band", pa.string()), ("train_id", pa.int64()), ("sample_id", pa.int64()), ("count", pa.int64())]
 )
+
+CENTROIDS = "centroids.parquet"
+"""stratum int64 · centroid list<float32>, of features of the similarity."""
+STRATA = "strata.parquet"
+"""split · id · stratum, of every image of the audit."""
 
 
 def find_cut(artifacts: Artifacts) -> Cut | None:
@@ -109,3 +121,53 @@ def _read_hits(scores: ShardSet, hits: ShardSet, index: int) -> Hits:
         # Hits are made together with their scores. Naming the scores has both made again.
         raise Damaged(damage.keys, damage.reason, [scores.key(index)]) from damage
     return hits_from_columns(*(np.array(columns[name]) for name in ("band", "train_id", "count", "sample_id")))
+
+
+def read_centroids(artifact: Artifact) -> Strata:
+    """What samples are assigned to strata by."""
+    table = _read(artifact, CENTROIDS)
+    return Strata(np.stack(table.column("centroid").to_numpy()), table.column("stratum").to_numpy())
+
+
+def read_pool(artifacts: Artifacts) -> PoolShape:
+    """The images of an audit: members, then the unseen ones of `calibration` and `holdout`, each by id."""
+    sizes, store = artifacts.sizes, artifacts.run.store
+    starts = np.cumsum([0, *(sizes[split] for split in SPLITS)])
+    group = np.arange(starts[-1])
+    for split, start in zip(SPLITS, starts, strict=False):
+        found = read_groups(store, artifacts.prepare.key, split, sizes[split])
+        group[start + found.ids] = start + found.groups
+    stratum = np.zeros(group.size, np.int64)
+    if artifacts.cut_shards:
+        table = _read(artifacts.strata, STRATA)
+        parts = [
+            table.filter(pc.field("split") == split).sort_by("id").column("stratum").to_numpy() for split in SPLITS
+        ]
+        stratum = np.concatenate(parts)
+    return PoolShape(sizes["member"], sizes["calibration"] + sizes["holdout"], group, stratum)
+
+
+def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Condition, Competition]]:
+    """The competition of members and unseen images for the samples of every condition, one condition in memory at a time.
+
+    Raises:
+        Damaged: a shard of scores cannot be read.
+    """
+    similarity, members = similarity_of(artifacts.config.score), artifacts.sizes["member"]
+    names = ["neighbor_ids", "neighbor_values", "unseen_neighbor_ids", "unseen_neighbor_values"]
+    for condition in conditions(artifacts.config):
+        parts = []
+        for index in range(artifacts.sample_shards):
+            table = artifacts.scores(condition).read(index, names)
+            ids, values, unseen_ids, unseen_values = (_matrix(table.column(name)) for name in names)
+            member, unseen = Neighbors(ids, values), Neighbors(unseen_ids, unseen_values)
+            parts.append(compete(member, unseen, members, similarity, cut.value))
+        yield condition, Competition.join(parts)
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.list_flatten(column).to_numpy().reshape(len(column), -1))
+
+
+def _read(artifact: Artifact, name: str) -> pa.Table:
+    return read_table(artifact.store, f"{artifact.key}/{name}")

@@ -20,20 +20,25 @@ from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_groups, read_split
+from side_ray.runs.dataset import read_groups, read_labels, read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import PAGE
-from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
+from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
 from side_ray.runs.shards import ShardSet
+from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
+from side_ray.statistics.evidence.ledger import ledger, weigh
+from side_ray.statistics.evidence.verdict import without_unseen
 from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
+LEDGER = "ledger.parquet"
+"""One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 NETWORKS = ("teacher", "student", "ol_ti")
 """The parts of the surrogate's artifact."""
 
@@ -51,11 +56,16 @@ def report(audit: Audit) -> None:
             audit.reporter.warn(_too_few(audit.config, cut))
         scores = read_conditions(artifacts)
         metrics = build_metrics(artifacts, scores, cut)
+        q_values = None
+        if cut is not None:
+            q_values = _weigh(artifacts, cut, metrics)
+        else:
+            metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)
         target.write("metrics.csv", metrics_csv(metrics).encode())
-        found = _extracted(artifacts, metrics, scores)
+        found = _extracted(artifacts, metrics, scores, q_values)
         target.write("extracted.csv", rows_csv(found.to_pylist(), found.column_names).encode())
         target.write_table("extracted.parquet", found)
         values = [
@@ -78,7 +88,33 @@ def report(audit: Audit) -> None:
     audit.run.point_latest(report=target.key)
 
 
-def _extracted(artifacts: Artifacts, metrics: dict[str, Any], scores: dict[Condition, ConditionScores]) -> pa.Table:
+def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
+    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`.
+
+    Returns:
+        float64 [m], the q-value of each training image.
+    """
+    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
+    pool = read_pool(artifacts)
+    found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
+    limit = float(closeness_of(np.float32(cut.value), larger))
+    evidence = weigh(pool, found, limit, cut.false_match_rate)
+    metrics["verdict"] = evidence.judgement.verdict.as_dict()
+    for row in metrics["conditions"]:
+        row |= evidence.conditions[row["method"], row["lambda"]]
+    labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
+    columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
+    columns["label"] = pa.array(columns["label"], pa.int64())
+    artifacts.report.write_table(LEDGER, pa.table(columns))
+    return np.asarray(columns["q_value"])
+
+
+def _extracted(
+    artifacts: Artifacts,
+    metrics: dict[str, Any],
+    scores: dict[Condition, ConditionScores],
+    q_values: np.ndarray | None,
+) -> pa.Table:
     """The training images of which some sample is a copy, see `results.extracted.SCHEMA`."""
     criterion, similarity = findings.main_criterion(metrics), SIMILARITIES[artifacts.config.score.similarity]
     assert criterion is not None
@@ -93,6 +129,7 @@ def _extracted(artifacts: Artifacts, metrics: dict[str, Any], scores: dict[Condi
         row["group_size"] = int(groups.sizes(np.array(row["train_id"])))
         given, number = row["method"] == "given", row["sample_id"]
         row |= about[row["train_id"]]
+        row["q_value"] = None if q_values is None else float(q_values[row["train_id"]])
         row["seed"] = None if given else sample_seed(artifacts.config.run.seed, "extract", number)
     return pa.Table.from_pylist(rows, EXTRACTED)
 
@@ -174,7 +211,7 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
 def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
     """What was found, read and left out of each source; empty for the digits and in runs of the first version."""
     try:
-        rows: list[dict[str, Any]] = artifacts.prepare.read_json("info.json")["sources"]
+        rows: list[dict[str, Any]] = artifacts.prepare.read_json("info.json").get("sources", [])
     except FileNotFoundError:
         rows = []
     return [*rows, samples_inventory(artifacts.given)] if artifacts.config.given else rows

@@ -1,4 +1,4 @@
-"""Step: score every sample against the members and the holdout images, exactly, and set the calibrated cut.
+"""Step: score every sample against the members and the unseen images, exactly, and set the calibrated cut.
 
 AMS and UMS (Eq. 14, 15) are computed from the output of this step. If the training features are small, every scorer holds them
 in one index. Otherwise they are split over search actors: each batch of queries goes to all of them, and merging their results
@@ -14,19 +14,22 @@ import pyarrow as pa
 
 from side_ray.config import Config, ScoreSection
 from side_ray.execution.audit import Audit
-from side_ray.execution.search_actors import SearchActors, SearchPart, ask, uses_gpu
+from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
+from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import HITS_SCHEMA, find_cut, read_mirrored
+from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
 from side_ray.runs.shards import ShardSet
-from side_ray.search import Counts, Levels, Neighbors, merge
+from side_ray.search import Counts, Levels, Neighbors, merge, normalize
 from side_ray.similarity import similarity_of
-from side_ray.sources.select import Split
+from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
+from side_ray.statistics.evidence.strata import learn, merge_small
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 from side_ray.storage.sealed import write_table
 
@@ -43,6 +46,8 @@ class ScoringJob(ShardJob):
     splits: tuple[Split, ...]
     levels: Levels | None = None
     hits: ShardSet | None = None
+    strata: Artifact | None = None
+    """The strata that the samples are assigned to; None without unseen images."""
     mirrored: bool = False
 
 
@@ -103,8 +108,12 @@ class Scorer(ShardActor):
         if job.levels is not None:
             columns["neighbor_ids"] = _lists(nearest.ids, pa.int64())
             columns["neighbor_values"] = _lists(values, pa.float32())
-            for split in job.splits[1:]:
-                columns[f"{split}_best"] = pa.array(self._search(split, queries, None)[1][:, 0], pa.float32())
+            if len(job.splits) > 1:
+                columns |= self._unseen(job.splits[1:], queries, nearest)
+            if job.strata is not None:
+                columns["stratum"] = pa.array(
+                    read_centroids(job.strata).assign(queries[0] if self.spec.flips else queries), pa.int64()
+                )
         row["seconds_search"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -117,6 +126,23 @@ class Scorer(ShardActor):
         job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
         row |= {"retries": self.spec.prepared.store.retries - retries, "rows": job.output.size(shard)}
+
+    def _unseen(self, splits: tuple[Split, ...], queries: np.ndarray, members: Neighbors) -> dict[str, Any]:
+        """The columns on unseen images: `holdout_best` in its own unit, the nearest ones of all splits in the members' unit."""
+        found = {split: self._search(split, queries, None) for split in splits}
+        columns: dict[str, Any] = {}
+        if "holdout" in found:
+            columns["holdout_best"] = pa.array(found["holdout"][1][:, 0], pa.float32())
+        starts = np.cumsum([0, *(self.spec.sizes[split] for split in splits)])
+        moved = [
+            Neighbors(each.ids + start, each.values) for (each, *_), start in zip(found.values(), starts, strict=False)
+        ]
+        nearest = merge(moved, self.spec.score.neighbors, self.similarity.metric)
+        unit = self.similarity.denominator(members)
+        values = self.similarity.values(nearest) if unit is None else normalize(nearest.values, unit[:, None])
+        columns["unseen_neighbor_ids"] = _lists(nearest.ids, pa.int64())
+        columns["unseen_neighbor_values"] = _lists(values, pa.float32())
+        return columns
 
     def _queries(self, images: np.ndarray, mirrored: bool) -> np.ndarray:
         """Features float32 [N, d] of uint8 images [N, H, W, C], or [2, N, d] of both orientations."""
@@ -195,8 +221,45 @@ def score_synthetic(audit: Audit) -> None:
 def _score_synthetic(audit: Audit, search: SearchActors) -> None:
     artifacts = audit.artifacts
     if artifacts.cut_shards:
+        learn_strata(audit)
         job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration",))
         run_scoring(audit, [job], search, "score: synthetic")
+
+
+def learn_strata(audit: Audit) -> None:
+    """Learn the strata on the synthetic set and assign every image of the audit, in a worker. Does nothing if they exist.
+
+    Raises:
+        Damaged: a shard of the synthetic set cannot be read.
+        RunError: the worker died, or raised another exception.
+    """
+    artifacts, config = audit.artifacts, audit.config
+    if not artifacts.strata.done:
+        ensure_ray(config.cluster)
+        gpus = config.cluster.gpus if uses_gpu(config) else 0
+        run_remotely(_write_strata, artifacts, title="strata", cpus=config.cluster.actor_cpus, gpus=gpus, retries=3)
+    audit.run.point_latest(strata=artifacts.strata.key)
+
+
+def _write_strata(artifacts: Artifacts) -> None:
+    similarity, target, sizes = similarity_of(artifacts.config.score), artifacts.strata, artifacts.sizes
+    images = artifacts.synthetic.read_first(artifacts.strata_shards, ["image"]).column("image")
+    strata = learn(similarity.embed(decode_column(images)), sum(sizes.values()))
+    splits, ids, found = [], [], []
+    for split in SPLITS:
+        for start in range(0, sizes[split], PIECE):
+            stop = min(start + PIECE, sizes[split])
+            piece = read_split(target.store, artifacts.prepare.key, split, start, stop).images
+            found.append(strata.assign(similarity.embed(piece)))
+            ids.append(np.arange(start, stop))
+            splits += [split] * (stop - start)
+    assigned = np.concatenate(found)
+    merged = merge_small(strata, assigned)
+    columns = {"stratum": merged.stratum, "centroid": _lists(merged.centroids, pa.float32())}
+    target.write_table(CENTROIDS, pa.table(columns))
+    rows = {"split": splits, "id": np.concatenate(ids), "stratum": merged.stratum[assigned]}
+    target.write_table(STRATA, pa.table(rows))
+    target.finish(strata=int(merged.stratum.max()) + 1)
 
 
 def run_scoring(audit: Audit, jobs: list[ScoringJob], search: SearchActors, title: str) -> None:
@@ -214,8 +277,9 @@ def scoring_job(
     artifacts: Artifacts, samples: ShardSet, scores: ShardSet, hits: ShardSet, levels: Levels
 ) -> ScoringJob:
     """The job that scores N_G samples against the members and, if there are any, the holdout images."""
-    splits: tuple[Split, ...] = ("member", "holdout") if artifacts.sizes["holdout"] else ("member",)
-    return ScoringJob(scores, artifacts.sample_shards, samples, splits, levels, hits)
+    unseen = [split for split in SPLITS[1:] if artifacts.sizes[split]]
+    strata = artifacts.strata if artifacts.cut_shards else None
+    return ScoringJob(scores, artifacts.sample_shards, samples, ("member", *unseen), levels, hits, strata)
 
 
 def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActors) -> ScorerSpec:

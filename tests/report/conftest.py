@@ -94,6 +94,11 @@ def _condition(method: str, scale: float, hits: int, union: int, best: int, held
 
 
 def make_metrics() -> dict[str, Any]:
+    return judged(unjudged())
+
+
+def unjudged() -> dict[str, Any]:
+    """The metrics of a report without a verdict."""
     return {
         "schema": 1,
         "similarity": {"name": "nl2", "alpha": 0.5, "n": 50, "bands": copy.deepcopy(EDGES)},
@@ -117,6 +122,49 @@ def make_metrics() -> dict[str, Any]:
             for row in CALIBRATED
         ],
     }
+
+
+def evidence(hits: int, held: int, distinct: int, n: int = N) -> dict[str, Any]:
+    """What a condition has beside its scores in a report with a verdict."""
+    value = (hits - held) / n
+    half = 2 * (hits + held + 4) ** 0.5 / n
+    return {
+        "excess": value,
+        "excess_ci": [value - half, value + half],
+        "excess_member_share": hits / n,
+        "excess_unseen_share": held / n,
+        "discoveries": {
+            "0.01": {"samples": hits // 2, "distinct": distinct // 2},
+            "0.05": {"samples": hits, "distinct": distinct},
+        },
+    }
+
+
+def judged(metrics: dict[str, Any], outcome: str = "found", **changes: Any) -> dict[str, Any]:
+    """The metrics with a verdict, and with the evidence of every condition."""
+    reasons = {"found": "counted", "none_found": "none", "cannot_say": "too_small"}
+    found = outcome == "found"
+    verdict: dict[str, Any] = {
+        "outcome": outcome,
+        "distinct": 223 if found else 0,
+        "distinct_ci": [205.0, 251.0],
+        "fdr": 0.05,
+    }
+    verdict |= {"copied": 77 if found else 0, "smallest_claimable": 10, "p_value": 0.0001 if found else 0.4}
+    verdict |= {"detectable": 0.033, "reason": reasons[outcome], "remedy": "raise data.holdout", "stratum_rate": None}
+    rows = []
+    for row in metrics["conditions"]:
+        hits, held = row["calibrated"]["ams_count"], row["calibrated"].get("holdout_count") or 0
+        row = row | (evidence(hits, held, row["calibrated"]["ums_best_count"]) if found else evidence(held, held, 0))
+        if row["method"] != "random":
+            over = (hits - 104) / N if found else 0.0
+            row["excess_over_random"] = {
+                "difference": over,
+                "ci": [over - 0.01, over + 0.01],
+                "p_value": 1e-7 if over > 0.01 else 0.4,
+            }
+        rows.append(row)
+    return metrics | {"conditions": rows, "verdict": verdict | changes}
 
 
 def make_config() -> dict[str, Any]:

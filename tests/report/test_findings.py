@@ -1,6 +1,7 @@
 import pytest
 
 from side_ray.report import findings
+from tests.report.conftest import judged, unjudged
 
 
 def titles(metrics):
@@ -11,39 +12,61 @@ def text_of(metrics, title):
     return next(note.text for note in findings.notes(metrics) if note.title == title)
 
 
-def test_headline_quotes_the_condition_with_most_copies(metrics):
+def test_headline_states_the_verdict(metrics):
     assert findings.headline(metrics) == (
-        "SIDE at λ=10 reproduces 16.2% of its samples as copies of 134 distinct training images out of 300; "
-        "plain sampling (Random) reproduces 5.20%, 80 distinct."
+        "Found: 223 of 300 training images are revealed, at a false discovery rate of 5% (95%: 205–251); "
+        "77 of them are copied, within the cut."
     )
+    few = judged(metrics, reason="few", distinct=1, p_value=0.004)
+    assert "permutation test, p = 0.004" in findings.headline(few)
+    assert "fewer than the 10 that could be counted" in findings.headline(few)
+    none = findings.headline(judged(metrics, "none_found"))
+    assert none.startswith("None found")
+    assert "3.30% of the training images or more, this audit would have found that with 80% power" in none
 
 
-def test_headline_of_equals_takes_the_smaller_scale(metrics):
-    metrics["conditions"][4]["calibrated"]["ams"] = metrics["conditions"][3]["calibrated"]["ams"]
-    assert findings.headline(metrics).startswith("SIDE at λ=5 ")
+@pytest.mark.parametrize(
+    ("reason", "words"), [("no_unseen", "no unseen"), ("not_alike", "not of one kind"), ("too_small", "20%")]
+)
+def test_headline_says_why_it_cannot_say(metrics, reason, words):
+    text = findings.headline(judged(metrics, "cannot_say", reason=reason))
+    assert text.startswith("Cannot say")
+    assert words in text
+    assert text.endswith("To get an answer, raise data.holdout.")
 
 
-def test_headline_never_compares_distinct_images_across_sample_sizes(metrics):
+def test_a_report_without_a_verdict_claims_nothing():
+    assert "no verdict" in findings.headline(unjudged())
+    assert not any("copi" in line for line in findings.explanation(unjudged()))
+
+
+def test_what_found_most_leads_and_random_among_equals(metrics):
+    assert findings.explanation(metrics)[0] == (
+        "SIDE at λ=5 alone reveals most: 142 distinct images in 2,000 samples; plain sampling (Random) 80, OL-TI at λ=1 40."
+    )
+    metrics["conditions"][0]["discoveries"]["0.05"]["distinct"] = 142
+    assert findings.explanation(metrics)[0].startswith("plain sampling (Random) alone reveals most: 142")
+
+
+def test_distinct_images_are_never_compared_across_sample_sizes(metrics):
     metrics["conditions"][0]["n"] = 4000
-    assert findings.headline(metrics).endswith("plain sampling (Random) reproduces 5.20%.")
+    assert "Random" not in findings.explanation(metrics)[0]
     assert "2,000, 4,000" in text_of(metrics, "Conditions of different size")
 
 
-def test_headline_falls_back_to_ol_ti_then_random(metrics):
-    metrics["conditions"] = [each for each in metrics["conditions"] if each["method"] != "td"]
-    assert findings.headline(metrics).startswith("OL-TI at λ=1 reproduces 2.50%")
-    metrics["conditions"] = metrics["conditions"][:1]
-    rest = "reproduces 5.20% of its samples as copies of 80 distinct training images out of 300."
-    assert findings.headline(metrics) == f"Plain sampling (Random) {rest}"
+def test_unseen_matches_stand_beside_the_nominal_rate(metrics):
+    line = findings.explanation(metrics)[2]
+    assert "1 in 1,000 of the model's own unguided samples" in line
+    assert "3 of 2,000 of these samples (0.15%, 95% interval 0.03–0.44%) match held-out images" in line
+    metrics["conditions"][4]["calibrated"] |= {"holdout_ams": 0.01, "holdout_count": 20, "holdout_ci": [0.006, 0.015]}
+    assert "SIDE at λ=10: 1.00%" in text_of(metrics, "The cut does not keep its rate on held-out images")
 
 
 def test_given_samples_are_reported_like_a_method(metrics):
     only = {**metrics["conditions"][1], "method": "given", "lambda": 0.0}
     metrics["conditions"] = [only]
     assert findings.methods(metrics) == ["given"]
-    assert (
-        findings.headline(metrics) == "2.90% of the given samples are copies of 44 distinct training images out of 300."
-    )
+    assert findings.explanation(metrics)[0] == "Given samples alone reveals most: 44 distinct images in 2,000 samples."
 
 
 @pytest.mark.parametrize("present", [["given"], ["lora", "td", "random", "base"], ["random", "ti", "given", "td"]])
@@ -53,30 +76,16 @@ def test_no_method_is_dropped(present):
     assert order.index("random") == len(order) - 1 if "random" in order else True
 
 
-def test_headline_without_any_copy_gives_the_upper_bound(metrics):
-    metrics["conditions"] = metrics["conditions"][:1]
-    metrics["conditions"][0]["calibrated"] |= {
-        "ams": 0.0,
-        "ams_count": 0,
-        "ams_ci": [0.0, 0.00184],
-        "ums_best": 0.0,
-        "ums_best_count": 0,
-    }
-    assert (
-        findings.headline(metrics)
-        == "Plain sampling (Random): none of 2,000 samples is a copy, at most 0.18% with 95% confidence."
-    )
-
-
-def test_explanation_says_when_false_matches_explain_it_all(metrics):
+def test_explanation_says_when_chance_explains_it_all(metrics):
     assert not any("no evidence" in line for line in findings.explanation(metrics))
-    best = metrics["conditions"][4]["calibrated"]
-    best |= {"holdout_ams": 0.15, "holdout_count": 300, "holdout_ci": [0.134, 0.166]}
-    assert "no evidence of memorization" in findings.explanation(metrics)[-1]
+    assert findings.explanation(judged(metrics, "none_found"))[-1].startswith("That is no evidence")
+    old = unjudged()
+    old["conditions"][4]["calibrated"] |= {"holdout_ams": 0.15, "holdout_count": 300, "holdout_ci": [0.134, 0.166]}
+    assert "no evidence of memorization" in findings.explanation(old)[-1]
 
 
 def test_without_a_cut_the_strictest_band_is_quoted(metrics, without):
-    bare = {**without(metrics, "calibrated"), "cut": None}
+    bare = {**without(unjudged(), "calibrated"), "cut": None}
     assert findings.main_criterion(bare).name == "high"
     assert "strictest band: nL2 ≤ 1.35" in findings.explanation(bare)[0]
     assert "at least 1,000 samples" in text_of(bare, "No calibrated cut")
@@ -144,10 +153,8 @@ def test_missing_baseline_saturation_selection_and_losses_are_said(metrics):
 def test_samples_without_a_model_are_spoken_of_as_such(metrics):
     metrics["conditions"] = [{**metrics["conditions"][0], "method": "photos", "lambda": None}]
     metrics["cut_source"] = "the given samples, one half of them"
-    assert findings.headline(metrics).startswith(
-        "5.20% of the samples (photos) are copies of 80 distinct training images"
-    )
-    assert "1 in 1,000 of the given samples, one half of them" in findings.explanation(metrics)[0]
+    assert "Of photos, 104 of 2,000 match" in findings.explanation(metrics)[2]
+    assert "1 in 1,000 of the given samples, one half of them" in findings.explanation(metrics)[2]
     assert "No Random baseline" not in titles(metrics)
 
 
@@ -156,3 +163,11 @@ def test_nothing_scored_has_nothing_to_note(metrics):
     assert findings.notes(metrics) == []
     assert findings.explanation(metrics) == []
     assert "nothing to report" in findings.headline(metrics)
+
+
+def test_images_within_reach_are_never_more_than_the_training_set_and_withheld_at_low_coverage(metrics):
+    best = metrics["conditions"][3]
+    best["richness"] |= {"coverage": 0.8, "chao2": {"value": 320.0, "ci": [250.0, 500.0]}}
+    assert findings.within_reach(metrics, best) == (300, 250, 300)
+    best["richness"]["coverage"] = 0.49
+    assert findings.within_reach(metrics, best) is None

@@ -2,8 +2,11 @@ import copy
 import itertools
 import re
 
+import pytest
+
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
+from tests.report.conftest import judged
 
 ATTACK = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -48,7 +51,7 @@ def test_headings_tell_the_structure(page):
     for words in (
         "Result",
         "Guidance scale",
-        "Extracted images",
+        "Closest matches",
         "All conditions",
         "How to read",
         "Training",
@@ -133,12 +136,19 @@ def test_one_condition_alone(metrics, config, outline):
     metrics["conditions"] = metrics["conditions"][:1]
     page = outline(render(metrics, config, figures=build_figures(metrics)))
     assert page.faults == []
-    assert (
-        "Plain sampling (Random) reproduces 5.20% of its samples as copies of 80 distinct training images out of 300."
-        in page.text("p")
-    )
+    assert "plain sampling (Random) alone reveals most: 80 distinct images in 2,000 samples." in page.text("p")
     assert "Guidance scale" not in page.text("h2")
     assert {each["href"][1:] for each in page.all("a")} <= set(page.ids())
+
+
+@pytest.mark.parametrize("outcome", ["none_found", "cannot_say"])
+def test_nothing_is_claimed_that_was_not_found(outcome, metrics, config, curves, values, gallery, outline):
+    metrics = judged(metrics, outcome)
+    figures = build_figures(metrics, curves=curves, values=values)
+    page = outline(render(metrics, config, figures=figures, gallery=gallery))
+    assert page.faults == []
+    assert not re.findall(r"copies|extracted|over Random|within reach", page.text(), re.IGNORECASE)
+    assert "Matches, " in page.text("dt")
 
 
 def test_only_what_the_schema_promises(metrics, config, without, outline):

@@ -1,4 +1,4 @@
-"""Whether copies come from the audited model or from the classifier that guides it."""
+"""Whether matches come from the audited model or from the classifier that guides it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class Control(PageSection):
 
 
 def control_verdict(metrics: Mapping[str, Any]) -> str:
-    """Whether a DPM of other images, guided by the same classifiers, gives copies of the audited training set, in words."""
+    """Whether a DPM of other images, guided by the same classifiers, matches the audited training set, in words."""
     control = metrics["control"]
     rows = control["conditions"]
     size = wording.count(control["members"])
@@ -51,13 +51,13 @@ def _audited(metrics: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
     own = {(each["method"], each["lambda"]): each["calibrated"] for each in metrics["conditions"]}
     guided = [row for row in rows if row["lambda"] and (row["method"], row["lambda"]) in own]
     if not guided:
-        return "The copies do not come from the classifier."
+        return "The matches do not come from the classifier."
     best = max(guided, key=lambda row: own[row["method"], row["lambda"]]["ams"])
     band, ceiling = own[best["method"], best["lambda"]], best["calibrated"]["ams_ci"][1]
     beside = (
-        f"The audited model gives {wording.percent(band['ams'])} copies at {wording.condition_name(best)}, the control at most "
+        f"The audited model gives {wording.percent(band['ams'])} matches at {wording.condition_name(best)}, the control at most "
         f"{wording.percent(ceiling)} (95%)"
     )
     if band["ams_ci"][0] > ceiling:
-        return f"{beside}: the copies come from the model, not from the classifier."
+        return f"{beside}: the matches come from the model, not from the classifier."
     return f"{beside}: too few samples to distinguish the two."

@@ -1,4 +1,4 @@
-"""The closest matches of each method, as pairs of training image and extracted image."""
+"""The closest matches of each method, as pairs of training image and generated image."""
 
 import base64
 import struct
@@ -22,7 +22,7 @@ class GalleryOptions(Section):
 
 
 class Gallery(PageSection):
-    heading = contents = "Extracted images"
+    heading = contents = "Closest matches"
     Options = GalleryOptions
 
     def values(self, data: PageData) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _pair(metrics: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]
         "train": train,
         "sample": sample,
         "train_alt": f"Training image {item['train_id']}" + ("" if label is None else f", label {label}"),
-        "sample_alt": f"Extracted image, sample {item['sample_id']}",
+        "sample_alt": f"Generated image, sample {item['sample_id']}",
         "value": wording.number(item["value"]),
         "train_id": item["train_id"],
         "sample_id": item["sample_id"],

@@ -21,5 +21,6 @@ class Reading(PageSection):
             "cut_source": findings.cut_source(data.metrics),
             "similarity": wording.similarity_name(similarity),
             "explanation": SIMILARITIES[name].explain(similarity) if name in SIMILARITIES else "",
+            "verdict": "verdict" in data.metrics,
             **extra_columns(data.metrics),
         }

@@ -5,6 +5,7 @@ from typing import Any
 
 from side_ray.report import findings, wording
 from side_ray.report.sections import PageData, PageSection
+from side_ray.report.verdict import sentences
 
 
 class Result(PageSection):
@@ -26,11 +27,14 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     if criterion is None or best is None:
         return []
     band = criterion.of(best) or {}
-    facts = [_share_fact(f"Copies, {wording.condition_name(best)}", band, "ams", best["n"])]
+    word = "Copies" if sentences.established(metrics, best) else "Matches"
+    facts = [_share_fact(f"{word}, {wording.condition_name(best)}", band, "ams", best["n"])]
     baseline = findings.best_condition(metrics, "random", criterion)
     if baseline is not None and baseline is not best:
-        facts.append(_share_fact("Copies, Random", criterion.of(baseline) or {}, "ams", baseline["n"]))
-        facts += _gain(best, baseline, criterion)
+        word = "Copies" if sentences.established(metrics, baseline) else "Matches"
+        facts.append(_share_fact(f"{word}, Random", criterion.of(baseline) or {}, "ams", baseline["n"]))
+        if sentences.established(metrics, best) and sentences.above_random(best):
+            facts += _gain(best, baseline, criterion)
     if band.get("ums_best_count") is not None:
         size = findings.train_images(metrics)
         lines = (
@@ -39,14 +43,14 @@ def _facts(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             else []
         )
         facts.append(
-            {"label": "Distinct images copied", "value": wording.count(band["ums_best_count"]), "lines": lines}
+            {"label": "Distinct images matched", "value": wording.count(band["ums_best_count"]), "lines": lines}
         )
     if band.get("holdout_ams") is not None:
         facts.append(_share_fact("Matches with held-out images", band, "holdout", best["n"]))
-    if (richness := best.get("richness")) and criterion.kind == "calibrated":
-        low, high = richness["chao2"]["ci"]
-        lines = ["Chao2, a lower bound", f"95%: {wording.count(low)}–{wording.count(high)}"]
-        value = wording.count(richness["chao2"]["value"])
+    reach = findings.within_reach(metrics, best) if criterion.kind == "calibrated" else None
+    if reach is not None and sentences.established(metrics, best):
+        value, low, high = map(wording.count, reach)
+        lines = ["Chao2, a lower bound", f"95%: {low}–{high}"]
         facts.append({"label": "Distinct images within reach, at least", "value": value, "lines": lines})
     return facts
 
@@ -68,9 +72,7 @@ def _gain(
     high, low = (criterion.of(best) or {})["ams"], (criterion.of(baseline) or {})["ams"]
     if low <= 0:
         return
-    test = best.get("mcnemar") or {}
-    paired = test.get("p_value") is not None and criterion.kind == "calibrated"
-    lines = ["ratio of the two shares", *([f"McNemar p {wording.p_value(test['p_value'])}"] if paired else [])]
+    lines = ["ratio of the two shares", f"paired excess: p {wording.p_value(best['excess_over_random']['p_value'])}"]
     if findings.few_matches(criterion.of(best) or {}) or findings.few_matches(criterion.of(baseline) or {}):
         lines.append("rests on fewer than 5 matches")
     yield {

@@ -4,6 +4,7 @@ from typing import Any
 
 from side_ray.report import findings
 from side_ray.report.sections import PageData, PageSection
+from side_ray.report.verdict import sentences
 
 
 class Richness(PageSection):
@@ -11,8 +12,15 @@ class Richness(PageSection):
     contents = "How many more"
 
     def values(self, data: PageData) -> dict[str, Any] | None:
+        if "verdict" in data.metrics and not sentences.claims(data.metrics):
+            return None
         figures = data.figures.get("richness")
-        rows = [each for each in data.metrics["conditions"] if each.get("richness")]
+        rows = [
+            (each, findings.within_reach(data.metrics, each))
+            for each in data.metrics["conditions"]
+            if each.get("richness")
+        ]
         if not figures and not rows:
             return None
-        return {"figures": figures, "rows": rows, "band": findings.richness_band(data.metrics)}
+        band = findings.richness_band(data.metrics)
+        return {"figures": figures, "rows": rows, "band": band, "least": findings.LEAST_COVERAGE}

@@ -23,8 +23,8 @@ def test_a_classifier_that_gives_nothing_is_cleared():
     assert "not match the audited training images measurably more often" in text
     assert "smallest p 1.00" in text
     assert "4 of 2,000" in text
-    assert "16.2% copies at SIDE at λ=10" in text
-    assert "the copies come from the model, not from the classifier" in text
+    assert "16.2% matches at SIDE at λ=10" in text
+    assert "the matches come from the model, not from the classifier" in text
 
 
 def test_a_classifier_that_gives_copies_is_named():

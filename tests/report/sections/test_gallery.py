@@ -10,7 +10,7 @@ def test_gallery_shows_distinct_closest_matches_per_method(metrics, config, gall
     assert len(page.all("img")) == 2 * 5 * 3
     assert "sample 9999" not in page.text()
     alts = [image["alt"] for image in page.all("img")]
-    assert alts[:2] == ["Training image 0, label 0", "Extracted image, sample 100 of SIDE at λ=5"]
+    assert alts[:2] == ["Training image 0, label 0", "Generated image, sample 100 of SIDE at λ=5"]
     assert [image["class"] for image in page.all("img")] == ["tiny"] * 30
     assert "image-rendering: pixelated" in html
 

@@ -3,15 +3,15 @@ from side_ray.report.page import render
 
 def test_headline_and_key_numbers_carry_counts_and_intervals(page):
     text = page.text()
-    assert "SIDE at λ=10 reproduces 16.2% of its samples as copies of 134 distinct training images out of 300" in text
-    assert "plain sampling (Random) reproduces 5.20%, 80 distinct." in text
+    assert "Found: 223 of 300 training images are revealed" in text
+    assert "Copies, SIDE at λ=5" in text
     for words in (
-        "324 of 2,000 samples",
-        "95%: 14.6–17.9%",
-        "3.1×",
-        "McNemar p < 0.0001",
-        "0 of 2,000 samples",
-        "95%: 0–0.18%",
+        "294 of 2,000 samples",
+        "95%: 13.2–16.3%",
+        "2.8×",
+        "paired excess: p < 0.0001",
+        "3 of 2,000 samples",
+        "95%: 0.03–0.44%",
     ):
         assert words in text
     assert "nL2 ≤ 0.602" in text

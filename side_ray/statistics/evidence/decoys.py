@@ -1,0 +1,172 @@
+"""Target–decoy competition on images: which training images do the samples reveal, at which false discovery rate?
+
+Unseen images are decoys: under the null hypothesis the model knows a member no better than an unseen image, so within a stratum
+every order of the two is equally likely. An image's score is the closest sample that it wins against the whole pool. With T
+members and D decoys that score at least as well,
+
+    FDR = (m / d) · (D + 1) / T
+
+(Elias & Gygi 2007; the + 1 of Barber & Candès 2015 makes it a bound), and an image's q-value is the smallest FDR at which it is
+still counted. The unit is the image, not the sample: samples of one image share its fate.
+
+Images of several strata are ranked together by how far they stand out from their own kind: the score less the median score of the
+stratum. The median is taken without looking at who is a member, so the bound holds as it does for one stratum, and there is one
+test. A stratum where every image is matched closely, such as blank images, then no longer hides the others.
+"""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from side_ray.statistics.evidence.pool import Competition, PoolShape
+
+PERMUTATIONS = 9_999
+
+
+@dataclass(frozen=True)
+class Entrants:
+    """The groups of the pool that take part: those with members and unseen images alike prove nothing and are left out."""
+
+    score: np.ndarray
+    """float64 [G], closeness of the closest sample that the group wins; −inf where it wins none."""
+    is_member: np.ndarray
+    """bool [G]."""
+    stratum: np.ndarray
+    """int64 [G]."""
+    group: np.ndarray
+    """int64 [G], the group's number in the pool."""
+
+    @property
+    def ratio(self) -> float:
+        """m / d."""
+        return float(self.is_member.sum()) / max(int((~self.is_member).sum()), 1)
+
+
+def entrants(shape: PoolShape, competitions: Iterable[Competition]) -> Entrants:
+    """The score of every group of duplicates, over all given conditions pooled."""
+    groups, first, inverse = np.unique(shape.group, return_index=True, return_inverse=True)
+    score = np.full(groups.size, -np.inf)
+    for each in competitions:
+        np.maximum.at(score, inverse[each.winner], each.closeness.astype(np.float64))
+    members = np.bincount(inverse, weights=shape.is_member, minlength=groups.size)
+    pure = (members == 0) | (members == np.bincount(inverse))
+    return Entrants(score[pure], (members > 0)[pure], shape.stratum[first][pure], groups[pure])
+
+
+def q_values(pool: Entrants) -> np.ndarray:
+    """float64 [G]: the smallest false discovery rate at which a group counts; 1 for decoys and groups without a sample."""
+    value = standing(pool)
+    order = _best_first(pool, value)
+    member = pool.is_member[order]
+    rate = pool.ratio * (1 + np.cumsum(~member)) / np.maximum(np.cumsum(member), 1)
+    # A threshold takes all groups that stand out equally far.
+    rate[:-1][value[order][:-1] == value[order][1:]] = np.inf
+    found = np.ones(pool.score.size)
+    smallest = np.minimum.accumulate(rate[::-1])[::-1]
+    found[order[member]] = np.minimum(smallest[member], 1.0)
+    return found
+
+
+def standing(pool: Entrants) -> np.ndarray:
+    """float64 [G]: each score less the median of its stratum's scores; −inf where the group wins no sample."""
+    found = np.full(pool.score.size, -np.inf)
+    for stratum in np.unique(pool.stratum):
+        mine = np.flatnonzero((pool.stratum == stratum) & np.isfinite(pool.score))
+        if mine.size:
+            found[mine] = pool.score[mine] - np.median(pool.score[mine])
+    return found
+
+
+def _best_first(pool: Entrants, value: np.ndarray) -> np.ndarray:
+    """The groups with a finite value in descending order, equal ones in that of a fixed draw."""
+    draw = np.random.default_rng(0).random(value.size)
+    order = np.lexsort((draw, -value))
+    return order[np.isfinite(value[order])]
+
+
+@dataclass(frozen=True)
+class TopTest:
+    """A permutation test for few images: do members lead some stratum's ranking more than chance allows?
+
+    The statistic is the smallest hypergeometric tail probability of the number of members among the first k images of a
+    stratum, over all strata and all k ≤ `depth`; labels are permuted within strata. So strata and lengths are paid for.
+    """
+
+    strata: np.ndarray
+    """int64 [S, 2], members and decoys of each stratum."""
+    depth: int
+    null: np.ndarray
+    """float64 [`PERMUTATIONS`], ascending, the statistic under permuted labels."""
+
+    @classmethod
+    def of(cls, pool: Entrants, depth: int) -> "TopTest":
+        """The test for the strata of a pool."""
+        numbers = np.unique(pool.stratum)
+        strata = np.array(
+            [
+                [(pool.is_member & (pool.stratum == s)).sum(), (~pool.is_member & (pool.stratum == s)).sum()]
+                for s in numbers
+            ]
+        )
+        rng, lowest = np.random.default_rng(0), np.full(PERMUTATIONS, 0.0)
+        for members, decoys in strata:
+            length = min(depth, members + decoys)
+            left = np.full(PERMUTATIONS, float(members))
+            drawn = np.empty((PERMUTATIONS, length), bool)
+            for k in range(length):
+                drawn[:, k] = rng.random(PERMUTATIONS) < left / (members + decoys - k)
+                left -= drawn[:, k]
+            lowest = np.minimum(lowest, _smallest_tail(drawn, int(members), int(decoys)))
+        return cls(strata, depth, np.sort(lowest))
+
+    def p_value(self, leaders: list[np.ndarray]) -> float:
+        """The p-value of rankings given as labels (bool, whether a member; best first), one array per stratum."""
+        lowest = min(
+            (
+                float(_smallest_tail(each[None, : self.depth], int(m), int(d))[0])
+                for each, (m, d) in zip(leaders, self.strata, strict=True)
+                if each.size
+            ),
+            default=0.0,
+        )
+        return float((1 + np.searchsorted(self.null, lowest + 1e-9, side="right")) / (1 + self.null.size))
+
+    def leading(self, members: int, decoys: int, alpha: float = 0.01) -> int:
+        """Members that must lead a stratum, before any decoy, for a p-value of `alpha`; `members` + 1 if none will do."""
+        lead = np.ones((1, min(self.depth, members)), bool)
+        tails = _tails(lead, members, decoys)[0]
+        enough = np.flatnonzero(tails <= self.null[max(int(alpha * (1 + self.null.size)) - 2, 0)] + 1e-9)
+        return int(enough[0]) + 1 if enough.size else members + 1
+
+
+def leaders(pool: Entrants) -> list[np.ndarray]:
+    """The labels of every stratum's groups that win a sample, best first."""
+    order = _best_first(pool, pool.score)
+    return [pool.is_member[order[pool.stratum[order] == s]] for s in np.unique(pool.stratum)]
+
+
+def _smallest_tail(labels: np.ndarray, members: int, decoys: int) -> np.ndarray:
+    """float64 [B]: the logarithm of the smallest P(X ≥ members among the first k) over k, of labels bool [B, K]."""
+    return np.asarray(_tails(labels, members, decoys).min(axis=1))
+
+
+def _tails(labels: np.ndarray, members: int, decoys: int) -> np.ndarray:
+    """float64 [B, K]: the logarithm of P(X ≥ members among the first k), X hypergeometric, for k = 1 … K."""
+    k = np.arange(1, labels.shape[1] + 1)
+    table = _log_tails(members, decoys, labels.shape[1])
+    return np.asarray(table[k[None, :] - 1, np.cumsum(labels, axis=1)])
+
+
+@functools.cache
+def _log_tails(members: int, decoys: int, most: int) -> np.ndarray:
+    """float64 [K, K + 1]: log P(at least x members among k drawn), by k − 1 and x."""
+    x = np.arange(most + 1)
+    rows = []
+    for k in range(1, most + 1):
+        at = stats.hypergeom.pmf(x, members + decoys, members, k)
+        rows.append(np.cumsum(at[::-1])[::-1])
+    with np.errstate(divide="ignore"):
+        return np.log(np.minimum(rows, 1.0))

@@ -1,0 +1,60 @@
+"""The verdict of a small audit without Ray, recomputed from its files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from side_ray.runs.plan import Condition
+from side_ray.runs.scores import read_pool
+from tests.bruteforce import check
+from tests.local import audit_here
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    return audit_here(tmp_path_factory.mktemp("evidence") / "run", extract__samples=200)
+
+
+def test_a_model_that_memorised_everything_is_found_and_every_number_agrees(audited):
+    verdict = audited.report.read_json("metrics.json")["verdict"]
+    assert (verdict["outcome"], verdict["reason"]) == ("found", "counted")
+    assert verdict["distinct"] >= 50
+    assert check(audited.run.store.uri) == []
+
+
+def test_brute_force_would_notice_a_wrong_verdict(audited, tmp_path):
+    shutil.copytree(audited.run.store.uri, tmp_path / "run")
+    path = tmp_path / "run" / audited.report.key / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["verdict"]["distinct"] -= 1
+    metrics["conditions"][0]["excess"] += 0.005
+    path.write_text(json.dumps(metrics))
+    faults = check(tmp_path / "run")
+    assert len(faults) == 2
+    assert "verdict.distinct" in faults[1]
+
+
+def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):
+    table = audited.scores(Condition("random", 0.0)).read(0)
+    ids = np.array(table.column("unseen_neighbor_ids").to_pylist())
+    assert ids.shape == (50, 50)
+    assert ids.min() >= 0
+    assert 60 <= ids.max() < 120
+    values = np.array(table.column("unseen_neighbor_values").to_pylist())
+    assert (np.diff(values, axis=1) >= 0).all()
+    assert table.column("stratum").null_count == 0
+
+
+def test_strata_cover_every_image_and_the_ledger_every_member(audited):
+    pool = read_pool(audited)
+    assert pool.stratum.shape == (180,)
+    ledger = pq.read_table(Path(audited.run.store.uri) / audited.report.key / "ledger.parquet")
+    assert ledger.column("train_id").to_pylist() == list(range(60))
+    assert ledger.column("stratum").to_pylist() == pool.stratum[:60].tolist()
+    extracted = pq.read_table(Path(audited.run.store.uri) / audited.report.key / "extracted.parquet")
+    q = dict(zip(ledger.column("train_id").to_pylist(), ledger.column("q_value").to_pylist(), strict=True))
+    assert all(q[row["train_id"]] == row["q_value"] for row in extracted.to_pylist())

@@ -1,0 +1,92 @@
+"""The verdict on simulated victims with known truth; the full simulation is `python -m bench.verdict`."""
+
+import numpy as np
+import pytest
+
+from bench.verdict import CASES, summary, trials
+from side_ray.statistics.evidence.ledger import ledger, weigh
+from side_ray.statistics.evidence.pool import Competition, PoolShape
+from side_ray.statistics.evidence.verdict import judge
+
+
+def won_by(winners: list[int], closeness: float = 0.0) -> Competition:
+    return Competition(
+        np.array(winners), np.full(len(winners), closeness, np.float32), np.arange(len(winners)), np.array(winners)
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome"),
+    [("nothing", "none_found"), ("10 % planted", "found"), ("half blank, one kind planted", "found")],
+)
+def test_simulated_victims(case, outcome):
+    for trial in trials(CASES[case], 1):
+        assert trial.judgement.verdict.outcome == outcome
+        assert trial.excess.established == (outcome == "found")
+
+
+def test_without_unseen_images_it_cannot_say():
+    verdict = judge(PoolShape.plain(10, 0), [won_by([1, 2])], -0.5, 0.001).verdict
+    assert (verdict.outcome, verdict.reason) == ("cannot_say", "no_unseen")
+    assert "data.holdout" in verdict.remedy
+
+
+def test_too_few_images_cannot_say_none():
+    verdict = judge(PoolShape.plain(4, 8), [won_by([4, 0])], -0.5, 0.001).verdict
+    assert (verdict.outcome, verdict.reason) == ("cannot_say", "too_small")
+
+
+def test_unseen_images_of_another_kind_are_noticed():
+    verdict = judge(PoolShape.plain(50, 100), [won_by([*range(50, 130), 3])], -0.5, 0.001).verdict
+    assert (verdict.outcome, verdict.reason) == ("cannot_say", "not_alike")
+
+
+def test_fewer_than_can_be_counted_are_found_but_not_counted():
+    winners = [0, 1, 2, 3, 4, 5, 6, *range(100, 150)]
+    found = Competition(np.array(winners), -np.arange(len(winners), dtype=np.float32), *[np.empty(0, int)] * 2)
+    verdict = judge(PoolShape.plain(100, 200), [found], -3.5, 0.001).verdict
+    assert (verdict.outcome, verdict.reason, verdict.distinct) == ("found", "few", 1)
+    assert verdict.smallest_claimable == 10
+
+
+def test_revealed_and_copied_are_counted_apart():
+    winners = list(range(40))
+    found = Competition(np.array(winners), -np.arange(40, dtype=np.float32), *[np.empty(0, int)] * 2)
+    judgement = judge(PoolShape.plain(100, 200), [found], -9.5, 0.001)
+    assert (judgement.verdict.distinct, judgement.verdict.copied) == (40, 10)
+    low, high = judgement.verdict.distinct_ci
+    assert 30 <= low <= 40 <= high <= 60
+
+
+def test_every_condition_and_every_image_gets_its_numbers():
+    found = {("random", 0.0): won_by([0] * 5 + list(range(1, 30))), ("td", 2.0): won_by([31] + [60] * 33)}
+    shape = PoolShape.plain(50, 100)
+    evidence = weigh(shape, found, -0.5, 0.001)
+    random, guided = evidence.conditions["random", 0.0], evidence.conditions["td", 2.0]
+    assert random["discoveries"]["0.05"] == {"samples": 34, "distinct": 30}
+    assert guided["discoveries"]["0.05"] == {"samples": 0, "distinct": 0}
+    assert random["excess"] == 1
+    assert guided["excess"] == pytest.approx(1 / 34 - 33 / 34 * 0.5)
+    assert guided["excess_over_random"]["difference"] < 0
+    table = ledger(shape, evidence.judgement, found, None, -1)
+    assert table["matches"][:3].tolist() == [5, 1, 1]
+    assert table["methods"][0] == ["random"]
+    assert table["methods"][31] == ["td"]
+    assert table["probability"][0] == pytest.approx(5 / 34)
+    assert table["probability_low"][0] < 5 / 34 < table["probability_high"][0]
+    assert table["revealed"].sum() == evidence.judgement.verdict.distinct
+    assert table["best"][49] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(CASES))
+def test_rates_hold_in_500_simulations(case):
+    numbers = summary(list(trials(CASES[case], 500)))
+    assert numbers["cannot_say"] <= 0.10
+    assert numbers["realised_fdr"] <= 0.05 + 0.01
+    assert numbers["different"] <= 0.05 + 0.03
+    if CASES[case].planted:
+        assert numbers["found"] >= 0.8
+        assert numbers["covered"] >= 0.93
+    else:
+        assert numbers["found"] <= 0.05
