@@ -5,7 +5,7 @@ In Python:
 >>> import side_ray
 >>> run = side_ray.open_run(uri)                     # a finished run, wherever its directory can be read
 >>> run.headline                                                                                   # doctest: +ELLIPSIS
-'SIDE at λ=2 ...'
+'Found: ...'
 >>> copies = run.matches("td", 2)                    # a pandas DataFrame, the closest match first
 >>> pair = run.pair(copies.index[0])                 # PIL images; a notebook shows them side by side
 >>> pair.sample.size == pair.train.size

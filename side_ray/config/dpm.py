@@ -14,6 +14,9 @@ TRAINED = "unet"
 KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 """Values of `dpm.kind` that are not a kind of model themselves, and the kind that each makes."""
 
+MOST_BLOCKS, MOST_LAYERS = 16, 32
+"""The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
+
 
 class Training(Section):
     """How a DPM is trained; an imported one needs none of these keys."""

@@ -8,8 +8,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 
+from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.denoisers.unet import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
 from side_ray.errors import UserError, first_line

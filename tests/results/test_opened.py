@@ -68,6 +68,8 @@ def test_every_extracted_image_names_its_closest_sample(run, artifacts):
     assert len(text.splitlines()) == 1 + stored.num_rows
     every = [run.matches(method) for method in ("random", "td")]
     assert set(run.extracted["train_id"]) == {each for frame in every for each in frame["train_id"]}
+    ledger = pq.read_table(f"{run.uri}/{artifacts.report.key}/ledger.parquet").to_pandas().set_index("train_id")
+    assert list(run.extracted["q_value"]) == list(ledger.loc[run.extracted["train_id"], "q_value"])
     assert run.extracted["copies"].sum() == sum(len(frame) for frame in every)
     for row in run.extracted.to_dict("records"):
         frames = [frame[frame["train_id"] == row["train_id"]] for frame in every]

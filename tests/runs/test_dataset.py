@@ -3,8 +3,9 @@ import pytest
 from sklearn import datasets
 
 from side_ray.config import DataSection
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, read_groups, read_split, split_table
+from side_ray.runs.run import Artifact
 from side_ray.sources.published.digits import load_digits
 from side_ray.sources.select import SPLITS, split_indices
 from side_ray.storage import open_store
@@ -62,7 +63,12 @@ def test_groups_are_counted_and_read_again(tmp_path):
     assert (alone.distinct, alone.summary()) == (4, {"exact": 0, "near": 0, "largest": 1})
     assert alone.sizes(np.arange(4)).tolist() == [1] * 4
     write_table(store, f"prepare/x/{DUPLICATES}", duplicates_table({"member": groups, "holdout": alone}))
+    Artifact(store, "prepare/x").finish(distinct={"member": 3, "holdout": 4})
+    Artifact(store, "prepare/of-an-earlier-version").finish()
     read = read_groups(store, "prepare/x", "member", 6)
     assert all(np.array_equal(getattr(read, name), getattr(groups, name)) for name in ("ids", "groups", "copy_of"))
     assert read_groups(store, "prepare/x", "holdout", 4).distinct == 4
     assert read_groups(store, "prepare/of-an-earlier-version", "member", 4).distinct == 4
+    store.delete(f"prepare/x/{DUPLICATES}")
+    with pytest.raises(Damaged):
+        read_groups(store, "prepare/x", "member", 6)

@@ -11,6 +11,7 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
 from side_ray.report.compare.view import page, terminal_tables
+from side_ray.runs.run import Artifact, Run
 from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
 from side_ray.studies.compare import compare, difference_of
@@ -27,10 +28,11 @@ def runs(local_audit, tmp_path_factory):
         shutil.copytree(local_audit.run.store.uri, copy)
     for stage in ("samples", "scores", "hits", "report"):
         shutil.rmtree(mitigated / stage)
-    kind = made_from_members(local_audit.config.dpm)
-    kind.save(
-        kind.make(to_float(load_digits().images[600:660]), local_audit.config.dpm), mitigated / local_audit.dpm.key
-    )
+    kind, dpm = made_from_members(local_audit.config.dpm), Artifact(open_store(str(mitigated)), local_audit.dpm.key)
+    kind.save(kind.make(to_float(load_digits().images[600:660]), local_audit.config.dpm), root / "other")
+    shutil.rmtree(mitigated / dpm.key)
+    dpm.put_dir(root / "other")
+    dpm.finish(kind="optimal", images=60)
     with patch("side_ray.stages.report.build_figures", return_value=[]):
         audit_here(mitigated)
         audit_here(root / "again", extract__steps=5)
@@ -78,13 +80,13 @@ def test_the_table_and_the_page_hold_every_row_and_escape_names(runs):
 def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path):
     shutil.copytree(runs["first"].uri, tmp_path / "run")
     store = open_store(str(tmp_path / "run"))
-    path = tmp_path / "run" / json.loads(store.read("latest.json"))["report"] / "metrics.json"
-    whole = path.read_text()
-    path.write_text(whole.replace('"td"', '"ti"').replace('"random"', '"given"'))
+    report = Artifact(store, Run(store).latest()["report"])
+    whole = json.dumps(report.read_json("metrics.json"))
+    report.write_json("metrics.json", json.loads(whole.replace('"td"', '"ti"').replace('"random"', '"given"')))
     with pytest.raises(UserError, match=r"no condition is in both runs: .*first has Random; SIDE at λ=2"):
         compare([runs["first"], store])
-    path.write_text(whole.replace('"name": "nl2"', '"name": "sscd"'))
-    with pytest.raises(UserError, match="was scored by nl2, .* by sscd; score both alike".replace(".*", "[^;]*")):
+    report.write_json("metrics.json", json.loads(whole.replace('"name": "nl2"', '"name": "sscd"')))
+    with pytest.raises(UserError, match=r"was scored by nl2, [^;]* by sscd; score both alike"):
         compare([runs["first"], store])
     with pytest.raises(UserError, match="holds no report"):
         compare([runs["first"], open_store(str(tmp_path))])

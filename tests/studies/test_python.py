@@ -100,4 +100,4 @@ def test_an_audit_takes_values_a_config_or_a_file(tmp_path):
             side_ray.audit(values, ["extract.samples=51"])
     assert [result.metrics for result in results] == [results[0].metrics] * 3
     assert results[0].config["run"]["seed"] == 4
-    assert results[0].headline.startswith("Plain sampling (Random) reproduces")
+    assert results[0].headline.startswith("Found: ")

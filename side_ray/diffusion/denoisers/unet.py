@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from side_ray.config.base import Count, Section, Share
+from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.denoisers.base import ModelKind
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from side_ray.config import DpmSection
     from side_ray.diffusion.dpm import Dpm
-
-
-MOST_BLOCKS, MOST_LAYERS = 16, 32
 
 
 class UnetSection(Section):

@@ -8,7 +8,6 @@ import yaml
 
 from side_ray.report import wording
 from side_ray.report.sections import PageData, PageSection
-from side_ray.sources.inventory import reasons
 
 
 class Provenance(PageSection):
@@ -29,6 +28,9 @@ class Provenance(PageSection):
 
 def _sources(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was read of each source, and what was left out."""
+    # Imported late: it loads pyarrow, and every config validation imports this module.
+    from side_ray.sources.inventory import reasons
+
     for row in metrics.get("sources") or ():
         text = f"{wording.count(row['read'])} of {wording.count(row['found'])} read from {_public(row['path'])}"
         yield f"source of {row['role']}", f"{text}; left out: {reasons(row)}" if row["left_out"] else text
