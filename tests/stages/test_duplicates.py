@@ -18,6 +18,8 @@ from tests.audits import tiny_config
 from tests.bruteforce import check
 from tests.local import without_ray
 
+pytestmark = pytest.mark.long
+
 SAMPLES = 60
 
 

@@ -13,6 +13,8 @@ from side_ray.runs.scores import read_pool
 from tests.bruteforce import check
 from tests.local import audit_here
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
