@@ -187,12 +187,13 @@ class Artifact:
             self._list(name, data)
 
     def put_dir(self, local: Path) -> None:
-        """Copy every file below a local directory, which `finish` will list."""
-        self.store.put_dir(local, self.key)
+        """Copy every file below a local directory, which `finish` will list; not the marks of another artifact."""
+        marks = DONE, DONE_COPY
+        self.store.put_dir(local, self.key, without=marks)
         for path in local.rglob("*"):
-            if path.is_file():
-                known = {"size": path.stat().st_size, "sha256": _digest(path)}
-                self.files[path.relative_to(local).as_posix()] = known
+            name = path.relative_to(local).as_posix()
+            if path.is_file() and name not in marks:
+                self.files[name] = {"size": path.stat().st_size, "sha256": _digest(path)}
 
     def _list(self, name: str, data: bytes) -> None:
         self.files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

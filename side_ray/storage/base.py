@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,8 +125,9 @@ class Store(ABC):
     def put_file(self, local: Path, key: str) -> None:
         """Copy a local file of any size to `key`, as atomically as `write`."""
 
-    def put_dir(self, local: Path, prefix: str) -> None:
-        """Copy every file below the directory `local` to the same relative key below `prefix`, one after the other.
+    def put_dir(self, local: Path, prefix: str, without: Collection[str] = ()) -> None:
+        """Copy every file below the directory `local` to the same relative key below `prefix`, one after the other, except those
+        whose relative path is in `without`.
 
         Each file is put atomically, the directory is not: write a marker after it. Raises
         FileNotFoundError if `local` is no directory.
@@ -136,7 +137,8 @@ class Store(ABC):
         for path in sorted(local.rglob("*")):
             if path.is_file() and not TEMPORARY.match(path.name):
                 relative = path.relative_to(local).as_posix()
-                self.put_file(path, f"{checked_prefix(prefix)}/{relative}".removeprefix("/"))
+                if relative not in without:
+                    self.put_file(path, f"{checked_prefix(prefix)}/{relative}".removeprefix("/"))
 
     @abstractmethod
     def arrow(self) -> tuple[pafs.FileSystem, str]:

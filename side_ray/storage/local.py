@@ -6,7 +6,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -70,9 +70,9 @@ class LocalStore(Store):
         with local.open("rb") as source:
             self._put(key, lambda file: shutil.copyfileobj(source, file, 1 << 20), replace)
 
-    def put_dir(self, local: Path, prefix: str) -> None:
+    def put_dir(self, local: Path, prefix: str, without: Collection[str] = ()) -> None:
         if local.resolve() != (self.root / checked_prefix(prefix)).resolve():
-            super().put_dir(local, prefix)
+            super().put_dir(local, prefix, without)
 
     def _put(self, key: str, fill: Callable[[BinaryIO], object], publish: Callable[[Path, Path], bool]) -> bool:
         """Fill a temporary file next to the object, sync it to disk, and `publish(temporary, path)` it atomically."""

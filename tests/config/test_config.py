@@ -292,7 +292,7 @@ def test_a_process_of_the_command_line_gives_no_traceback(tmp_path):
     arguments = ["audit", str(DIGITS), f"run.uri={tmp_path}/run", "data.members=1500"]
     result = subprocess.run([sys.executable, "-m", "side_ray.cli", *arguments], capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: data.members: 1500 members and twice 300")
+    assert result.stderr.startswith("side-ray: data.members: 1500 members and twice 300")
     assert "Traceback" not in result.stderr
 
 

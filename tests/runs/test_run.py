@@ -3,7 +3,7 @@ import json
 import pytest
 
 from side_ray.errors import Damaged
-from side_ray.runs.run import Run, fingerprint
+from side_ray.runs.run import DONE, DONE_COPY, Artifact, Run, fingerprint
 from side_ray.storage import open_store
 
 
@@ -114,3 +114,16 @@ def test_damaged_pointers_are_made_anew(run):
         run.store.write("latest.json", content)
         run.point_latest(prepare="prepare/a")
         assert run.latest() == {"prepare": "prepare/a"}
+
+
+def test_the_marks_of_another_artifact_are_not_copied(tmp_path):
+    store = open_store(str(tmp_path / "run"))
+    (tmp_path / "model").mkdir()
+    for name in (DONE, DONE_COPY, "model.json"):
+        (tmp_path / "model" / name).write_text('{"kind": "of another run"}')
+    artifact = Artifact(store, "dpm/ab12")
+    artifact.put_dir(tmp_path / "model")
+    assert not artifact.done
+    artifact.finish(kind="import")
+    artifact.check(content=True)
+    assert artifact.info() == {"kind": "import"}
