@@ -285,6 +285,7 @@ def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_p
         prepared(tmp_path / "run", **where)
 
 
+@pytest.mark.slow
 def test_source_and_run_in_object_storage(s3, tmp_path):
     # In a new process, because Ray's workers get their credentials from the environment in which Ray was started.
     store, run = open_store(f"s3://{s3.bucket}/pictures"), f"s3://{s3.bucket}/prepared"

@@ -32,6 +32,7 @@ def copy_without_scores(source: str, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("scores", "hits", "report"))
 
 
+@pytest.mark.slow
 def test_killing_scoring_actors_changes_nothing(tiny_audit, tmp_path, ray_session):
     run = tmp_path / "run"
     copy_without_scores(tiny_audit.run.store.uri, run)

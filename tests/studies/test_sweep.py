@@ -41,9 +41,12 @@ def numbers(row: dict) -> dict:
 
 
 def audit_rows(root: Path, artifacts) -> list[dict]:
-    """The rows of an audit's metrics.csv, with numbers parsed."""
+    """The rows of an audit's metrics.csv, with numbers parsed, without what a sweep does not weigh."""
     with open(root / artifacts.report.key / "metrics.csv") as file:
-        return [{key: _number(word) for key, word in row.items() if word} for row in csv.DictReader(file)]
+        return [
+            {key: _number(word) for key, word in row.items() if word and not key.startswith(("excess", "distinct_at"))}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _number(word: str):
