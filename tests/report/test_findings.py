@@ -45,7 +45,7 @@ def test_what_found_most_leads_and_random_among_equals(metrics):
         "SIDE at λ=5 alone reveals most: 142 distinct images in 2,000 samples; plain sampling (Random) 80, OL-TI at λ=1 40."
     )
     metrics["conditions"][0]["discoveries"]["0.05"]["distinct"] = 142
-    assert findings.explanation(metrics)[0].startswith("plain sampling (Random) alone reveals most: 142")
+    assert findings.explanation(metrics)[0].startswith("Plain sampling (Random) alone reveals most: 142")
 
 
 def test_distinct_images_are_never_compared_across_sample_sizes(metrics):

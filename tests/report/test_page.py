@@ -136,7 +136,7 @@ def test_one_condition_alone(metrics, config, outline):
     metrics["conditions"] = metrics["conditions"][:1]
     page = outline(render(metrics, config, figures=build_figures(metrics)))
     assert page.faults == []
-    assert "plain sampling (Random) alone reveals most: 80 distinct images in 2,000 samples." in page.text("p")
+    assert "Plain sampling (Random) alone reveals most: 80 distinct images in 2,000 samples." in page.text("p")
     assert "Guidance scale" not in page.text("h2")
     assert {each["href"][1:] for each in page.all("a")} <= set(page.ids())
 

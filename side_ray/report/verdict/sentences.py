@@ -96,7 +96,7 @@ def comparison(metrics: Metrics) -> str:
     beside = [each for each in [*others, *guided[:1]] if each["n"] == best["n"]]
     if beside:
         text += "; " + ", ".join(f"{_name(each)} {wording.count(distinct(each))}" for each in beside)
-    return text + "."
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def meaning(metrics: Metrics) -> str:
@@ -118,7 +118,7 @@ def excess_text(condition: Condition) -> str:
     """`excess 4.6% (95%: 3.9% to 5.3%): 4.9% of the samples match training images, …`."""
     low, high = condition["excess_ci"]
     return (
-        f"excess {_signed(condition['excess'])} (95%: {_signed(low)} to {_signed(high)}): "
+        f"excess {_signed(condition['excess'])} (95%: {_signed(max(low, -1.0))} to {_signed(min(high, 1.0))}): "
         f"{wording.percent(condition['excess_member_share'])} of the samples match training images, "
         f"{wording.percent(condition['excess_unseen_share'])} as many unseen ones, all with one normalizer"
     )
