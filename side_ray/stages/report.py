@@ -21,7 +21,7 @@ from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import read_groups, read_labels, read_split
-from side_ray.runs.plan import Condition
+from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import PAGE
 from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
 from side_ray.runs.shards import ShardSet
@@ -72,7 +72,7 @@ def report(audit: Audit) -> None:
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
-        figures = build_figures(metrics, curves=_curves(artifacts), values=values)
+        figures = build_figures(metrics, curves=_curves(audit), values=values)
         for figure in figures:
             target.write(f"figures/{figure.name}.svg", figure.svg.encode())
         gallery = _gallery(artifacts, scores)
@@ -201,11 +201,27 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
     return {
         "run": artifacts.run.store.uri,
         "seed": config.run.seed,
-        "artifacts": artifacts.run.latest(),
+        "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
         "config": config.model_dump(mode="json"),
     }
+
+
+def _made_from(artifacts: Artifacts) -> dict[str, Any]:
+    """The artifacts of this audit, as in `latest.json`, which another command in the same run directory may be changing."""
+    many = conditions(artifacts.config)
+    found: dict[str, Any] = {
+        "prepare": artifacts.prepare.key,
+        "samples": {each.name: artifacts.samples(each).directory for each in many},
+        "scores": {each.name: artifacts.scores(each).directory for each in many},
+        "hits": {each.name: artifacts.hits(each).directory for each in many},
+    }
+    if not artifacts.config.given:
+        found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+    if artifacts.cut_shards:
+        found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
+    return found
 
 
 def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
@@ -250,15 +266,18 @@ def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
     return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors")}
 
 
-def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
+def _curves(audit: Audit) -> list[dict[str, Any]]:
     """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
-    curves = []
+    curves, artifacts = [], audit.artifacts
     surrogate = artifacts.surrogate
     trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in NETWORKS}
     for stage, artifact in trained.items():
         try:
             curve = {"stage": stage, **artifact.read_json(CURVE)}
-        except (FileNotFoundError, Damaged):  # a figure is not worth a new training
+        except FileNotFoundError:
+            continue
+        except Damaged as damage:  # a figure is not worth a new training
+            audit.reporter.warn(f"{damage}: the report lacks this loss curve, which only a new training would give")
             continue
         info = artifact.info()
         if "accuracy" in info:

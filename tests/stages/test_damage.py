@@ -210,19 +210,19 @@ REPORTED = KINDS[KINDS.index("metrics") :]
 
 
 def numbers(root: Path) -> dict:
-    """All metrics; of their provenance only the digests of the weights."""
+    """All metrics; of their provenance only the digests of the weights and the paths in the run."""
     directory = root / Artifacts.open(tiny_config(root, **SMALL)).report.key
     metrics = json.loads((directory / "metrics.json").read_text())
     found = {name: value for name, value in metrics.items() if name not in ("provenance", "sealed")}
     tables = {name: (directory / name).read_text() for name in ("metrics.csv", "extracted.csv")}
     tables["ledger"] = pq.read_table(directory / "ledger.parquet").to_pydict()
-    return found | tables | {"sha256": metrics["provenance"]["sha256"]}
+    return found | tables | {name: metrics["provenance"][name] for name in ("sha256", "artifacts")}
 
 
 def read_again(root: Path, kind: str) -> None:
     """Delete outputs so that the next command reads files of that kind."""
     artifacts = Artifacts.open(tiny_config(root, **SMALL))
-    if kind in REPORTED:
+    if kind in REPORTED and kind != "latest":
         return
     shutil.rmtree(root / artifacts.report.key)
     if kind in RETRAINED:
@@ -314,3 +314,8 @@ def test_several_damages_at_once_are_mended_and_said(finished, tmp_path):
         assert words in said
     assert files["page"].exists()
     assert run(root).count("warning") == said.count("too few")
+
+
+def test_a_report_names_its_own_artifacts_whatever_other_commands_do(local_audit):
+    latest, named = local_audit.run.latest(), local_audit.report.read_json("metrics.json")["provenance"]["artifacts"]
+    assert named == {name: path for name, path in latest.items() if name != "report"}
