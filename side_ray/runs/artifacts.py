@@ -97,7 +97,7 @@ class Artifacts:
     def given(self) -> Source:
         """The source of the given samples, which take the place of a DPM."""
         assert self.config.given is not None
-        return open_samples(self.config.given.samples, self.config.storage)
+        return open_samples(self.config.given.samples, self.config.storage, self.config.given.image_column)
 
     @cached_property
     def synthetic(self) -> ShardSet:
@@ -226,8 +226,10 @@ class Artifacts:
 
     @cached_property
     def _given(self) -> list[Any]:
-        transform = transform_of(self.config.data).settings()
-        return ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        assert self.config.given is not None
+        transform, column = transform_of(self.config.data).settings(), self.config.given.image_column
+        settings = ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        return [*settings, column] if column else settings
 
     @property
     def _precision(self) -> str:
