@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import CheckFailed, Damaged, RunError, UserError, bounded, one_line
+from side_ray.errors import CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -164,7 +165,7 @@ def guarded(action: Callable[[], object]) -> int:
         return 130
     except Exception as error:
         if os.environ.get("SIDE_RAY_TRACEBACK"):
-            raise
+            print(masked(traceback.format_exc()), file=sys.stderr)
         fault = bounded(one_line(error))
         print(f"side-ray: an error that is not expected ({fault}); SIDE_RAY_TRACEBACK=1 shows where", file=sys.stderr)
         return RunError.exit_code
