@@ -69,6 +69,8 @@ class ClusterSection(Section):
     def _ordered(self) -> Self:
         if not isinstance(self.train_workers, int) and self.train_workers[0] > self.train_workers[1]:
             raise ValueError(f"cluster.train_workers: [least, most] with least ≤ most, not {list(self.train_workers)}")
+        if "@" in (self.address or ""):
+            raise ValueError("cluster.address: holds credentials; give host:port, and a token as RAY_AUTH_TOKEN")
         if self.actors[0] > self.actors[1]:
             raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
         if self.gpus > 1 and self.gpus % 1:

@@ -22,7 +22,7 @@ from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.plan import conditions
-from side_ray.runs.preflight import fetch_import
+from side_ray.runs.preflight import fetch_import, schedule_of
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -54,18 +54,18 @@ def estimate(artifacts: Artifacts) -> Estimate:
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample,
-        classifier_evaluations=guided * _guided_steps(config),
+        classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
 
 
-def _guided_steps(config: Config) -> int:
+def _guided_steps(artifacts: Artifacts) -> int:
     """Number of visited timesteps within the guidance interval."""
-    schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-    start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
-    visited = sampler_of(config.extract).visited_timesteps(schedule)
+    extract, schedule = artifacts.config.extract, schedule_of(artifacts)
+    start, end = (edge * schedule.config["num_train_timesteps"] for edge in extract.guidance_interval)
+    visited = sampler_of(extract).visited_timesteps(schedule)
     return sum(start <= timestep < end for timestep in visited)
 
 
