@@ -106,7 +106,8 @@ def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
     """
 
     def run() -> None:
-        for stage in stages:
+        for number, stage in enumerate(stages, 1):
+            audit.reporter.step(number, len(stages), stage.__name__)
             began = time.monotonic()
             stage(audit)
             spend(audit.run.store, stage.__name__, time.monotonic() - began)
