@@ -1,5 +1,6 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.session import machine
-from side_ray.report import findings
+from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
@@ -76,9 +77,12 @@ def report(audit: Audit) -> None:
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
-        figures = build_figures(metrics, curves=_curves(artifacts), values=values)
-        for figure in figures:
-            target.write(f"figures/{figure.name}.svg", figure.svg.encode())
+        with ExitStack() as stack:
+            files = stack.enter_context(svg.keeping()) if audit.config.report.figures else {}
+            figures = build_figures(metrics, curves=_curves(artifacts), values=values)
+        files |= {f"{figure.name}.svg": figure.svg.encode() for figure in figures}
+        for name, content in files.items():
+            target.write(f"figures/{name}", content)
         gallery, pairs = _pairs(artifacts, metrics, scores, q_values)
         config = audit.config.model_dump(mode="json")
         page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
