@@ -71,8 +71,10 @@ SECTIONS: Registry[type[PageSection]] = Registry(
     {
         "result": "side_ray.report.sections.result:Result",
         "curves": "side_ray.report.sections.curves:Curves",
+        "rates": "side_ray.report.verdict.rates:Rates",
         "gallery": "side_ray.report.sections.gallery:Gallery",
         "distribution": "side_ray.report.sections.distribution:Distribution",
+        "ledger": "side_ray.report.verdict.ledger:Ledger",
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
         "control": "side_ray.report.sections.control:Control",
