@@ -241,6 +241,50 @@ def purge(
     raise typer.Exit(actions.guarded(lambda: reading.purge(run, endpoint, yes, as_json)))
 
 
+@app.command(
+    "export",
+    epilog=_examples("export runs/digits --hf-card --eval-results", "export runs/digits --pdf --out certificate"),
+)
+def export(
+    run: Run,
+    hf_card: Annotated[bool, typer.Option("--hf-card", help="A section for a model card, with its metadata")] = False,
+    eval_results: Annotated[bool, typer.Option("--eval-results", help="Entries for the Hub's .eval_results")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="All metrics as a table")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="The same with types")] = False,
+    croissant: Annotated[bool, typer.Option("--croissant", help="Croissant metadata of the report's tables")] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="The page as PDF (needs Chromium); page 1 is a certificate")
+    ] = False,
+    out: Annotated[str, typer.Option(metavar="DIRECTORY", help="Where the files are written")] = ".",
+    endpoint: Endpoint = None,
+) -> None:
+    """Write a finished run in the formats of other tools."""
+    from side_ray.cli import actions, reading
+
+    given = {
+        "hf-card": hf_card,
+        "eval-results": eval_results,
+        "csv": csv,
+        "parquet": parquet,
+        "croissant": croissant,
+        "pdf": pdf,
+    }
+    formats = [name for name, wanted in given.items() if wanted]
+    raise typer.Exit(actions.guarded(lambda: reading.export(run, endpoint, formats, out)))
+
+
+@app.command("open", epilog=_examples("open runs/digits", "open s3://bucket/prefix --no-browser"))
+def show(
+    run: Run,
+    endpoint: Endpoint = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the page's address")] = False,
+) -> None:
+    """Open the page of a finished run in a browser."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.show(run, endpoint, no_browser)))
+
+
 @app.command("doctor", epilog=_examples("doctor", "doctor s3://bucket/prefix"))
 def doctor(
     run: Annotated[
