@@ -20,30 +20,27 @@ from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
 from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
+from side_ray.results.evidence import add_evidence
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import pixels_digest, read_groups, read_labels
+from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import PAGE, PDF
-from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
+from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
 from side_ray.runs.status import spent
-from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
-from side_ray.statistics.evidence.ledger import ledger, weigh
 from side_ray.statistics.evidence.verdict import without_unseen
 from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
-LEDGER = "ledger.parquet"
-"""One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 NETWORKS = ("teacher", "student", "ol_ti")
 """The parts of the surrogate's artifact."""
 
@@ -63,7 +60,9 @@ def report(audit: Audit) -> None:
         metrics = build_metrics(artifacts, scores, cut)
         q_values = None
         if cut is not None:
-            q_values = _weigh(artifacts, cut, metrics)
+            q_values = add_evidence(artifacts, cut, metrics)
+            for note in findings.on_rate(metrics):
+                audit.reporter.warn(f"{note.title}: {note.text}")
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
@@ -109,27 +108,6 @@ def _print(audit: Audit, page: str) -> None:
             audit.reporter.warn(f"{PDF} is not made: {error}")
     if store.exists(PDF):
         store.delete(PDF)
-
-
-def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
-    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`.
-
-    Returns:
-        float64 [m], the q-value of each training image.
-    """
-    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
-    pool = read_pool(artifacts)
-    found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
-    limit = float(closeness_of(np.float32(cut.value), larger))
-    evidence = weigh(pool, found, limit, cut.false_match_rate)
-    metrics["verdict"] = evidence.judgement.verdict.as_dict()
-    for row in metrics["conditions"]:
-        row |= evidence.conditions[row["method"], row["lambda"]]
-    labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
-    columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
-    columns["label"] = pa.array(columns["label"], pa.int64())
-    artifacts.report.write_table(LEDGER, pa.table(columns))
-    return np.asarray(columns["q_value"])
 
 
 def _extracted(

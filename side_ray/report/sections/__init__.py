@@ -80,9 +80,11 @@ SECTIONS: Registry[type[PageSection]] = Registry(
     {
         "result": "side_ray.report.sections.result:Result",
         "curves": "side_ray.report.sections.curves:Curves",
+        "rates": "side_ray.report.verdict.rates:Rates",
         "gallery": "side_ray.report.sections.pairs.gallery:Gallery",
         "explorer": "side_ray.report.sections.pairs.explorer:Explorer",
         "distribution": "side_ray.report.sections.distribution:Distribution",
+        "ledger": "side_ray.report.verdict.ledger:Ledger",
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
         "control": "side_ray.report.sections.control:Control",

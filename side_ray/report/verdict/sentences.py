@@ -136,6 +136,15 @@ def _name(condition: Condition) -> str:
     return {"random": "plain sampling (Random)", "given": "given samples"}.get(condition["method"], name)
 
 
+def measured_rate(metrics: Metrics) -> str:
+    """The rate at which plain or given samples match unseen images that did not set the cut; empty where it was not measured."""
+    plain = [each for each in metrics["conditions"] if each["method"] in ("random", "given") and each.get("crossfit")]
+    if not plain:
+        return ""
+    found = plain[0]["crossfit"]
+    return f"{wording.percent(found['unseen'])} (95% interval over images {wording.interval(found['unseen_ci'])})"
+
+
 def excess_text(condition: Condition) -> str:
     """`excess 4.6% (95%: 3.9% to 5.3%): 4.9% of the samples match training images, …`."""
     low, high = condition["excess_ci"]
