@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from side_ray.errors import masked
+from side_ray.errors import printable
 from side_ray.report.wording import duration
 
 LINE_EVERY_S = 30.0
@@ -67,11 +67,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one message."""
-        self.console.print(masked(text), markup=False)
+        self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one warning."""
-        self.console.print(f"warning: {masked(text)}", markup=False, style="yellow")
+        self.console.print(f"warning: {printable(text)}", markup=False, style="yellow")
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:

@@ -35,7 +35,7 @@ VALUES = st.recursive(
 def check(error: UserError) -> None:
     lines = str(error).splitlines()
     assert 1 <= len(lines) <= MOST_LINES + 1
-    assert all(len(line) <= LONGEST_LINE + 100 for line in lines)
+    assert all(len(line) <= LONGEST_LINE and line.isprintable() for line in lines)
 
 
 @SETTINGS
