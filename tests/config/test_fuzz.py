@@ -21,7 +21,7 @@ from side_ray.config.file import load_config
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
-from side_ray.errors import LONGEST_LINE, MOST_LINES, UserError
+from side_ray.errors import LONGEST_LINE, MOST_LINES, UserError, printable
 from side_ray.similarity.sscd import Sscd
 from side_ray.sources.pools import kind_of
 from side_ray.sources.reading.pixels import Transform, Unusable
@@ -47,7 +47,7 @@ VALUES = st.recursive(
 def check(error: UserError) -> None:
     lines = str(error).splitlines()
     assert 1 <= len(lines) <= MOST_LINES + 1
-    assert all(len(line) <= LONGEST_LINE and line.isprintable() for line in lines)
+    assert all(len(line) <= LONGEST_LINE and line == printable(line) for line in lines)
 
 
 @SETTINGS
