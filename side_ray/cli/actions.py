@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
+from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -159,10 +159,10 @@ def guarded(action: Callable[[], object]) -> int:
     try:
         action()
     except UserError as error:
-        print(f"side-ray: {error}", file=sys.stderr)
+        print(f"{PROGRAM}{error}", file=sys.stderr)
         return error.exit_code
     except Damaged as damage:
-        print(f"side-ray: {damage}; run side-ray audit, which makes it again", file=sys.stderr)
+        print(f"{PROGRAM}{bounded(str(damage))}; run side-ray audit, which makes it again", file=sys.stderr)
         return RunError.exit_code
     except KeyboardInterrupt:
         print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)

@@ -16,6 +16,9 @@ from side_ray.config.studies import ControlSection, SweepSection, TheorySection
 from side_ray.config.surrogate import SurrogateSection
 from side_ray.errors import UserError, check_credentials, masked
 
+MOST_SHARDS = 10**6
+"""Files of one condition."""
+
 
 def _check_credentials(value: Any, key: str) -> None:
     """Raise ValueError if a value holds credentials in a URL."""
@@ -123,6 +126,11 @@ class Config(Section):
                 f"surrogate.synthetic: {surrogate.synthetic} is not a multiple of extract.shard_size ({size}); "
                 f"use for example {fix}"
             )
+        for key, count in (("extract.samples", self.extract.samples), ("surrogate.synthetic", surrogate.synthetic)):
+            if count // size > MOST_SHARDS:
+                raise ValueError(
+                    f"{key}: {count:,} images are more than {MOST_SHARDS:,} shards; raise extract.shard_size"
+                )
         if surrogate.classes > surrogate.synthetic:
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "

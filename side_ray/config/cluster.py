@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole
+from side_ray.config.base import Actors, Count, OpenSection, Positive, Real, Section, Whole
 
 Workers = Annotated[
-    Annotated[Count, Tag("a number")] | Annotated[tuple[Count, Count], Tag("least and most")],
+    Annotated[Actors, Tag("a number")] | Annotated[tuple[Actors, Actors], Tag("least and most")],
     Discriminator(lambda value: "least and most" if isinstance(value, (list, tuple)) else "a number"),
 ]
 
@@ -56,7 +56,7 @@ class ClusterSection(Section):
     """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read from storage in every epoch."""
     train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
     """How often a training may lose workers before it fails; -1 = no limit."""
-    actors: tuple[Count, Count] = (1, 2)
+    actors: tuple[Actors, Actors] = (1, 2)
     """Minimum and maximum number of actors in the pools that sample and score."""
     actor_cpus: Cpus = 1
     gpus: Annotated[Real, Field(ge=0, le=64)] = 0

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, OpenSection, Real, Whole, omitted_by_default
+from side_ray.config.base import Count, OpenSection, Real, Side, Whole, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 IMAGE_KEYS = frozenset(
@@ -33,9 +33,9 @@ class DataSection(OpenSection):
     cut nor control, is only for given samples."""
     skip: Whole = omitted_by_default(0)
     """Images of the drawn order that are skipped before the members: those of the audit's sets, for the control."""
-    crop: Count | None = None
+    crop: Side | None = None
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
-    image_size: Count | None = None
+    image_size: Side | None = None
     """Side that the square is resized to; absent, all images must have one size."""
     value_range: tuple[Real, Real] | None = omitted_by_default(None)
     """The values that become 0 and 255 in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8 bits

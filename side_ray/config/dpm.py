@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
+from side_ray.config.base import Batch, Classes, Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 DENOISER = "dpm.denoiser"
@@ -24,7 +24,7 @@ class Training(Section):
     """How a DPM is trained; an imported one needs none of these keys."""
 
     steps: Count = 10_000
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """Images per optimizer step, over all workers together."""
     grad_accumulation: Count = omitted_by_default(1)
     """Parts that a worker's share of the batch is run in, one after the other: for batches that the device cannot hold."""
@@ -83,7 +83,7 @@ class DpmSection(Training, OpenSection):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     condition: Literal["none", "labels", "random", "unique"] = omitted_by_default("none")
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
-    condition_classes: Annotated[int, Field(strict=True, ge=2)] = omitted_by_default(10)
+    condition_classes: Classes = omitted_by_default(10)
     """Classes of condition random."""
 
     @property

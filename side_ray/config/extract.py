@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, LambdaGrid, OpenSection, Section, Share, omitted_by_default
+from side_ray.config.base import Batch, Count, LambdaGrid, OpenSection, Section, Share, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 Method = Literal["random", "ti", "td"]
@@ -22,8 +22,8 @@ class ExtractSection(OpenSection):
     """Guidance scales of OL-TI; those of `lambdas` where absent."""
     samples: Count
     """N_G: samples per condition."""
-    shard_size: Count = 1000
-    batch_size: Count = 100
+    shard_size: Batch = 1000
+    batch_size: Batch = 100
     sampler: str = "ddim"
     """A name of `diffusion.samplers`."""
     steps: Count = 50

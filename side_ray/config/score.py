@@ -48,7 +48,7 @@ class ScoreSection(OpenSection):
                 raise ValueError("score.bands: is empty; give at least one band or a preset's name")
             for name, (low, high) in self.bands.items():
                 edges = [edge for edge in (low, high) if edge is not None]
-                if not edges or any(math.isnan(edge) for edge in edges) or (len(edges) == 2 and edges[0] >= edges[1]):
+                if not edges or not all(map(math.isfinite, edges)) or (len(edges) == 2 and edges[0] >= edges[1]):
                     raise ValueError(
                         f"score.bands: {name} is [{low}, {high}]; write [from, to] with from < to, null for an open end"
                     )

@@ -4,12 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, Positive, Real, Section, omitted_by_default
+from side_ray.config.base import Batch, Classes, Count, Positive, Real, Section, Side, omitted_by_default
 
 
 class SurrogateSection(Section):
     labels: Literal["cluster", "classifier", "random"] = "cluster"
-    classes: Annotated[int, Field(strict=True, ge=2)] = 100
+    classes: Classes = 100
     """Clusters or random labels; for a classifier this is ignored: it has one class per label of the members."""
     synthetic: Count = 50_000
     """Images sampled from the DPM at λ = 0: the student is trained on them, they are clustered, and they set the calibrated
@@ -25,7 +25,7 @@ class SurrogateSection(Section):
     teacher: str | None = omitted_by_default(None)
     """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
     torch saves it), used instead of training one on the members' labels."""
-    teacher_size: Count | None = omitted_by_default(None)
+    teacher_size: Side | None = omitted_by_default(None)
     """Side that images are resized to for that classifier; by default they are not resized."""
     teacher_input: Literal["imagenet", "symmetric"] = omitted_by_default("imagenet")
     """How it expects pixels: normalized with ImageNet's mean and standard deviation, or from -1 to 1."""
@@ -33,14 +33,14 @@ class SurrogateSection(Section):
     """Minimum mean cosine similarity of a cluster's images to its centroid (centred features); looser clusters are dropped."""
     arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
     stem: Literal["cifar", "imagenet"] = "imagenet"
-    width: Count = 64
+    width: Annotated[Count, Field(le=4096)] = 64
     """Channels of the first stage."""
     loss: Literal["kl", "cross_entropy"] = "kl"
     temperature: Positive = 1.0
     steps: Count = 20_000
     ti_steps: Count = 5_000
     """Steps of the OL-TI baseline and of the teacher, which are both trained on clean images only."""
-    batch_size: Count = 128
+    batch_size: Batch = 128
     lr: Positive = 1e-4
     lr_schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from diffusers import DDPMScheduler
 
 from side_ray.config import Config
@@ -88,7 +89,7 @@ class _Checks:
         """Check what is trained against the images."""
         config, (height, width, channels) = self.config, source.shape
         if config.dpm.kind == "train":
-            with naming("dpm.unet"):
+            with naming("dpm.unet"), torch.device("meta"):
                 new_unet(unet_section(config.dpm).model_dump(), (channels, height, width))
         if not source.labelled and config.dpm.condition == "labels":
             raise UserError(

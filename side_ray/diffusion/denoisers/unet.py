@@ -26,7 +26,7 @@ class UnetSection(Section):
     up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
     layers_per_block: Annotated[Count, Field(le=MOST_LAYERS)] = 2
     norm_num_groups: Count = 32
-    attention_head_dim: Count = 8
+    attention_head_dim: Annotated[Count, Field(le=8192)] = 8
     dropout: Share = 0.0
 
     @model_validator(mode="after")
