@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
 from side_ray.registry import REGISTRIES
 
@@ -27,6 +28,8 @@ class Dpm(Protocol):
     """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not."""
     condition: Condition | None
     """How often a class-conditional model saw each class."""
+    codec: PixelCodec | None
+    """The values that pixels have in x_t; None = [−1, 1]. What it diffuses is called x all the same."""
 
     @property
     def device(self) -> torch.device: ...
@@ -63,5 +66,22 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
     kinds = REGISTRIES["dpm.denoiser"]
     for name in kinds.names:
         if kinds[name].recognizes(directory):
-            return kinds[name].load(directory, device)
+            model: Dpm = kinds[name].load(directory, device)
+            return with_codec(model, PixelCodec.load(directory))
     raise UserError(f"no diffusion model in {directory}: it is of none of the kinds {', '.join(kinds.names)}")
+
+
+def with_codec(model: Dpm, codec: PixelCodec | None) -> Dpm:
+    """The model, of pixels in the range of `codec`; None leaves it as it is.
+
+    Raises:
+        UserError: the codec has numbers for another number of channels.
+    """
+    if codec is not None:
+        if not codec.fits(model.image_shape[0]):
+            raise UserError(
+                f"the pixels' range has {len(codec.black)} numbers, the model {model.image_shape[0]} channels; give one "
+                "for each channel, or one for all"
+            )
+        model.codec = codec
+    return model

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
 
 KIND = "optimal"
@@ -32,12 +33,13 @@ class OptimalDpm:
     the training images, so that memory does not grow with their number. Results have the dtype of `x_t`.
 
     Args:
-        images: float32 [N, C, H, W] in [−1, 1], N ≥ 1.
+        images: float32 [N, C, H, W] in [−1, 1] (or as `codec` has them), N ≥ 1.
         schedule: the noise schedule.
     """
 
     num_classes: int | None = None
     condition: Condition | None = None
+    codec: PixelCodec | None = None
 
     def __init__(self, images: torch.Tensor, schedule: DDPMScheduler) -> None:
         if images.ndim != 4 or len(images) == 0:

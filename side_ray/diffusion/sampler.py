@@ -1,9 +1,9 @@
 """The sampler's loop, with or without guidance, and what a sample's seed determines: its noise and its target.
 
 Guidance has one form for all samplers, so that λ means the same everywhere: ε̂ = ε − √(1−ᾱ_t)·λ·∇ₓ log p_t(y|x_t)
-(Dhariwal & Nichol 2021, Algorithm 2). After it, x̂₀ = (x_t − √(1−ᾱ_t)·ε̂) / √ᾱ_t is clamped to [−1, 1], and the samplers
-re-derive ε from the clamped x̂₀. Without this, guidance pushes x̂₀ out of range step by step and the error accumulates. The
-model and the classifier are given the *original* timestep index, however few steps a sampler visits.
+(Dhariwal & Nichol 2021, Algorithm 2). After it, x̂₀ = (x_t − √(1−ᾱ_t)·ε̂) / √ᾱ_t is clamped to the range of pixels, and the
+samplers re-derive ε from the clamped x̂₀. Without this, guidance pushes x̂₀ out of range step by step and the error
+accumulates. The model and the classifier are given the *original* timestep index, however few steps a sampler visits.
 """
 
 import hashlib
@@ -82,6 +82,7 @@ def sample(
     """
     visited = sampler.visited_timesteps(dpm.schedule)
     advance = sampler.begin(dpm.schedule, noise.normal)
+    codec = getattr(dpm, "codec", None)  # kinds from outside of the package may have none
     start, end = (fraction * dpm.num_train_timesteps for fraction in guidance_interval)
 
     x = noise.normal().to(dpm.device)
@@ -93,8 +94,9 @@ def sample(
             eps = dpm.eps(x, t, class_labels)
             if guidance is not None and start <= timestep < end:
                 eps = eps - sigma * guidance(x, t)
-            x0 = ((x - sigma * eps) / signal).clamp(-1, 1)
+            x0 = (x - sigma * eps) / signal
+            x0 = x0.clamp(-1, 1) if codec is None else codec.clamp(x0)
             x = advance(x, x0, k)
     if not bool(torch.isfinite(x).all()):
         raise RunError("sampling ended in NaN: the model's weights are broken, or a guidance gradient overflowed")
-    return x
+    return x if codec is None else codec.decode(x)

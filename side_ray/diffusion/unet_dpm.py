@@ -12,6 +12,7 @@ from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
 
 
@@ -43,6 +44,7 @@ class UnetDpm:
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.image_shape = (channels, *sides)
         self.num_classes: int | None = config["num_class_embeds"]
+        self.codec: PixelCodec | None = None
         self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import Damaged, UserError
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
@@ -19,7 +20,16 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 2, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS |= {
+    "report": 2,
+    "theory": 1,
+    "twins": 1,
+    "control": 1,
+    "control_samples": 1,
+    "control_scores": 1,
+    "sweep": 1,
+    "check": 1,
+}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -85,13 +95,20 @@ class Artifacts:
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            return self._artifact("dpm", "import", _content_hash(self.config))
+            codec = PixelCodec.of(dpm)
+            pixels = [] if codec is None else [codec.black, codec.white]
+            return self._artifact("dpm", "import", _content_hash(self.config), *pixels)
         if made := made_from_members(dpm):
             return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()
         if dpm.condition != "random":
             settings.pop("condition_classes", None)
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
+
+    @cached_property
+    def check(self) -> Artifact:
+        """The look at some samples of an imported model beside its training images."""
+        return self._artifact("check", *self._sampling, self.prepare.fingerprint)
 
     @cached_property
     def given(self) -> Source:

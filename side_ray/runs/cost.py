@@ -21,8 +21,8 @@ from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
+from side_ray.runs.imported.opening import fetch_import
 from side_ray.runs.plan import conditions
-from side_ray.runs.preflight import fetch_import
 from side_ray.surrogate.resnet import ResNet
 
 

@@ -1,21 +1,19 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
-from pathlib import Path
-
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
-from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
+from side_ray.runs.imported.opening import fetch_import
 from side_ray.similarity import similarity_of
 from side_ray.sources.pools import Description, describe
 from side_ray.sources.select import check_sizes
 from side_ray.statistics.bands import Bands
-from side_ray.storage import open_store, within
+from side_ray.storage import within
 from side_ray.surrogate.encoders import open_teacher
 
 
@@ -126,25 +124,6 @@ def _check_control(artifacts: Artifacts) -> None:
     if len(counts) == (1 if config.data.holdout_path is None else 2):
         with naming("control.members"):
             check_sizes(other.config.data, *counts)
-
-
-def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """Local directory of the imported pipeline, after a check that its images have `shape` (C, H, W).
-
-    Raises:
-        UserError: it cannot be opened, or its images have another shape.
-    """
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    directory = store.fetch_dir("")
-    with naming("dpm.path"):
-        made = tuple(load_dpm(directory).image_shape)
-    if made != shape:
-        raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
-            "model was trained on"
-        )
-    return directory
 
 
 def check_given(artifacts: Artifacts) -> None:

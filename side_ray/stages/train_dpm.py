@@ -15,12 +15,13 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule, noisy
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups, read_split
-from side_ray.runs.preflight import fetch_import
+from side_ray.runs.imported.opening import fetch_import
 from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
 from side_ray.training.data import open_members
@@ -175,4 +176,8 @@ def _import(artifacts: Artifacts) -> None:
     config, artifact = artifacts.config, artifacts.dpm
     height, width, channels = artifacts.prepare.info()["shape"]
     artifact.put_dir(fetch_import(config, (channels, height, width)))
+    if codec := PixelCodec.of(config.dpm):
+        with scratch() as directory:
+            codec.save(directory)
+            artifact.put_dir(directory)
     artifact.finish(kind="import", path=config.dpm.path)

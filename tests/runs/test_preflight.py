@@ -1,9 +1,14 @@
-"""A run neither writes into what it reads, nor takes one set of images for another."""
+"""A run neither writes into what it reads, nor takes one set of images for another, nor a model that does not fit them."""
 
 import pytest
+import torch
 
+from side_ray.config import DpmSection
 from side_ray.config.extract import GivenSection
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.errors import UserError
+from side_ray.runs.imported.opening import fetch_import
 from side_ray.runs.preflight import check_places
 from side_ray.storage import within
 from tests.audits import tiny_config
@@ -59,3 +64,37 @@ def test_places_are_compared_after_links_and_spelling(tmp_path, images):
     assert not within(f"{images}2", str(images))
     assert within("s3://bucket/a//b/", "s3://bucket/a/b")
     assert not within("s3://bucket/ab", "s3://bucket/a")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            (3, 16, 16),
+            r"16 × 16 pixels and 3 channels, the data has 8 × 8 pixels and 3 channels.*set data\.image_size=16$",
+        ),
+        ((1, 8, 8), r"set data\.grayscale=true$"),
+        ((1, 16, 16), r"set data\.image_size=16 and data\.grayscale=true$"),
+        ((3, 16, 8), r"give a folder of images of 8 × 16 pixels as data\.path$"),
+        ((4, 8, 8), r"side-ray score --samples"),
+    ],
+)
+def test_a_model_of_another_shape_names_the_settings_that_mend_it(tmp_path, made, message):
+    OptimalDpm(torch.zeros(1, *made), new_schedule()).save(tmp_path / "model")
+    with pytest.raises(UserError, match=rf"^dpm\.path: .*{message}"):
+        fetch_import(config(tmp_path, "run", tmp_path).model_copy(update={"dpm": imported(tmp_path)}), (3, 8, 8))
+    OptimalDpm(torch.zeros(1, 3, 8, 8), new_schedule()).save(tmp_path / "digits")
+    with pytest.raises(UserError, match=r"give a data\.source other than digits"):
+        fetch_import(tiny_config(tmp_path / "run", dpm__path=str(tmp_path / "digits")), (1, 8, 8))
+
+
+def imported(tmp_path, **values):
+    return DpmSection(path=str(tmp_path / "model"), **values)
+
+
+def test_a_range_must_fit_the_models_channels(tmp_path):
+    OptimalDpm(torch.zeros(1, 3, 8, 8), new_schedule()).save(tmp_path / "model")
+    audit = config(tmp_path, "run", tmp_path)
+    wrong = audit.model_copy(update={"dpm": imported(tmp_path, pixel_mean=[0.1, 0.2], pixel_std=[1, 1])})
+    with pytest.raises(UserError, match=r"^dpm\.pixel_mean: .*2 numbers, the model 3 channels"):
+        fetch_import(wrong, (3, 8, 8))
