@@ -89,6 +89,12 @@ class DpmSection(Training, OpenSection):
     """In place of `pixel_range`: what the model's training subtracted from pixels in [0, 1], for each channel or for all."""
     pixel_std: Annotated[list[Positive], Field(min_length=1)] | None = omitted_by_default(None)
     """With `pixel_mean`: what it then divided them by."""
+    variant: str | None = omitted_by_default(None)
+    """Which weights of an imported pipeline, where it has several: `fp16`, for example."""
+    weights: Literal["model", "ema"] = omitted_by_default("model")
+    """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
+    null_class: Whole | None = omitted_by_default(None)
+    """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it."""
     check: bool = omitted_by_default(True)
     """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 
@@ -123,8 +129,8 @@ class DpmSection(Training, OpenSection):
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
-        for name in ("pixel_range", "pixel_mean", "pixel_std"):
-            if self.kind != "import" and getattr(self, name) is not None:
+        for name in ("pixel_range", "pixel_mean", "pixel_std", "variant", "weights", "null_class"):
+            if self.kind != "import" and getattr(self, name) not in (None, "model"):
                 raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
         if self.pixel_range is not None and self.pixel_range[0] == self.pixel_range[1]:
             raise ValueError(

@@ -37,7 +37,7 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
 def load_schedule(directory: Path) -> DDPMScheduler:
     """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
 
-    Which scheduler class wrote it does not matter: only the noise levels and the prediction type are taken from it.
+    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from it.
 
     Args:
         directory: the directory that holds `scheduler_config.json`.
@@ -51,6 +51,8 @@ def load_schedule(directory: Path) -> DDPMScheduler:
         raise UserError(f"{path} has no variance-preserving noise schedule (num_train_timesteps and beta_schedule)")
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         raise UserError(f"{path}: prediction_type {config['prediction_type']!r} is not one of {', '.join(PREDICTIONS)}")
+    if "prediction_type" not in config and config.get("predict_epsilon") is False:  # of early versions of diffusers
+        config["prediction_type"] = "sample"
     if config.get("rescale_betas_zero_snr"):
         raise UserError(f"{path}: rescale_betas_zero_snr is not supported, since x₀ cannot be told from ε at zero SNR")
     try:

@@ -16,6 +16,7 @@ import torch
 from side_ray.diffusion.dpm import Dpm
 from side_ray.diffusion.guidance import Guidance
 from side_ray.diffusion.samplers.base import Sampler
+from side_ray.diffusion.spaces.bounds import Bounds
 from side_ray.errors import RunError
 
 
@@ -74,7 +75,8 @@ def sample(
         class_labels: int64 [B] for a class-conditional model; guidance is added on top of the condition.
 
     Returns:
-        x̂₀, float32 [B, C, H, W] in [−1, 1], on the model's device.
+        x̂₀, float32 [B, C, H, W], on the model's device; pixels are in [−1, 1], colours outside of it come from a model that
+        does not clip.
 
     Raises:
         UserError: the sampler cannot take its number of steps on this noise schedule.
@@ -83,6 +85,7 @@ def sample(
     visited = sampler.visited_timesteps(dpm.schedule)
     advance = sampler.begin(dpm.schedule, noise.normal)
     codec = getattr(dpm, "codec", None)  # kinds from outside of the package may have none
+    bounded = Bounds.of(dpm.schedule, codec)
     start, end = (fraction * dpm.num_train_timesteps for fraction in guidance_interval)
 
     x = noise.normal().to(dpm.device)
@@ -92,11 +95,10 @@ def sample(
             signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
             t = torch.full((len(x),), timestep, dtype=torch.int64, device=dpm.device)
             eps = dpm.eps(x, t, class_labels)
+            x0 = plain = (x - sigma * eps) / signal
             if guidance is not None and start <= timestep < end:
-                eps = eps - sigma * guidance(x, t)
-            x0 = (x - sigma * eps) / signal
-            x0 = x0.clamp(-1, 1) if codec is None else codec.clamp(x0)
-            x = advance(x, x0, k)
+                x0 = (x - sigma * (eps - sigma * guidance(x, t))) / signal
+            x = advance(x, bounded(x0, plain), k)
     if not bool(torch.isfinite(x).all()):
         raise RunError("sampling ended in NaN: the model's weights are broken, or a guidance gradient overflowed")
     return x if codec is None else codec.decode(x)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
 from side_ray.diffusion.spaces.pixels import PixelCodec
@@ -97,11 +98,18 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
     Raises:
         UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
     """
-    if (directory / "model_index.json").exists():
-        _check_index(directory / "model_index.json")
-    unet_dir = directory / "unet" if (directory / "unet").is_dir() else directory
-    scheduler_dir = directory / "scheduler" if (directory / "scheduler").is_dir() else directory
-    unet, schedule = _load_unet(unet_dir), load_schedule(scheduler_dir)
+    if (directory / INDEX).exists():
+        _check_index(directory / INDEX)
+    else:
+        check_alone(path.name for path in directory.iterdir() if path.is_dir())
+    layout = Layout.of(names_in(directory))
+    unet = _load_unet(directory / layout.unet, layout.variant)
+    if not (directory / layout.scheduler / "scheduler_config.json").exists():
+        raise UserError(
+            f"{directory} has a U-Net and no scheduler_config.json, like a training's checkpoint: put that of the finished "
+            "pipeline into it as scheduler/scheduler_config.json"
+        )
+    schedule = load_schedule(directory / layout.scheduler)
     classes = unet.config["num_class_embeds"]
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
@@ -176,18 +184,18 @@ def middle_block(
 
 def _check_index(path: Path) -> None:
     """Refuse pipelines with more than a pixel-space U-Net and a scheduler: latent or text-to-image models."""
-    components = {name: value for name, value in read_json(path).items() if not name.startswith("_")}
+    index = read_json(path)
+    components = {name: value for name, value in index.items() if not name.startswith("_")}
     if set(components) != {"unet", "scheduler"} or components["unet"] != ["diffusers", "UNet2DModel"]:
         found = ", ".join(sorted(components)) or "nothing"
-        raise UserError(f"{path} must list a UNet2DModel and a scheduler and nothing else, found: {found}")
+        raise UserError(f"{path}: {index.get('_class_name', 'a pipeline')} of {found}: {REFUSED}")
 
 
-def _load_unet(directory: Path) -> UNet2DModel:
+def _load_unet(directory: Path, variant: str) -> UNet2DModel:
     if not (directory / "config.json").exists():
         raise UserError(f"no U-Net in {directory}: config.json is missing")
     if not any(directory.glob("*.safetensors")):
-        pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        if pickled:
+        if pickled := sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED):
             raise UserError(
                 f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened: convert them to "
                 "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
@@ -206,10 +214,15 @@ def _load_unet(directory: Path) -> UNet2DModel:
     if not isinstance(given.get("layers_per_block", 1), int) or given.get("layers_per_block", 1) > MOST_LAYERS:
         raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{directory / 'config.json'} is not a UNet2DModel")
+        raise UserError(f"{directory / 'config.json'} is of a {given['_class_name']}: {REFUSED}")
     try:
         unet, info = UNet2DModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+            directory,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error

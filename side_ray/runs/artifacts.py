@@ -7,8 +7,8 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
-from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import Damaged, UserError
+from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
@@ -95,9 +95,13 @@ class Artifacts:
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            codec = PixelCodec.of(dpm)
-            pixels = [] if codec is None else [codec.black, codec.white]
-            return self._artifact("dpm", "import", _content_hash(self.config), *pixels)
+            found = find_model(self.config)
+            parts = identity(self.config, found)
+            artifact = self._artifact("dpm", "import", *parts)
+            if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
+                earlier = self._artifact("dpm", "import", known)
+                return earlier if earlier.done else artifact
+            return artifact
         if made := made_from_members(dpm):
             return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()
@@ -284,21 +288,6 @@ def _file_hash(key: str, path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
-
-
-def _content_hash(config: Config) -> str:
-    """SHA-256 over the imported model's files, because other weights at the same path are another model."""
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    entries = sorted(store.list(), key=lambda entry: entry.key)
-    if not entries:
-        raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")
-    digest = hashlib.sha256()
-    for entry in entries:
-        if Path(entry.key).suffix in {".json", ".safetensors"}:
-            digest.update(entry.key.encode() + b"\0")
-            digest.update(hashlib.sha256(store.read(entry.key)).digest())
-    return digest.hexdigest()
 
 
 def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:

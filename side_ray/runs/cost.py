@@ -21,7 +21,7 @@ from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
-from side_ray.runs.imported.opening import fetch_import
+from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
 from side_ray.surrogate.resnet import ResNet
 
@@ -54,17 +54,20 @@ def estimate(artifacts: Artifacts) -> Estimate:
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample,
-        classifier_evaluations=guided * _guided_steps(config),
+        classifier_evaluations=guided * _guided_steps(artifacts, shape),
         unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
 
 
-def _guided_steps(config: Config) -> int:
+def _guided_steps(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
     """Number of visited timesteps within the guidance interval."""
+    config = artifacts.config
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-    start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
+    if config.dpm.kind == "import":
+        schedule = _victim(artifacts, shape).schedule
+    start, end = (edge * schedule.config["num_train_timesteps"] for edge in config.extract.guidance_interval)
     visited = sampler_of(config.extract).visited_timesteps(schedule)
     return sum(start <= timestep < end for timestep in visited)
 
@@ -156,7 +159,8 @@ def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     if artifacts.dpm.done:
         return load_dpm(artifacts.dpm.fetch())
     if config.dpm.kind == "import":
-        return load_dpm(fetch_import(config, shape))
+        with imported(config, shape) as (_, model):
+            return model
     if made := made_from_members(config.dpm):
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)

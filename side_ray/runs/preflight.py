@@ -1,14 +1,17 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
+from typing import Any
+
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
-from side_ray.runs.imported.opening import fetch_import
+from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
 from side_ray.sources.pools import Description, describe
 from side_ray.sources.select import check_sizes
@@ -72,9 +75,8 @@ def check_places(config: Config) -> None:
 
 def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
     config = artifacts.config
-    with naming("extract.steps"):
-        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-        sampler_of(config.extract).visited_timesteps(schedule)
+    if config.dpm.kind != "import":
+        _check_steps(config, new_schedule(config.dpm.schedule, config.dpm.timesteps))
     if source is not None:
         height, width, channels = source.shape
         if config.dpm.kind == "train":
@@ -95,10 +97,19 @@ def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
         check_label_weights(config)
         if config.surrogate.teacher is not None:
             open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
-    if config.dpm.kind == "import" and not artifacts.dpm.done:
-        fetch_import(config, image_shape(artifacts))
+    if config.dpm.kind == "import":
+        if artifacts.dpm.done:
+            _check_steps(config, load_dpm(artifacts.dpm.fetch()).schedule)
+        else:
+            with imported(config, image_shape(artifacts)) as (_, model):
+                _check_steps(config, model.schedule)
     if config.control:
         _check_control(artifacts)
+
+
+def _check_steps(config: Config, schedule: Any) -> None:
+    with naming("extract.steps"):
+        sampler_of(config.extract).visited_timesteps(schedule)
 
 
 def _check_batch(config: Config) -> None:

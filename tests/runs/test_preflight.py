@@ -8,7 +8,7 @@ from side_ray.config.extract import GivenSection
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.errors import UserError
-from side_ray.runs.imported.opening import fetch_import
+from side_ray.runs.imported.opening import imported as opening
 from side_ray.runs.preflight import check_places
 from side_ray.storage import within
 from tests.audits import tiny_config
@@ -82,10 +82,15 @@ def test_places_are_compared_after_links_and_spelling(tmp_path, images):
 def test_a_model_of_another_shape_names_the_settings_that_mend_it(tmp_path, made, message):
     OptimalDpm(torch.zeros(1, *made), new_schedule()).save(tmp_path / "model")
     with pytest.raises(UserError, match=rf"^dpm\.path: .*{message}"):
-        fetch_import(config(tmp_path, "run", tmp_path).model_copy(update={"dpm": imported(tmp_path)}), (3, 8, 8))
+        opened(config(tmp_path, "run", tmp_path).model_copy(update={"dpm": imported(tmp_path)}), (3, 8, 8))
     OptimalDpm(torch.zeros(1, 3, 8, 8), new_schedule()).save(tmp_path / "digits")
     with pytest.raises(UserError, match=r"give a data\.source other than digits"):
-        fetch_import(tiny_config(tmp_path / "run", dpm__path=str(tmp_path / "digits")), (1, 8, 8))
+        opened(tiny_config(tmp_path / "run", dpm__path=str(tmp_path / "digits")), (1, 8, 8))
+
+
+def opened(config, shape):
+    with opening(config, shape):
+        pass
 
 
 def imported(tmp_path, **values):
@@ -97,4 +102,4 @@ def test_a_range_must_fit_the_models_channels(tmp_path):
     audit = config(tmp_path, "run", tmp_path)
     wrong = audit.model_copy(update={"dpm": imported(tmp_path, pixel_mean=[0.1, 0.2], pixel_std=[1, 1])})
     with pytest.raises(UserError, match=r"^dpm\.pixel_mean: .*2 numbers, the model 3 channels"):
-        fetch_import(wrong, (3, 8, 8))
+        opened(wrong, (3, 8, 8))

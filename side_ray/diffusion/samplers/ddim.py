@@ -44,6 +44,11 @@ class Ddim(Sampler):
             eps = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
             sigma = self.eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
             x = math.sqrt(then) * x0 + math.sqrt(max(1 - then - sigma**2, 0.0)) * eps
-            return x + sigma * normal().to(x.device) if sigma > 0 else x
+            added = self.added(schedule, sigma, now, then)
+            return x + added * normal().to(x.device) if sigma > 0 else x
 
         return advance
+
+    def added(self, schedule: "DDPMScheduler", sigma: float, now: float, then: float) -> float:
+        """Standard deviation of the noise that is added, from σ, ᾱ_t and ᾱ_s > ᾱ_t."""
+        return sigma
