@@ -53,14 +53,18 @@ def load_schedule(directory: Path) -> DDPMScheduler:
         raise UserError(f"{path}: prediction_type {config['prediction_type']!r} is not one of {', '.join(PREDICTIONS)}")
     if "prediction_type" not in config and config.get("predict_epsilon") is False:  # of early versions of diffusers
         config["prediction_type"] = "sample"
-    if config.get("rescale_betas_zero_snr"):
-        raise UserError(f"{path}: rescale_betas_zero_snr is not supported, since x₀ cannot be told from ε at zero SNR")
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    if zero_snr and config.get("prediction_type", "epsilon") == "epsilon":
+        raise UserError(
+            f"{path}: rescale_betas_zero_snr with prediction_type epsilon: x₀ cannot be told from ε at zero SNR"
+        )
     try:
         schedule = DDPMScheduler.from_config(config)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no valid scheduler config: {first_line(error)}") from error
     levels = alphas_cumprod(schedule)
-    if len(levels) != config["num_train_timesteps"] or not bool(((levels > 0) & (levels < 1)).all()):
+    positive = levels[:-1] if zero_snr else levels
+    if len(levels) != config["num_train_timesteps"] or not bool((positive > 0).all() and (levels < 1).all()):
         raise UserError(f"{path}: the betas must be num_train_timesteps values that keep every ᾱ_t strictly in (0, 1)")
     return schedule
 

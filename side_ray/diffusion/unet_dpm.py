@@ -11,25 +11,27 @@ from safetensors import SafetensorError
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
+from side_ray.diffusion.dpm import Denoised
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.noise_process import alpha_bar_at
+from side_ray.diffusion.processes import Schedule, VariancePreserving, load_process, process_of
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
 
 
 class UnetDpm:
-    """A `UNet2DModel` with its noise schedule; ε, v and x₀ prediction all come out as ε̂.
+    """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
 
     Args:
         unet: in eval mode. With 2·C output channels (learned variance) the first C are taken.
-        schedule: its `prediction_type` says what the U-Net outputs.
+        schedule: its noise process, which says what the U-Net outputs.
         condition: how often a class-conditional U-Net saw each class; by default all equally often.
 
     Raises:
         UserError: the U-Net's config has no image size, its channels do not fit, or its class embedding takes no class indices.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler, condition: Condition | None = None) -> None:
+    def __init__(self, unet: UNet2DModel, schedule: Schedule, condition: Condition | None = None) -> None:
         config = unet.config
         channels, size = config["in_channels"], config["sample_size"]
         sides = [size, size] if isinstance(size, int) else size
@@ -41,8 +43,10 @@ class UnetDpm:
             raise UserError(f"class_embed_type {config['class_embed_type']!r} is not supported, only num_class_embeds")
         self.unet = unet
         self.schedule = schedule
-        self.alphas_cumprod = alphas_cumprod(schedule)
-        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.process = process_of(schedule)
+        if isinstance(self.process, VariancePreserving):
+            self.alphas_cumprod = self.process.alphas_cumprod
+        self.num_train_timesteps = self.process.timesteps
         self.image_shape = (channels, *sides)
         self.num_classes: int | None = config["num_class_embeds"]
         self.codec: PixelCodec | None = None
@@ -58,11 +62,30 @@ class UnetDpm:
         return self
 
     @torch.no_grad()
+    def denoise(self, z_t: torch.Tensor, t: float, class_labels: torch.Tensor | None = None) -> Denoised:
+        """(ẑ₀, ε̂), float32 [B, C, H, W], for z_t float32 [B, C, H, W] at one time t of the process, without autograd.
+
+        Raises:
+            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
+        """
+        z_t, process = z_t.float(), self.process
+        signal, sigma = process.level(t)
+        if isinstance(process, VariancePreserving):
+            times = torch.full((len(z_t),), int(t), dtype=torch.int64, device=z_t.device)
+            if not process.zero_snr:
+                eps = self.eps(z_t, times, class_labels)
+                return (z_t - sigma * eps) / signal, eps
+            return process.leave(self._output(z_t, times, class_labels), z_t, signal, sigma)
+        entering, told = process.enter(z_t, sigma)
+        times = torch.full((len(z_t),), told, dtype=torch.float32, device=z_t.device)
+        return process.leave(self._output(entering, times, class_labels), z_t, signal, sigma)
+
+    @torch.no_grad()
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1, without autograd.
 
         Raises:
-            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
+            ValueError: as for `denoise`, or the noise process is not variance-preserving.
         """
         return self.differentiable_eps(x_t, t, class_labels)
 
@@ -76,12 +99,10 @@ class UnetDpm:
         Raises:
             ValueError: as for `eps`.
         """
-        if self.unet.training:
-            raise ValueError("the U-Net is in training mode: call .eval() before sampling")
-        if (class_labels is None) != (self.num_classes is None):
-            raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        if not isinstance(self.process, VariancePreserving):
+            raise ValueError("eps is for variance-preserving models: use denoise")
         x_t = x_t.float()
-        output = self.unet(x_t, t, class_labels=class_labels, return_dict=False)[0].float()[:, : self.image_shape[0]]
+        output = self._output(x_t, t, class_labels)
         prediction = self.schedule.config["prediction_type"]
         if prediction == "epsilon":
             return output
@@ -90,6 +111,14 @@ class UnetDpm:
         if prediction == "v_prediction":
             return signal * output + sigma * x_t
         return (x_t - signal * output) / sigma
+
+    def _output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
+        if self.unet.training:
+            raise ValueError("the U-Net is in training mode: call .eval() before sampling")
+        if (class_labels is None) != (self.num_classes is None):
+            raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        output: torch.Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
+        return output.float()[:, : self.image_shape[0]]
 
 
 def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDpm:
@@ -109,7 +138,7 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
             f"{directory} has a U-Net and no scheduler_config.json, like a training's checkpoint: put that of the finished "
             "pipeline into it as scheduler/scheduler_config.json"
         )
-    schedule = load_schedule(directory / layout.scheduler)
+    schedule = load_process(directory / layout.scheduler)
     classes = unet.config["num_class_embeds"]
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 

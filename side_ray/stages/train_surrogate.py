@@ -70,7 +70,7 @@ class StudentRecipe(Recipe):
         self.pixels = on_device(images, device)
         self.teacher, self.device = torch.from_numpy(teacher).to(device), device
         self.trained_on = len(images) - held
-        self.view = view.to(device)
+        self.view = view
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
         self.module: nn.Module = ResNet.from_section(

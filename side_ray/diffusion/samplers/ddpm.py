@@ -1,6 +1,7 @@
 """Ancestral sampling of DDPM (Ho, Jain & Abbeel 2020)."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from side_ray.config.base import Section
@@ -8,7 +9,7 @@ from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
+    from side_ray.diffusion.processes import Schedule
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 
@@ -26,13 +27,13 @@ class Ddpm(Ddim):
     def eta(self) -> float:
         return 1.0
 
-    def visited_timesteps(self, schedule: "DDPMScheduler") -> list[int]:
-        variance = schedule.config["variance_type"]
+    def visited_timesteps(self, schedule: "Schedule") -> Sequence[float]:
+        variance = schedule.config.get("variance_type", VARIANCES[0])
         if variance not in VARIANCES:
             raise UserError(
                 f"extract.sampler: {self.name} cannot sample a model with variance_type {variance!r}; use ddim or dpmsolver++"
             )
         return super().visited_timesteps(schedule)
 
-    def added(self, schedule: "DDPMScheduler", sigma: float, now: float, then: float) -> float:
+    def added(self, schedule: "Schedule", sigma: float, now: float, then: float) -> float:
         return math.sqrt(1 - now / then) if schedule.config["variance_type"].startswith("fixed_large") else sigma

@@ -78,7 +78,7 @@ def test_a_classifier_sees_pixels_with_the_models_noise(digits):
     eps = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = codec.decode(noisy(codec.encode(x0), t, eps, dpm.alphas_cumprod))
     torch.testing.assert_close(view.noised(x0, t, eps), expected)
-    plain = View(dpm.alphas_cumprod, None)
+    plain = View(dpm.process, None)
     assert torch.equal(plain.noised(x0, t, eps), noisy(x0, t, eps, dpm.alphas_cumprod))
 
 
