@@ -85,6 +85,20 @@ class DpmSection(Training, OpenSection):
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
     condition_classes: Classes = omitted_by_default(10)
     """Classes of condition random."""
+    pixel_range: tuple[Real, Real] | None = omitted_by_default(None)
+    """The values that black and white have in an imported model: [-1, 1], the default, [0, 1], [0, 255], …"""
+    pixel_mean: Annotated[list[Real], Field(min_length=1)] | None = omitted_by_default(None)
+    """In place of `pixel_range`: what the model's training subtracted from pixels in [0, 1], for each channel or for all."""
+    pixel_std: Annotated[list[Positive], Field(min_length=1)] | None = omitted_by_default(None)
+    """With `pixel_mean`: what it then divided them by."""
+    variant: str | None = omitted_by_default(None)
+    """Which weights of an imported pipeline, where it has several: `fp16`, for example."""
+    weights: Literal["model", "ema"] = omitted_by_default("model")
+    """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
+    null_class: Whole | None = omitted_by_default(None)
+    """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it."""
+    check: bool = omitted_by_default(True)
+    """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 
     @property
     def denoiser(self) -> str | None:
@@ -100,7 +114,9 @@ class DpmSection(Training, OpenSection):
             for name in options.model_fields
             if name not in trained
         }
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", *others})
+        return self.model_dump(
+            mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", "check", *others}
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +131,20 @@ class DpmSection(Training, OpenSection):
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
+        for name in ("pixel_range", "pixel_mean", "pixel_std", "variant", "weights", "null_class"):
+            if self.kind != "import" and getattr(self, name) not in (None, "model"):
+                raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
+        if self.pixel_range is not None and self.pixel_range[0] == self.pixel_range[1]:
+            raise ValueError(
+                "dpm.pixel_range: black and white have the same value; give the model's own [black, white]"
+            )
+        if (self.pixel_mean is None) != (self.pixel_std is None):
+            raise ValueError("dpm.pixel_mean: goes with dpm.pixel_std; give both")
+        if self.pixel_mean is not None and self.pixel_std is not None:
+            if self.pixel_range is not None:
+                raise ValueError("dpm.pixel_range: is given by dpm.pixel_mean and dpm.pixel_std too; drop one of them")
+            if len(self.pixel_mean) != len(self.pixel_std):
+                raise ValueError("dpm.pixel_std: must have as many numbers as dpm.pixel_mean")
         if self.kind != "train" and self.condition != "none":
             raise ValueError(
                 f"dpm.condition: {self.condition} is for training; an imported model has its own condition; drop it"

@@ -21,8 +21,9 @@ from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
+from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
-from side_ray.runs.preflight import fetch_import, schedule_of
+from side_ray.runs.preflight import schedule_of
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -156,7 +157,8 @@ def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     if artifacts.dpm.done:
         return load_dpm(artifacts.dpm.fetch())
     if config.dpm.kind == "import":
-        return load_dpm(fetch_import(config, shape))
+        with imported(config, shape) as (_, model):
+            return model
     if made := made_from_members(config.dpm):
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)

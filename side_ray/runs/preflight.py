@@ -1,7 +1,6 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
@@ -15,11 +14,12 @@ from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
+from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
-from side_ray.storage import open_store, within
+from side_ray.storage import within
 from side_ray.surrogate.encoders import open_teacher
 
 
@@ -158,7 +158,8 @@ def schedule_of(artifacts: Artifacts) -> DDPMScheduler:
         return new_schedule(config.dpm.schedule, config.dpm.timesteps)
     if artifacts.dpm.done:
         return load_dpm(artifacts.dpm.fetch()).schedule
-    return load_dpm(fetch_import(config, image_shape(artifacts))).schedule
+    with imported(config, image_shape(artifacts)) as (_, model):
+        return model.schedule
 
 
 def _check_batch(config: Config) -> None:
@@ -184,25 +185,6 @@ def _check_control(artifacts: Artifacts) -> None:
     if len(counts) == (1 if config.data.holdout_path is None else 2):
         with naming("control.members"):
             check_enough(other.config.data, counts, inventory(other.pools, counts, [[]] * len(counts)))
-
-
-def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """Local directory of the imported pipeline, after a check that its images have `shape` (C, H, W).
-
-    Raises:
-        UserError: it cannot be opened, or its images have another shape.
-    """
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    directory = store.fetch_dir("")
-    with naming("dpm.path"):
-        made = tuple(load_dpm(directory).image_shape)
-    if made != shape:
-        raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
-            "model was trained on"
-        )
-    return directory
 
 
 def check_given(artifacts: Artifacts) -> None:

@@ -1,5 +1,6 @@
 """diffusers' U-Net, trained here or imported as a pipeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from side_ray.config.base import Count, Section, Share
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.denoisers.base import ModelKind
+from side_ray.diffusion.denoisers.layout import INDEX, NETWORKS, Layout, check_alone
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +63,16 @@ class Unet(ModelKind):
     def recognizes(cls, directory: Path) -> bool:
         from side_ray.diffusion.files import read_json
 
-        if (directory / "model_index.json").exists() or (directory / "unet").is_dir():
+        if any((directory / name).exists() for name in (INDEX, *NETWORKS)):
             return True
         path = directory / "config.json"
         return path.exists() and "kind" not in read_json(path)
+
+    @classmethod
+    def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
+        if INDEX not in names:
+            check_alone(name.split("/")[0] for name in names if "/" in name)
+        return list(Layout.of(names, dpm.variant, dpm.weights == "ema").files)
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":
