@@ -11,7 +11,7 @@ from side_ray.config.data import DataSection
 from side_ray.config.dpm import DpmSection
 from side_ray.config.extract import ExtractSection, GivenSection
 from side_ray.config.score import ScoreSection
-from side_ray.config.studies import ControlSection, SweepSection, TheorySection
+from side_ray.config.studies import ControlSection, PrivacySection, SweepSection, TheorySection
 from side_ray.config.surrogate import SurrogateSection
 
 
@@ -51,6 +51,7 @@ class Config(Section):
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()
+    privacy: PrivacySection = PrivacySection()
     control: ControlSection | None = omitted_by_default(None)
     sweep: SweepSection = SweepSection()
 

@@ -12,6 +12,7 @@ from side_ray.errors import UserError, naming
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
 from side_ray.similarity import similarity_of
+from side_ray.sources.canaries import read_plan
 from side_ray.sources.pools import Description, describe
 from side_ray.sources.select import check_sizes
 from side_ray.statistics.bands import Bands
@@ -39,6 +40,8 @@ def preflight(artifacts: Artifacts) -> None:
         check_given(artifacts)
     else:
         _check_dpm(artifacts, source)
+    if config.privacy.canaries is not None:
+        read_plan(config.privacy.canaries)
     artifacts.run.store.check()
 
 
