@@ -16,6 +16,7 @@ from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, im
 from side_ray.runs.control import control_artifacts
 from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
+from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
@@ -61,6 +62,8 @@ class _Checks:
             yield lambda: check_given(self.artifacts)
         else:
             yield from (self.dpm, self.surrogate, self.steps)
+        if self.config.privacy.canaries is not None:
+            yield self.canaries
         yield self.score
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
@@ -112,6 +115,9 @@ class _Checks:
         if self.schedule is not None:
             with naming("extract.steps"):
                 sampler_of(self.config.extract).visited_timesteps(self.schedule)
+
+    def canaries(self) -> None:
+        read_plan(str(self.config.privacy.canaries))
 
     def score(self) -> None:
         Bands.make(self.config.score.bands, similarity_of(self.config.score))
