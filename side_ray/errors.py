@@ -9,9 +9,33 @@ LONGEST_LINE = 400
 MOST_LINES = 20
 
 
+CREDENTIALS = re.compile(
+    # A user before the host; or a user and a password with slashes in it, which is no host and port.
+    r"(?:(?<=://)|(?<=^//)|(?<=[\s'\"=(\[]//))(?:[^/\s]+@|[^/\s:@\[]+:(?!\d+(?:/|$))\S*@)"
+    # Signatures and tokens in the query of a URL.
+    r"|(?<=[?&])((?:[\w.-]*(?:signature|token|secret|password|credential|accesskey)[\w.-]*|sig)=)[^&\s]+",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What is secret in URLs."""
+
+
 def masked(text: str) -> str:
-    """The text without users and passwords in URLs."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+    """The text without users, passwords, signatures and tokens in URLs."""
+    return CREDENTIALS.sub(lambda found: f"{found[1]}***" if found[1] else "***@", text)
+
+
+def check_credentials(text: str, where: str | None = None) -> None:
+    """Raise UserError if a text is a URL with credentials, or holds one: it would be written to files.
+
+    Args:
+        where: the config key, or what the text is.
+    """
+    if CREDENTIALS.search(text):
+        raise UserError(
+            "holds credentials in a URL, which would be written to files; give them in the environment, for S3 as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            where,
+        )
 
 
 def bounded(message: str) -> str:

@@ -49,7 +49,7 @@ LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 class Section(BaseModel):
     """A frozen section of the config that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def omitted_by_default(default: Any) -> Any:
@@ -69,7 +69,7 @@ class OpenSection(Carrier, Section):
     `shared_options`. `section.options(Item.Options)` is the typed view of an item's keys.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     registries: ClassVar[tuple[str, ...]]
     """Keys `section.name` of the registries whose items add to this section."""

@@ -28,6 +28,10 @@ class ReportSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("report.sections",)
 
     title: str = "Memorization audit"
+    redact: Literal["none", "blur", "omit"] = "none"
+    """What is done to the images of the page, training images and samples alike: `blur`, or `omit` to leave them out."""
+    pdf: bool = True
+    """Whether the page is also printed to `report.pdf`, where Chromium or Chrome is installed."""
 
 
 class StorageSection(Section):
@@ -65,6 +69,8 @@ class ClusterSection(Section):
     def _ordered(self) -> Self:
         if not isinstance(self.train_workers, int) and self.train_workers[0] > self.train_workers[1]:
             raise ValueError(f"cluster.train_workers: [least, most] with least ≤ most, not {list(self.train_workers)}")
+        if "@" in (self.address or ""):
+            raise ValueError("cluster.address: holds credentials; give host:port, and a token as RAY_AUTH_TOKEN")
         if self.actors[0] > self.actors[1]:
             raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
         if self.gpus > 1 and self.gpus % 1:

@@ -16,6 +16,8 @@ KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
 """The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
+MOST_TIMESTEPS = 100_000
+"""The longest noise schedule, in a config or imported."""
 
 
 class Training(Section):
@@ -77,7 +79,7 @@ class DpmSection(Training, OpenSection):
     path: str | None = None
     """Local directory or s3:// URI of a model, for example a diffusers pipeline; giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    timesteps: Annotated[int, Field(strict=True, ge=2, le=100_000)] = 1000
+    timesteps: Annotated[int, Field(strict=True, ge=2, le=MOST_TIMESTEPS)] = 1000
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     condition: Literal["none", "labels", "random", "unique"] = omitted_by_default("none")
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""

@@ -70,3 +70,5 @@ class GivenSection(Section):
 
     samples: Annotated[str, Field(min_length=1)]
     """Where they are: a folder of images, a zip archive, or Parquet with a column `image`; local or s3://bucket/prefix."""
+    image_column: str | None = omitted_by_default(None)
+    """In Parquet and Arrow, the column of images where there are several and none is called `image`."""

@@ -12,12 +12,11 @@ from pydantic import ValidationError
 
 from side_ray.config import Config
 from side_ray.config.base import explained
-from side_ray.errors import UserError, first_line
+from side_ray.errors import UserError, check_credentials, first_line, masked
 
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 100_000
 DEEPEST = 30
-_CREDENTIALS = re.compile(r"\w://[^/\s]*@")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -139,7 +138,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except UserError as error:
         fault = error.message.removeprefix("override: ")
         raise UserError(
-            f"override {override[:120]!r}: {fault}; quote the value for the shell, as in 'extract.lambdas=[0, 5]'"
+            f"override {masked(override)[:120]!r}: {fault}; quote the value for the shell, as in 'extract.lambdas=[0, 5]'"
         ) from None
     target = values
     for key in keys[:-1]:
@@ -170,13 +169,13 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or first_line(error)).split())
+        problem = masked(" ".join(str(getattr(error, "problem", None) or first_line(error)).split()))
         raise UserError(f"{where}: {place}not valid YAML ({problem[:160]}); correct it") from None
     except RecursionError:
         raise UserError(f"{where}: is nested too deeply; correct it") from None
     # The library's constructors of tagged values (`!!int x`) raise anything.
     except Exception as error:
-        raise UserError(f"{where}: not valid YAML ({first_line(error)[:160]}); correct it") from None
+        raise UserError(f"{where}: not valid YAML ({masked(first_line(error))[:160]}); correct it") from None
     _check_plain(value, where, "")
     return value
 
@@ -220,8 +219,4 @@ def check_text(text: str, where: str) -> None:
         raise UserError(f"{where}: holds control characters; remove them")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{where}: is not UTF-8; rename the file or folder")
-    if _CREDENTIALS.search(text):
-        raise UserError(
-            f"{where}: holds credentials in a URL, which would be written to files; give them in the environment, for S3 as "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+    check_credentials(text, where)

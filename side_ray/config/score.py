@@ -66,4 +66,5 @@ class ScoreSection(OpenSection):
 
     def settings(self) -> dict[str, Any]:
         """What the values and the stored neighbours depend on: it goes into the fingerprint of the scores."""
-        return self.model_dump(mode="json", include={"similarity", "neighbors", *self.item_keys("score.similarity")})
+        own = self.item_keys("score.similarity") - self.item("score.similarity").unhashed_keys
+        return self.model_dump(mode="json", include={"similarity", "neighbors", *own})

@@ -18,7 +18,10 @@ class SurrogateSection(Section):
     """Features that are clustered: pixel values, a classifier's penultimate layer, SSCD descriptors, or a CLIP image
     encoder's."""
     encoder: str | None = omitted_by_default(None)
-    """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: TorchScript or ONNX."""
+    """Local path of the encoder of features sscd (by default `score.checkpoint`) or clip: ONNX, or
+    TorchScript with `trust_encoder`."""
+    trust_encoder: bool = omitted_by_default(False)
+    """Run an encoder in TorchScript, a program that can read and write files: only from a place that you trust."""
     teacher: str | None = omitted_by_default(None)
     """Local path of a classifier's weights in torchvision's layout (resnet18 or resnet34; safetensors, or a state dict as
     torch saves it), used instead of training one on the members' labels."""
@@ -50,9 +53,11 @@ class SurrogateSection(Section):
             raise ValueError(f"surrogate.features: is for surrogate.labels cluster, not {self.labels}; drop it")
         if self.encoder is not None and self.features not in ("sscd", "clip"):
             raise ValueError("surrogate.encoder: goes with surrogate.features sscd or clip; give one, or drop it")
+        if self.trust_encoder and self.encoder is None:
+            raise ValueError("surrogate.trust_encoder: goes with surrogate.encoder; give one, or drop it")
         if self.features == "clip" and self.encoder is None:
             raise ValueError(
-                "surrogate.encoder: features clip need the path of a CLIP image encoder (TorchScript or ONNX)"
+                "surrogate.encoder: features clip need the path of a CLIP image encoder (ONNX or TorchScript)"
             )
         if self.teacher is not None and self.labels != "classifier" and self.features != "teacher":
             raise ValueError("surrogate.teacher: goes with surrogate.labels classifier or surrogate.features teacher")

@@ -6,6 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from side_ray.config.dpm import MOST_TIMESTEPS
 from side_ray.diffusion.files import read_json
 from side_ray.errors import UserError, first_line
 
@@ -37,7 +38,8 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
 def load_schedule(directory: Path) -> DDPMScheduler:
     """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
 
-    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from it.
+    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from
+    it. Early diffusers wrote `predict_epsilon` instead of the prediction type: false means x₀, which it calls `sample`.
 
     Args:
         directory: the directory that holds `scheduler_config.json`.
@@ -49,10 +51,17 @@ def load_schedule(directory: Path) -> DDPMScheduler:
     config = read_json(path)
     if "num_train_timesteps" not in config or not ("beta_schedule" in config or config.get("trained_betas")):
         raise UserError(f"{path} has no variance-preserving noise schedule (num_train_timesteps and beta_schedule)")
+    if "predict_epsilon" in config:
+        old = "epsilon" if config.pop("predict_epsilon") else "sample"
+        if config.setdefault("prediction_type", old) != old:
+            raise UserError(
+                f"{path}: prediction_type {config['prediction_type']!r} contradicts predict_epsilon; drop one"
+            )
+    timesteps = config["num_train_timesteps"]
+    if not isinstance(timesteps, int) or not 2 <= timesteps <= MOST_TIMESTEPS:
+        raise UserError(f"{path}: num_train_timesteps must be a number from 2 to {MOST_TIMESTEPS:,}, not {timesteps!r}")
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         raise UserError(f"{path}: prediction_type {config['prediction_type']!r} is not one of {', '.join(PREDICTIONS)}")
-    if "prediction_type" not in config and config.get("predict_epsilon") is False:  # of early versions of diffusers
-        config["prediction_type"] = "sample"
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     if zero_snr and config.get("prediction_type", "epsilon") == "epsilon":
         raise UserError(

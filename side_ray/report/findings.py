@@ -172,17 +172,15 @@ def headline(metrics: Metrics) -> str:
 
 
 def explanation(metrics: Metrics) -> list[str]:
-    """What found most, what the words of the headline mean, and the matches with images that the model never saw."""
+    """The matches of the condition that found most, beside those with images that the model never saw."""
     criterion = main_criterion(metrics)
     condition = headline_condition(metrics, criterion) if criterion else None
     if criterion is None or condition is None:
         return []
-    lines = [line for line in (sentences.comparison(metrics), sentences.meaning(metrics)) if line]
     band, name = criterion.of(condition), wording.condition_name(condition)
     assert band is not None
-    lines.append(
-        f"{_within(metrics, criterion)} Of {name}, {wording.count(band['ams_count'])} of {wording.count(condition['n'])} match."
-    )
+    matches = f"{wording.count(band['ams_count'])} of {wording.count(condition['n'])}"
+    lines = [f"{_within(metrics, criterion)} {name}: {matches} samples match."]
     if band.get("holdout_count") is not None:
         ci = f", 95% interval {wording.interval(band['holdout_ci'])}" if band.get("holdout_ci") else ""
         lines[-1] += (

@@ -1,6 +1,5 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
+from side_ray.similarity.weights import checked_kind
+from side_ray.similarity.weights import digest as digest_of_weights
 from side_ray.sources.base import Source, newest_of
 from side_ray.sources.pools import describe, open_pools, open_samples, shape_by_config, transform_of
 from side_ray.sources.reading.files import earlier_identity
@@ -20,16 +21,8 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "strata": 1, "hits": 1}
-VERSIONS |= {
-    "report": 2,
-    "theory": 1,
-    "twins": 1,
-    "control": 1,
-    "control_samples": 1,
-    "control_scores": 1,
-    "sweep": 1,
-    "check": 1,
-}
+VERSIONS |= {"report": 3, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS |= {"check": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -118,7 +111,7 @@ class Artifacts:
     def given(self) -> Source:
         """The source of the given samples, which take the place of a DPM."""
         assert self.config.given is not None
-        return open_samples(self.config.given.samples, self.config.storage)
+        return open_samples(self.config.given.samples, self.config.storage, self.config.given.image_column)
 
     @cached_property
     def synthetic(self) -> ShardSet:
@@ -128,7 +121,8 @@ class Artifacts:
 
     @cached_property
     def surrogate(self) -> Artifact:
-        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", "encoder", "teacher"})
+        paths = {"encoder", "trust_encoder", "teacher"}
+        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", *paths})
         weights = [_file_hash(key, path) for key, path in self.config.label_weights.items()]
         if self.config.surrogate.features == "sscd":
             weights.append(self.config.score.option("preprocessing"))
@@ -247,8 +241,10 @@ class Artifacts:
 
     @cached_property
     def _given(self) -> list[Any]:
-        transform = transform_of(self.config.data).settings()
-        return ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        assert self.config.given is not None
+        transform, column = transform_of(self.config.data).settings(), self.config.given.image_column
+        settings = ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        return [*settings, column] if column else settings
 
     @property
     def _precision(self) -> str:
@@ -276,16 +272,18 @@ def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
 
 
 def check_label_weights(config: Config) -> None:
-    """Check that the weight files used for the surrogate's labels can be read. Raises UserError if one cannot."""
+    """Check that the weight files used for the surrogate's labels can be read, and are trusted. Raises UserError if not."""
     for key, path in config.label_weights.items():
-        _file_hash(key, path)
+        if key == "surrogate.teacher":
+            _file_hash(key, path)
+        else:
+            checked_kind(Path(path), key, config.trusts(key))
 
 
 def _file_hash(key: str, path: str) -> str:
     """SHA-256 of a weight file, because other weights at the same path make other labels."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_weights(Path(path))
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
 

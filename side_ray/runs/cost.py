@@ -15,6 +15,7 @@ from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
@@ -23,6 +24,7 @@ from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
+from side_ray.runs.preflight import schedule_of
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -54,22 +56,20 @@ def estimate(artifacts: Artifacts) -> Estimate:
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample,
-        classifier_evaluations=guided * _guided_steps(artifacts, shape),
+        classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
 
 
-def _guided_steps(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
-    """Number of visited timesteps within the guidance interval."""
-    config = artifacts.config
-    schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-    if config.dpm.kind == "import":
-        schedule = _victim(artifacts, shape).schedule
-    start, end = (edge * schedule.config["num_train_timesteps"] for edge in config.extract.guidance_interval)
-    visited = sampler_of(config.extract).visited_timesteps(schedule)
-    return sum(start <= timestep < end for timestep in visited)
+def _guided_steps(artifacts: Artifacts) -> int:
+    """Number of visited timesteps at which the classifier guides."""
+    extract, schedule = artifacts.config.extract, schedule_of(artifacts)
+    process = process_of(schedule)
+    start, end = (edge * process.timesteps for edge in extract.guidance_interval)
+    visited = sampler_of(extract).visited_timesteps(schedule)
+    return sum(start <= time < end and process.level(time)[0] >= process.guided_from for time in visited)
 
 
 def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:

@@ -43,6 +43,8 @@ class Similarity(ABC):
 
     path_keys: ClassVar[frozenset[str]] = frozenset()
     """Those of its keys that are paths of weights, whose content the values depend on."""
+    unhashed_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those that change no value, and are in no fingerprint."""
 
     @classmethod  # noqa: B027 (most need no check)
     def check_section(cls, section: Any) -> None:

@@ -33,7 +33,7 @@ from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_ta
 from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import groups as groups_of
 from side_ray.similarity.duplicates import near_pairs, thumbnails
-from side_ray.sources.inventory import LEFT_OUT, inventory, reasons, told
+from side_ray.sources.inventory import LEFT_OUT, check_enough, inventory, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.published.digits import load_digits
 from side_ray.sources.select import (
@@ -43,7 +43,6 @@ from side_ray.sources.select import (
     Chosen,
     Split,
     capped,
-    check_sizes,
     choose,
     split_indices,
     without_near,
@@ -208,15 +207,7 @@ class _Preparation:
             changes = {"members": min(self.data.members, members), "holdout": min(self.data.holdout, unseen // 2)}
             self.data = self.data.model_copy(update=changes) if gone and members else self.data
             return
-        try:
-            check_sizes(self.data, *pools)
-        except UserError as error:
-            if not gone:
-                raise
-            why = "; ".join(reasons(row) for row in self.sources if row["left_out"]) or "duplicates or data.per_class"
-            raise UserError(
-                f"{error.message.rpartition(';')[0]}. Left out were {why}: restore these", error.key
-            ) from None
+        check_enough(self.data, pools, self.sources, "duplicates or data.per_class" if gone else "")
 
     def _list_units(self) -> None:
         columns: dict[str, list[Any]] = {"unit": [], "pool": [], "content": []}

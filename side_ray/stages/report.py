@@ -1,6 +1,7 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -9,22 +10,25 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
-from side_ray.errors import Damaged
+from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
-from side_ray.images import encode_png
+from side_ray.execution.session import machine
 from side_ray.report import findings
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
-from side_ray.report.sections.gallery import GalleryOptions
+from side_ray.report.sections.pairs.explorer import ExplorerOptions
+from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
+from side_ray.results.pairs import report_pairs
+from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_groups, read_labels, read_split
+from side_ray.runs.dataset import pixels_digest, read_groups, read_labels
 from side_ray.runs.plan import Condition
-from side_ray.runs.run import PAGE
+from side_ray.runs.run import PAGE, PDF
 from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
-from side_ray.runs.shards import ShardSet
+from side_ray.runs.status import spent
 from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
@@ -75,10 +79,12 @@ def report(audit: Audit) -> None:
         figures = build_figures(metrics, curves=_curves(artifacts), values=values)
         for figure in figures:
             target.write(f"figures/{figure.name}.svg", figure.svg.encode())
-        gallery = _gallery(artifacts, scores)
-        page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
+        gallery, pairs = _pairs(artifacts, metrics, scores, q_values)
+        config = audit.config.model_dump(mode="json")
+        page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
         target.write("index.html", page.encode())
         target.store.write(PAGE, page.encode())
+        _print(audit, page)
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
     else:
@@ -86,6 +92,19 @@ def report(audit: Audit) -> None:
         if not target.store.exists(PAGE) or target.store.read(PAGE) != newest:
             target.store.write(PAGE, newest)
     audit.run.point_latest(report=target.key)
+
+
+def _print(audit: Audit, page: str) -> None:
+    """Write `report.pdf`, or remove that of an earlier report."""
+    store = audit.run.store
+    if audit.config.report.pdf and chromium():
+        try:
+            store.write(PDF, print_pdf(page))
+            return
+        except UserError as error:
+            audit.reporter.warn(f"{PDF} is not made: {error}")
+    if store.exists(PDF):
+        store.delete(PDF)
 
 
 def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
@@ -132,6 +151,20 @@ def _extracted(
         row["q_value"] = None if q_values is None else float(q_values[row["train_id"]])
         row["seed"] = None if given else sample_seed(artifacts.config.run.seed, "extract", number)
     return pa.Table.from_pylist(rows, EXTRACTED)
+
+
+def _pairs(
+    artifacts: Artifacts,
+    metrics: dict[str, Any],
+    scores: dict[Condition, ConditionScores],
+    q_values: np.ndarray | None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The pairs that the page shows, see `report_pairs`."""
+    criterion, options = findings.main_criterion(metrics), artifacts.config.report
+    assert criterion is not None
+    within = {each: criterion.includes(found.best) for each, found in scores.items()}
+    closest, most = options.options(GalleryOptions).gallery, options.options(ExplorerOptions).pairs
+    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
@@ -204,6 +237,10 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "artifacts": artifacts.run.latest(),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
+        "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": spent(artifacts.run.store),
+        "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
 
@@ -269,47 +306,3 @@ def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
     if surrogate.child("student").done:
         curves.append({"stage": "clusters", **_found_labels(artifacts)})
     return curves
-
-
-def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
-    """The best matches of each method, at most one per training image, with both images as PNG."""
-    config = artifacts.config
-    closest_first = -1 if SIMILARITIES[config.score.similarity].larger_is_closer else 1
-    limit = config.report.options(GalleryOptions).gallery
-    found: dict[str, list[tuple[float, Condition, int, int]]] = {}
-    for each, result in scores.items():
-        order = np.argsort(closest_first * result.best, kind="stable")
-        _, first = np.unique(result.best_id[order], return_index=True)
-        best = order[np.sort(first)][:limit]
-        found.setdefault(each.method, []).extend(
-            (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
-        )
-    members = read_split(artifacts.run.store, artifacts.prepare.key, "member")
-    groups = read_groups(artifacts.run.store, artifacts.prepare.key, "member", len(members))
-    items = []
-    for matches in found.values():
-        seen: set[int] = set()
-        for value, each, sample_id, train_id in sorted(matches, key=lambda match: (closest_first * match[0], match[2])):
-            if train_id in seen or len(seen) == limit:
-                continue
-            seen.add(train_id)
-            label = None if members.labels is None else int(members.labels[train_id])
-            items.append(
-                {
-                    "method": each.method,
-                    "lambda": each.scale,
-                    "train_id": train_id,
-                    "group_size": int(groups.sizes(np.array(train_id))),
-                    "sample_id": sample_id,
-                    "value": value,
-                    "label": label,
-                    "train_png": encode_png(members.images[train_id]),
-                    "sample_png": _sample_png(artifacts.samples(each), sample_id),
-                }
-            )
-    return items
-
-
-def _sample_png(samples: ShardSet, sample_id: int) -> bytes:
-    shard, row = divmod(sample_id, samples.rows)
-    return samples.read(shard, ["image"]).column("image")[row]["bytes"].as_py()

@@ -11,6 +11,7 @@ from side_ray.similarity import SIMILARITIES
 class Reading(PageSection):
     heading = "How to read the numbers"
     contents = "How to read"
+    folded = True
 
     def values(self, data: PageData) -> dict[str, Any]:
         similarity = data.metrics["similarity"]
