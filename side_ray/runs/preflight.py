@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import Schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
@@ -51,7 +51,7 @@ class _Checks:
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts, self.config = artifacts, artifacts.config
         self.source: Description | None = None
-        self.schedule: DDPMScheduler | None = None
+        self.schedule: Schedule | None = None
 
     def in_order(self) -> Iterator[Callable[[], None]]:
         """Those of `prepare` first."""
@@ -154,8 +154,8 @@ def check_places(config: Config) -> None:
             raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
 
 
-def schedule_of(artifacts: Artifacts) -> DDPMScheduler:
-    """The noise schedule of the DPM: that of the config, or the imported model's own.
+def schedule_of(artifacts: Artifacts) -> Schedule:
+    """The noise process of the DPM: that of the config, or the imported model's own.
 
     Raises:
         UserError: the imported model cannot be opened.
