@@ -12,7 +12,7 @@ from side_ray.config import Config
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import mending
+from side_ray.execution.repair import check_finished, mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
@@ -88,6 +88,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))
+        check_finished(audit)
     began = time.monotonic()
     run_steps(audit, [step.stage for step in steps(config, last)])
     try:

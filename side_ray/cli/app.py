@@ -8,7 +8,7 @@ import side_ray
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 stopped for a reason outside the config, finished work is kept; 2 wrong arguments or config; "
-    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 interrupted."
+    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 or 143 stopped by SIGINT or SIGTERM."
 )
 app = typer.Typer(
     no_args_is_help=True,

@@ -129,7 +129,8 @@ def check_places(config: Config) -> None:
         del paths["dpm.path"]
     if config.given:
         paths["given.samples"] = config.given.samples
-    places = {key: path for key, path in paths.items() if path}
+    # A pattern with ** finds files at any depth.
+    places = {key: path.partition("/**")[0] for key, path in paths.items() if path}
     for key, path in places.items():
         if within(run, path):
             raise UserError(
