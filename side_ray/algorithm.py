@@ -16,7 +16,7 @@ from side_ray.execution.repair import mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
-from side_ray.runs.status import record
+from side_ray.runs.status import record, spend
 from side_ray.stages.control import control
 from side_ray.stages.extract import extract
 from side_ray.stages.import_samples import import_samples
@@ -106,7 +106,10 @@ def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
     """
 
     def run() -> None:
-        for stage in stages:
+        for number, stage in enumerate(stages, 1):
+            audit.reporter.step(number, len(stages), stage.__name__)
+            began = time.monotonic()
             stage(audit)
+            spend(audit.run.store, stage.__name__, time.monotonic() - began)
 
     mending(audit, run)

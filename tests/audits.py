@@ -20,6 +20,7 @@ def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
     """Values of digits_tiny.yaml, an audit of some seconds, with `changes` given as section__key=value or section={…}."""
     values: dict[str, Any] = yaml.safe_load(TINY.read_text())
     values["run"] = {"uri": uri, "seed": 3}
+    values["report"] = {"pdf": False, "figures": False, **values.get("report", {})}
     # Does not divide the shard size, so that batches are padded.
     values["extract"]["batch_size"] = 30
     for name, value in changes.items():

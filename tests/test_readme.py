@@ -137,6 +137,14 @@ def test_compare(small_run, tmp_path):
     assert "no difference shown" in (tmp_path / "comparison.html").read_text()
 
 
+@pytest.mark.long
+def test_export(small_run, tmp_path):
+    arguments = [small_run if each.startswith("runs/") else each for each in of_verb("export")]
+    result = side_ray("export", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["croissant.json", "memorization.md"]
+
+
 def test_python(small_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = [block for language, block in BLOCKS if language == "python"]

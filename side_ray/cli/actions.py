@@ -21,6 +21,10 @@ STUDIES = {"theory": "side_ray.studies.theory:run_theory", "twins": "side_ray.st
 """Studies by verb: `module:function`, a function of a config and a reporter that returns lines for the terminal."""
 
 
+OPTIONS: dict[str, Any] = {}
+"""Arguments of the reporter, from the options before the verb."""
+
+
 @contextmanager
 def _reporter() -> Iterator["Reporter"]:
     """Yield a reporter; shut down Ray at the end."""
@@ -28,7 +32,7 @@ def _reporter() -> Iterator["Reporter"]:
     from side_ray.execution.session import own_ray
 
     with own_ray():
-        yield Reporter()
+        yield Reporter(**OPTIONS)
 
 
 def print_table(table: Any) -> None:

@@ -28,6 +28,12 @@ class ReportSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("report.sections",)
 
     title: str = "Memorization audit"
+    redact: Literal["none", "blur", "omit"] = "none"
+    """What is done to the images of the page, training images and samples alike: `blur`, or `omit` to leave them out."""
+    pdf: bool = True
+    """Whether the page is also printed to `report.pdf`, where Chromium or Chrome is installed."""
+    figures: bool = True
+    """Whether figures are also written as PNG and PDF, and their data as CSV."""
 
 
 class StorageSection(Section):

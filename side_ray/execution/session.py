@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import secrets
 import sys
 import warnings
@@ -55,6 +56,24 @@ def ensure_ray(cluster: ClusterSection) -> None:
                 # Ray opens its directory of logs and sockets to every user of the machine.
                 Path(ray._private.worker._global_node.get_session_dir_path()).chmod(0o700)
     _quiet()
+
+
+def machine() -> dict[str, Any]:
+    """What runs the audit: `nodes`, `cpus` and `gpus` of the Ray cluster, or of this machine before Ray is started, and the
+    name of this machine's processor, `cpu`."""
+    import ray
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ())
+        if line.startswith("model name")
+    ]
+    found = {"nodes": 1, "cpus": os.cpu_count(), "gpus": 0, "cpu": names[0] if names else platform.machine()}
+    if ray.is_initialized():
+        total = ray.cluster_resources()
+        alive = sum(node["Alive"] for node in ray.nodes())
+        found |= {"nodes": alive, "cpus": int(total.get("CPU", 0)), "gpus": int(total.get("GPU", 0))}
+    return found
 
 
 def _make_token_private() -> None:

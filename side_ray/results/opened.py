@@ -125,7 +125,7 @@ class AuditResult:
 
     @cached_property
     def figures(self) -> dict[str, Drawing]:
-        """The figures of the report by name, for example `lambda-calibrated-calibrated-ams`."""
+        """The figures of the report by name, for example `lambda-calibrated-ams`."""
         found = sorted(entry.key for entry in self._store.list(f"{self._recorded.key}/figures"))
         return {Path(key).stem: Drawing(self._store.read(key).decode()) for key in found if key.endswith(".svg")}
 

@@ -20,8 +20,8 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 2, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
+VERSIONS |= {"report": 4, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -165,6 +165,12 @@ class Artifacts:
     def strata_shards(self) -> int:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
+
+    @property
+    def neighborhood(self) -> ShardSet:
+        """The surroundings of every member: how densely the images of the audit lie there, and the nearest unseen image."""
+        artifact = self._artifact("scores", *self._scoring, "neighborhood")
+        return self._shards(artifact.child("split=member"), self.sizes["member"])
 
     def mirrored(self, condition: Condition) -> ShardSet:
         """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
