@@ -11,7 +11,6 @@ EXIT_CODES = (
     "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 or 143 stopped by SIGINT or SIGTERM."
 )
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,8 +47,20 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version", callback=_version, is_eager=True)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and results only")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress while a stage runs")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--log-json", help="Print messages as JSON lines, for log collectors")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error comes from")] = False,
 ) -> None:
-    pass
+    import os
+
+    from side_ray.cli.actions import OPTIONS
+
+    OPTIONS.update(quiet=quiet, progress=progress, as_json=as_json)
+    if verbose:
+        os.environ["SIDE_RAY_TRACEBACK"] = "1"
 
 
 def _verb(name: str, config: str, overrides: list[str] | None, fail_above: int | None = None) -> None:
@@ -241,6 +252,50 @@ def purge(
     raise typer.Exit(actions.guarded(lambda: reading.purge(run, endpoint, yes, as_json)))
 
 
+@app.command(
+    "export",
+    epilog=_examples("export runs/digits --hf-card --eval-results", "export runs/digits --pdf --out certificate"),
+)
+def export(
+    run: Run,
+    hf_card: Annotated[bool, typer.Option("--hf-card", help="A section for a model card, with its metadata")] = False,
+    eval_results: Annotated[bool, typer.Option("--eval-results", help="Entries for the Hub's .eval_results")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="All metrics as a table")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="The same with types")] = False,
+    croissant: Annotated[bool, typer.Option("--croissant", help="Croissant metadata of the report's tables")] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="The page as PDF (needs Chromium); page 1 is a certificate")
+    ] = False,
+    out: Annotated[str, typer.Option(metavar="DIRECTORY", help="Where the files are written")] = ".",
+    endpoint: Endpoint = None,
+) -> None:
+    """Write a finished run in the formats of other tools."""
+    from side_ray.cli import actions, reading
+
+    given = {
+        "hf-card": hf_card,
+        "eval-results": eval_results,
+        "csv": csv,
+        "parquet": parquet,
+        "croissant": croissant,
+        "pdf": pdf,
+    }
+    formats = [name for name, wanted in given.items() if wanted]
+    raise typer.Exit(actions.guarded(lambda: reading.export(run, endpoint, formats, out)))
+
+
+@app.command("open", epilog=_examples("open runs/digits", "open s3://bucket/prefix --no-browser"))
+def show(
+    run: Run,
+    endpoint: Endpoint = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the page's address")] = False,
+) -> None:
+    """Open the page of a finished run in a browser."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.show(run, endpoint, no_browser)))
+
+
 @app.command("doctor", epilog=_examples("doctor", "doctor s3://bucket/prefix"))
 def doctor(
     run: Annotated[
@@ -253,6 +308,22 @@ def doctor(
     from side_ray.cli import actions, reading
 
     raise typer.Exit(actions.guarded(lambda: reading.doctor(run, endpoint, as_json)))
+
+
+@app.command("canaries", epilog=_examples("canaries images --pairs 300 --out canaries.csv"))
+def canaries(
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Images to choose from, in any format")],
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs of images; n of them can show at most about ε = log(n/3)")
+    ] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw")] = 0,
+    out: Annotated[str, typer.Option(metavar="FILE.csv", help="The plan to write")] = "canaries.csv",
+    endpoint: Endpoint = None,
+) -> None:
+    """Plan which images to train on and which to leave out, by fair coins, to audit the privacy loss of a training elsewhere."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.canaries(images, pairs, seed, out, endpoint)))
 
 
 @app.command("models", epilog=_examples("models", "models --json"))

@@ -102,6 +102,50 @@ def purge(run: str, endpoint: str | None, yes: bool, as_json: bool) -> None:
         print(f"removed {what}\nkept: metrics, tables, figures, scores and models")
 
 
+def export(run: str, endpoint: str | None, formats: list[str], out: str) -> None:
+    """Write a finished run in formats of `EXPORTS`.
+
+    Args:
+        out: directory of the files.
+    """
+    from side_ray.results.export import EXPORTS
+    from side_ray.results.recorded import Recorded
+
+    if not formats:
+        raise UserError(f"export: give one or more of {', '.join(f'--{name}' for name in EXPORTS)}")
+    found = Recorded.open(open_store(run, endpoint=endpoint))
+    for name in formats:
+        write, file = EXPORTS[name]
+        content = write(found)
+        path = Path(out) / file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out} cannot be made ({error.strerror or error}); give another --out") from None
+        _write(str(path), content)
+        print(f"wrote {path}")
+
+
+def show(run: str, endpoint: str | None, no_browser: bool) -> None:
+    """Open the page of a finished run; from object storage, in a local copy."""
+    import tempfile
+    import webbrowser
+
+    from side_ray.results.recorded import Recorded
+    from side_ray.runs.run import PAGE
+
+    store = open_store(run, endpoint=endpoint)
+    found = Recorded.open(store)
+    page = Path(store.uri) / PAGE
+    if not page.is_file():
+        key = PAGE if store.exists(PAGE) else f"{found.key}/index.html"
+        page = Path(tempfile.mkdtemp(prefix="side-ray-")) / PAGE
+        _write(str(page), store.read(key))
+    print(page.resolve().as_uri())
+    if not no_browser:
+        webbrowser.open(page.resolve().as_uri())
+
+
 def doctor(run: str | None, endpoint: str | None, as_json: bool) -> None:
     """Check this machine and, if given, a run directory.
 
@@ -123,6 +167,13 @@ def doctor(run: str | None, endpoint: str | None, as_json: bool) -> None:
     wrong = [each.name for each in found if each.remedy]
     if wrong:
         raise CheckFailed(f"doctor: {len(wrong)} of {len(found)} checks failed: {', '.join(wrong)}")
+
+
+def canaries(images: str, pairs: int, seed: int, out: str, endpoint: str | None) -> None:
+    """Write a plan of canaries, and print what to do with it. Raises UserError."""
+    from side_ray.sources.canaries import plan_canaries
+
+    print("\n".join(plan_canaries(images, pairs, seed, out, endpoint)))
 
 
 def models(as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import secrets
 import signal
 import sys
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 
 from side_ray.config import ClusterSection
 from side_ray.errors import Damaged, RunError, UserError, one_line
-from side_ray.execution.node_memory import forget_dead
-from side_ray.execution.stopping import SIGNALS, Process, descendants, start_time
+from side_ray.execution.node.memory import forget_dead
+from side_ray.execution.node.stopping import SIGNALS, Process, descendants, start_time
 from side_ray.storage.scratch import scratch
 
 Result = TypeVar("Result")
@@ -56,6 +57,24 @@ def ensure_ray(cluster: ClusterSection) -> None:
             else:
                 _start()
     _quiet()
+
+
+def machine() -> dict[str, Any]:
+    """What runs the audit: `nodes`, `cpus` and `gpus` of the Ray cluster, or of this machine before Ray is started, and the
+    name of this machine's processor, `cpu`."""
+    import ray
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ())
+        if line.startswith("model name")
+    ]
+    found = {"nodes": 1, "cpus": os.cpu_count(), "gpus": 0, "cpu": names[0] if names else platform.machine()}
+    if ray.is_initialized():
+        total = ray.cluster_resources()
+        alive = sum(node["Alive"] for node in ray.nodes())
+        found |= {"nodes": alive, "cpus": int(total.get("CPU", 0)), "gpus": int(total.get("GPU", 0))}
+    return found
 
 
 def _connect(address: str) -> None:

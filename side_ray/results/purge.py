@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 
 from side_ray.errors import UserError
-from side_ray.runs.run import DONE, DONE_COPY, PAGE, PURGED
+from side_ray.runs.run import DONE, DONE_COPY, PAGE, PDF, PURGED
 from side_ray.storage import Entry, Store
 
 STAGES = ("prepare", "synthetic", "samples", "control_samples", "features", "inputs")
@@ -15,6 +15,7 @@ MADE_OF_MEMBERS = "images.safetensors"
 TENSORBOARD = "/tensorboard/"
 """In the path of a training's log, which may hold grids of samples."""
 _PICTURE = re.compile(r'<img\b[^>]*\bsrc="data:image/[^>]*>')
+_PAIRS = re.compile(r'(<script type="application/json" id="pairs-data">).*?(</script>)', re.DOTALL)
 REMOVED = '<span class="empty">image removed</span>'
 
 
@@ -31,7 +32,10 @@ def private(store: Store) -> list[Entry]:
     return [
         entry
         for entry in entries
-        if entry.key.split("/")[0] in STAGES or TENSORBOARD in entry.key or entry.key.rpartition("/")[0] in closed
+        if entry.key == PDF
+        or entry.key.split("/")[0] in STAGES
+        or TENSORBOARD in entry.key
+        or entry.key.rpartition("/")[0] in closed
     ]
 
 
@@ -55,7 +59,8 @@ def purge(store: Store) -> list[str]:
         # The report is to be made again, with pairs, if the audit is.
         for marker in (DONE, DONE_COPY):
             store.delete(f"{page.rpartition('/')[0]}/{marker}".removeprefix("/"))
-        store.write(page, _PICTURE.sub(REMOVED, store.read(page).decode()).encode())
+        without = _PAIRS.sub(r"\1null\2", _PICTURE.sub(REMOVED, store.read(page).decode()))
+        store.write(page, without.encode())
     store.write(
         PURGED, json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "files": len(keys)}).encode()
     )

@@ -20,6 +20,8 @@ UNLISTED = ("checkpoints/", "tensorboard/", "scan/", "curve.json", "labels.json"
 LATEST = "latest.json"
 PAGE = "report.html"
 """A copy of the newest report's page, at the top of the run."""
+PDF = "report.pdf"
+"""The same as PDF, where Chromium is installed."""
 PURGED = "purged.json"
 """When the run's images were removed; absent if they never were, or if a later command made them again."""
 

@@ -24,6 +24,8 @@ from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.storage import Store
 
 PLAN = "plan.json"
+TIMES = "times.json"
+"""Seconds that each step has taken, all commands on the run together."""
 RECENT_S = 600.0
 """The rate is computed from shards that were written within this time."""
 
@@ -85,6 +87,21 @@ def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
     store.write(PLAN, json.dumps([asdict(each) for each in found], indent=1).encode())
     if store.exists(PURGED):
         store.delete(PURGED)
+
+
+def spend(store: Store, step: str, seconds: float) -> None:
+    """Add to the time that a step has taken."""
+    found = spent(store)
+    store.write(TIMES, json.dumps({**found, step: round(found.get(step, 0.0) + seconds, 3)}, indent=1).encode())
+
+
+def spent(store: Store) -> dict[str, float]:
+    """Seconds by step; empty before the first step has ended, and where the file is damaged."""
+    try:
+        found = json.loads(store.read(TIMES))
+        return {str(step): float(seconds) for step, seconds in found.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def merged(plans: list[list[Stage]]) -> list[Stage]:

@@ -1,9 +1,10 @@
 """Opens the sources that a config names, and finds out what they hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from side_ray.config import DataSection, StorageSection
+from side_ray.config.base import Section
 from side_ray.errors import UserError, renamed
 from side_ray.sources import SOURCES
 from side_ray.sources.base import Place, Source
@@ -42,14 +43,28 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
     if apart is None:
         return (item.open(Place(path, labels=data.labels, storage=storage), options),)
     same = within(apart, path) and within(path, apart)
-    # The unseen images need no labels: nothing is trained on them.
     members = Place(path, "data.path", "members", data.labels, same, storage)
-    unseen = Place(apart, "data.holdout_path", "unseen", False, same, storage)
-    return item.open(members, options), item.open(unseen, options)
+    unseen = Place(apart, "data.holdout_path", "unseen", data.labels, same, storage)
+    return item.open(members, options), _unseen(item, unseen, options)
 
 
-def open_samples(path: str, storage: StorageSection) -> Source:
+def _unseen(item: type[Source], place: Place, options: Section) -> Source:
+    """The source of the unseen images, with their labels where it holds any: nothing is trained on them, so none are needed."""
+    if place.labels:
+        try:
+            source = item.open(place, options)
+            if source.labelled:
+                return source
+        except UserError:  # said again below, if it is not about labels
+            pass
+    return item.open(replace(place, labels=False), options)
+
+
+def open_samples(path: str, storage: StorageSection, column: str | None = None) -> Source:
     """Generated images to be scored, in any registered format that knows its size.
+
+    Args:
+        column: the column of images in a table; by default `image`, or the only one.
 
     Raises:
         UserError: the path leads nowhere, or holds no images in one of these formats.
@@ -57,8 +72,9 @@ def open_samples(path: str, storage: StorageSection) -> Source:
     """
     place = Place(path, "given.samples", labels=False, storage=storage)
     item = SOURCES[_kind(place.files())]
-    with renamed("data.path", "given.samples"):
-        source = item.open(place, item.Options())
+    options = {"image_column": column} if column and "image_column" in item.Options.model_fields else {}
+    with renamed("data.path", "given.samples"), renamed("data.image_column", "given.image_column"):
+        source = item.open(place, item.Options(**options))
         if source.count() is None:
             raise UserError(f"{path} is a {_kind(place.files())} archive; unpack it, and give the folder", "data.path")
     return source

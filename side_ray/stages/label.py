@@ -134,7 +134,7 @@ def _encoder(artifacts: Artifacts) -> Encoder:
     if kind == "teacher":
         return _teacher(artifacts).features
     ((key, path),) = config.label_weights.items()
-    return open_encoder(kind, key, path, config.score.option("preprocessing"), _device())
+    return open_encoder(kind, key, path, config.score.option("preprocessing"), _device(), config.trusts(key))
 
 
 def _teacher(artifacts: Artifacts) -> Teacher:

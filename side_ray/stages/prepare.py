@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_ta
 from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import groups as groups_of
 from side_ray.similarity.duplicates import near_pairs, thumbnails
-from side_ray.sources.inventory import LEFT_OUT, inventory, reasons, told
+from side_ray.sources.inventory import LEFT_OUT, check_enough, inventory, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.published.digits import load_digits
+from side_ray.sources.reading.pixels import Unusable
 from side_ray.sources.select import (
     SPLITS,
     Alike,
@@ -43,7 +45,6 @@ from side_ray.sources.select import (
     Chosen,
     Split,
     capped,
-    check_sizes,
     choose,
     split_indices,
     without_near,
@@ -159,6 +160,7 @@ class _Preparation:
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
         self._tell_sources()
+        self._tell_depth()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
         self._check_enough(census, candidates)
@@ -211,15 +213,7 @@ class _Preparation:
             changes = {"members": min(self.data.members, members), "holdout": min(self.data.holdout, unseen // 2)}
             self.data = self.data.model_copy(update=changes) if gone and members else self.data
             return
-        try:
-            check_sizes(self.data, *pools)
-        except UserError as error:
-            if not gone:
-                raise
-            why = "; ".join(reasons(row) for row in self.sources if row["left_out"]) or "duplicates or data.per_class"
-            raise UserError(
-                f"{error.message.rpartition(';')[0]}. Left out were {why}: restore these", error.key
-            ) from None
+        check_enough(self.data, pools, self.sources, "duplicates or data.per_class" if gone else "")
 
     def _list_units(self) -> None:
         columns: dict[str, list[Any]] = {"unit": [], "pool": [], "content": []}
@@ -263,6 +257,20 @@ class _Preparation:
             self.reporter.warn(
                 f"{doubt}; give the folder or a pattern of those that the model was trained on, if not all"
             )
+
+    def _tell_depth(self) -> None:
+        """Warn where gray images of 16 bits become RGB of 8."""
+        if transform_of(self.data).grayscale or not self.data.item("data.source").converts:
+            return
+        gray = transform_of(self.data.model_copy(update={"grayscale": True}))
+        with suppress(Unusable, UserError):
+            first = next(
+                (record for record in self.pools[0].read(next(self.pools[0].units())) if not record.error), None
+            )
+            if first and first.content is not None and gray(first.content).dtype == np.uint16:
+                self.reporter.warn(
+                    f"data.grayscale: {first.name} has 16 bits, of which RGB keeps 8; set it to true to keep all"
+                )
 
     def _check_usable(self, census: Census) -> int:
         """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises

@@ -1,6 +1,8 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -9,36 +11,36 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
-from side_ray.errors import Damaged
+from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
-from side_ray.images import encode_png
-from side_ray.report import findings
+from side_ray.execution.session import machine
+from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
-from side_ray.report.sections.gallery import GalleryOptions
+from side_ray.report.sections.pairs.explorer import ExplorerOptions
+from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
+from side_ray.results.evidence import add_evidence
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
+from side_ray.results.pairs import report_pairs
+from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import read_groups, read_labels, read_split
+from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.run import PAGE
-from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
-from side_ray.runs.shards import ShardSet
-from side_ray.search import closeness_of
+from side_ray.runs.run import PAGE, PDF
+from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
+from side_ray.runs.status import spent
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
-from side_ray.statistics.evidence.ledger import ledger, weigh
 from side_ray.statistics.evidence.verdict import without_unseen
 from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
-LEDGER = "ledger.parquet"
-"""One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 NETWORKS = ("teacher", "student", "ol_ti")
 """The parts of the surrogate's artifact."""
 
@@ -58,7 +60,9 @@ def report(audit: Audit) -> None:
         metrics = build_metrics(artifacts, scores, cut)
         q_values = None
         if cut is not None:
-            q_values = _weigh(artifacts, cut, metrics)
+            q_values = add_evidence(artifacts, cut, metrics)
+            for note in findings.on_rate(metrics):
+                audit.reporter.warn(f"{note.title}: {note.text}")
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
@@ -72,13 +76,18 @@ def report(audit: Audit) -> None:
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
-        figures = build_figures(metrics, curves=_curves(audit), values=values)
-        for figure in figures:
-            target.write(f"figures/{figure.name}.svg", figure.svg.encode())
-        gallery = _gallery(artifacts, scores)
-        page = render(metrics, audit.config.model_dump(mode="json"), figures=figures, gallery=gallery)
+        with ExitStack() as stack:
+            files = stack.enter_context(svg.keeping()) if audit.config.report.figures else {}
+            figures = build_figures(metrics, curves=_curves(audit), values=values)
+        files |= {f"{figure.name}.svg": figure.svg.encode() for figure in figures}
+        for name, content in files.items():
+            target.write(f"figures/{name}", content)
+        gallery, pairs = _pairs(artifacts, metrics, scores, q_values)
+        config = audit.config.model_dump(mode="json")
+        page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
         target.write("index.html", page.encode())
         target.store.write(PAGE, page.encode())
+        _print(audit, page)
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
     else:
@@ -88,25 +97,17 @@ def report(audit: Audit) -> None:
     audit.run.point_latest(report=target.key)
 
 
-def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
-    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`.
-
-    Returns:
-        float64 [m], the q-value of each training image.
-    """
-    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
-    pool = read_pool(artifacts)
-    found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
-    limit = float(closeness_of(np.float32(cut.value), larger))
-    evidence = weigh(pool, found, limit, cut.false_match_rate)
-    metrics["verdict"] = evidence.judgement.verdict.as_dict()
-    for row in metrics["conditions"]:
-        row |= evidence.conditions[row["method"], row["lambda"]]
-    labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
-    columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
-    columns["label"] = pa.array(columns["label"], pa.int64())
-    artifacts.report.write_table(LEDGER, pa.table(columns))
-    return np.asarray(columns["q_value"])
+def _print(audit: Audit, page: str) -> None:
+    """Write `report.pdf`, or remove that of an earlier report."""
+    store = audit.run.store
+    if audit.config.report.pdf and chromium():
+        try:
+            store.write(PDF, print_pdf(page))
+            return
+        except UserError as error:
+            audit.reporter.warn(f"{PDF} is not made: {error}")
+    if store.exists(PDF):
+        store.delete(PDF)
 
 
 def _extracted(
@@ -132,6 +133,20 @@ def _extracted(
         row["q_value"] = None if q_values is None else float(q_values[row["train_id"]])
         row["seed"] = None if given else sample_seed(artifacts.config.run.seed, "extract", number)
     return pa.Table.from_pylist(rows, EXTRACTED)
+
+
+def _pairs(
+    artifacts: Artifacts,
+    metrics: dict[str, Any],
+    scores: dict[Condition, ConditionScores],
+    q_values: np.ndarray | None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The pairs that the page shows, see `report_pairs`."""
+    criterion, options = findings.main_criterion(metrics), artifacts.config.report
+    assert criterion is not None
+    within = {each: criterion.includes(found.best) for each, found in scores.items()}
+    closest, most = options.options(GalleryOptions).gallery, options.options(ExplorerOptions).pairs
+    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
@@ -204,6 +219,10 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
+        "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": spent(artifacts.run.store),
+        "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
 
@@ -288,47 +307,3 @@ def _curves(audit: Audit) -> list[dict[str, Any]]:
     if surrogate.child("student").done:
         curves.append({"stage": "clusters", **_found_labels(artifacts)})
     return curves
-
-
-def _gallery(artifacts: Artifacts, scores: dict[Condition, ConditionScores]) -> list[dict[str, Any]]:
-    """The best matches of each method, at most one per training image, with both images as PNG."""
-    config = artifacts.config
-    closest_first = -1 if SIMILARITIES[config.score.similarity].larger_is_closer else 1
-    limit = config.report.options(GalleryOptions).gallery
-    found: dict[str, list[tuple[float, Condition, int, int]]] = {}
-    for each, result in scores.items():
-        order = np.argsort(closest_first * result.best, kind="stable")
-        _, first = np.unique(result.best_id[order], return_index=True)
-        best = order[np.sort(first)][:limit]
-        found.setdefault(each.method, []).extend(
-            (float(result.best[i]), each, int(i), int(result.best_id[i])) for i in best
-        )
-    members = read_split(artifacts.run.store, artifacts.prepare.key, "member")
-    groups = read_groups(artifacts.run.store, artifacts.prepare.key, "member", len(members))
-    items = []
-    for matches in found.values():
-        seen: set[int] = set()
-        for value, each, sample_id, train_id in sorted(matches, key=lambda match: (closest_first * match[0], match[2])):
-            if train_id in seen or len(seen) == limit:
-                continue
-            seen.add(train_id)
-            label = None if members.labels is None else int(members.labels[train_id])
-            items.append(
-                {
-                    "method": each.method,
-                    "lambda": each.scale,
-                    "train_id": train_id,
-                    "group_size": int(groups.sizes(np.array(train_id))),
-                    "sample_id": sample_id,
-                    "value": value,
-                    "label": label,
-                    "train_png": encode_png(members.images[train_id]),
-                    "sample_png": _sample_png(artifacts.samples(each), sample_id),
-                }
-            )
-    return items
-
-
-def _sample_png(samples: ShardSet, sample_id: int) -> bytes:
-    shard, row = divmod(sample_id, samples.rows)
-    return samples.read(shard, ["image"]).column("image")[row]["bytes"].as_py()

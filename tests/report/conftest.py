@@ -1,5 +1,6 @@
 """The metrics of a whole audit, of the shape and size of the digits one, and what a report takes beside them."""
 
+import base64
 import copy
 import io
 from collections.abc import Callable
@@ -247,6 +248,43 @@ def make_gallery() -> list[dict[str, Any]]:
     return items
 
 
+def make_pairs(count: int = 60) -> dict[str, Any]:
+    """Pairs to look through, of three methods in turn, closest first; two thirds of them within the cut."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images[:40] * 255 / 16).astype(np.uint8)
+    uris = ["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in images]
+    rows = []
+    for place in range(count):
+        method, scale = (("td", 5.0), ("random", 0.0), ("ti", 1.0))[place % 3]
+        train = place * 7 % 20
+        value, unseen = 0.1 + 0.75 * place / count, 0.9 + 0.001 * place
+        rows.append(
+            [
+                method,
+                scale,
+                place,
+                train,
+                value,
+                int(digits.target[train]),
+                f"{train}.png",
+                0.01,
+                20 + place % 20,
+                unseen,
+            ]
+        )
+    return {
+        "within": 2 * count // 3 + 100,
+        "shown": 2 * count // 3,
+        "side": 8,
+        "rows": rows,
+        "samples": [uris[row[3]] for row in rows],
+        "train": {train: uris[train] for train in range(20)},
+        "unseen": {unseen: uris[unseen] for unseen in range(20, 40)},
+    }
+
+
 class Outline(HTMLParser):
     """What a page is made of. `faults` lists tags that are closed in the wrong order or never."""
 
@@ -295,9 +333,9 @@ def outline() -> type[Outline]:
     return Outline
 
 
-metrics, config, curves, values, gallery = (
+metrics, config, curves, values, gallery, pairs = (
     pytest.fixture(make, name=make.__name__.removeprefix("make_"))
-    for make in (make_metrics, make_config, make_curves, make_values, make_gallery)
+    for make in (make_metrics, make_config, make_curves, make_values, make_gallery, make_pairs)
 )
 
 
@@ -310,7 +348,12 @@ def whole_figures() -> list[Figure]:
 @pytest.fixture(scope="session")
 def html(whole_figures: list[Figure]) -> str:
     """The page of everything above, made once."""
-    return render(make_metrics(), make_config(), figures=whole_figures, gallery=make_gallery())
+    return render(make_metrics(), make_config(), figures=whole_figures, gallery=make_gallery(), pairs=make_pairs())
+
+
+@pytest.fixture
+def many_pairs() -> dict[str, Any]:
+    return make_pairs(5000)
 
 
 @pytest.fixture

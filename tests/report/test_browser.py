@@ -1,126 +1,202 @@
-"""The page in a real browser: it loads completely, without messages or requests, and fits a desktop and a telephone."""
+"""The page in a real browser: it loads whole, without messages or requests, fits a desktop and a telephone, prints its first part
+on one sheet, and its pairs can be filtered, sorted and looked at by keyboard."""
 
-import html as escapes
-import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
+import io
+import os
+from collections.abc import Iterator
 
+import pypdf
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from side_ray.report.page import render
+from side_ray.results.pdf import chromium, print_pdf
 
-WIDTHS = (1280, 400)
-QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--hide-scrollbars",
-    "--virtual-time-budget=10000",
-]  # fmt: skip
-# The page forbids scripts, so it is measured from outside, in frames of its own origin.
-HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body>%s<script>
-addEventListener("load", () => {
-  const findings = [...document.querySelectorAll("iframe")].map(frame => {
-    const page = frame.contentDocument, view = frame.contentWindow, root = page.documentElement;
-    const visible = element => { const box = element.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
-    return {
-      width: view.innerWidth, overflow: root.scrollWidth - view.innerWidth,
-      images: [...page.images].map(image => [image.naturalWidth, image.naturalHeight, visible(image)]),
-      pixelated: [...page.images].every(image => view.getComputedStyle(image).imageRendering === "pixelated"),
-      charts: [...page.querySelectorAll("svg")].map(visible),
-      requests: view.performance.getEntriesByType("resource").map(entry => entry.name)
-        .filter(name => !name.startsWith("data:")),
-      cut: [...page.querySelectorAll("h1, h2, h3, p, li, dd, figcaption, .chart")]
-        .filter(element => !element.closest(".scroll, pre"))
-        .filter(element => element.getBoundingClientRect().right > view.innerWidth + 1)
-        .map(element => element.tagName + " " + element.textContent.slice(0, 40)),
-      heading: page.querySelector("h1").textContent,
-    };
-  });
-  const result = document.createElement("pre");
-  result.id = "findings";
-  result.textContent = JSON.stringify(findings);
-  document.body.append(result);
-});
-</script>"""
+WIDTHS = (1440, 390)
+# What does not fit, and what is not shown, at the current width.
+MEASURE = """() => {
+  const root = document.documentElement, box = element => element.getBoundingClientRect();
+  const shown = element => element.closest("details:not([open]) > :not(summary), dialog, [hidden]") === null;
+  return {
+    overflow: root.scrollWidth - innerWidth,
+    broken: [...document.images].filter(image => shown(image) && image.src && image.complete)
+      .filter(image => !(image.naturalWidth && box(image).width)).length,
+    smooth: [...document.images].filter(image => shown(image) && getComputedStyle(image).imageRendering !== "pixelated").length,
+    charts: [...document.querySelectorAll("svg")].filter(shown).map(each => box(each).width > 0 && box(each).height > 0),
+    cut: [...document.querySelectorAll("h1, h2, h3, p, li, dd, figcaption, .chart")]
+      .filter(element => shown(element) && !element.closest(".scroll, pre") && box(element).right > innerWidth + 1)
+      .map(element => element.tagName + " " + element.textContent.slice(0, 40)),
+  };
+}"""
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    if found is None:
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
         pytest.fail("no Chromium on this machine, which the browser test needs: apt-get install chromium")
-    return found
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield found
+        found.close()
 
 
-def browse(chromium: str, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [chromium, *QUIET, f"--user-data-dir={profile}", *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Open a page and return it, with what it logged and requested in `page.seen`."""
+    opened = []
+
+    def open_page(html: str, width: int = WIDTHS[0], **options) -> Page:
+        file = tmp_path / f"{len(opened)}.html"
+        file.write_text(html, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        page = context.new_page()
+        page.seen = []
+        page.on("console", lambda message: page.seen.append(message.text))
+        page.on("pageerror", lambda error: page.seen.append(str(error)))
+        page.on("request", lambda request: page.seen.append(request.url))
+        page.goto(file.as_uri())
+        page.seen = [line for line in page.seen if line != file.as_uri() and not line.startswith("data:")]
+        opened.append(context)
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
 
 
-def console_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_loads_whole_and_fits(visit, html, width):
+    page = visit(html, width)
+    assert page.seen == []
+    found = page.evaluate(MEASURE)
+    assert found["overflow"] <= 0, found
+    assert found["cut"] == []
+    assert (found["broken"], found["smooth"]) == (0, 0)
+    assert len(found["charts"]) > 5
+    assert all(found["charts"])
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = page.evaluate(MEASURE)
+    assert found["overflow"] <= 0
+    assert found["cut"] == []
+    assert len(found["charts"]) == html.count("<svg")
+    assert all(found["charts"])
 
 
-def measure(chromium: str, folder: Path, page: str) -> tuple[list[dict], list[str]]:
-    frames = "".join(
-        f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{escapes.escape(page)}"></iframe>'
-        for width in WIDTHS
-    )
-    (folder / "harness.html").write_text(HARNESS % frames, encoding="utf-8")
-    done = browse(chromium, folder / "profile", "--dump-dom", (folder / "harness.html").as_uri())
-    dumped = re.search(r'<pre id="findings">(.*?)</pre>', done.stdout, re.S)
-    assert dumped, f"the harness did not finish: {done.stderr[-2000:]}"
-    return json.loads(escapes.unescape(dumped[1])), console_lines(done)
-
-
-def test_page_loads_whole_and_fits_both_widths(chromium, tmp_path, html):
-    seen, console = measure(chromium, tmp_path, html)
-    assert console == []
-    assert [each["width"] for each in seen] == list(WIDTHS)
-    for each in seen:
-        assert each["overflow"] <= 0, each
-        assert each["cut"] == [], each
-        assert len(each["images"]) == 72
-        assert all(width == height == 8 and shown for width, height, shown in each["images"])
-        assert each["pixelated"]
-        assert len(each["charts"]) == 28
-        assert all(each["charts"])
-        assert each["requests"] == []
-        assert each["heading"] == "Digits, 300 members"
-
-
-def test_harness_sees_what_it_is_meant_to_see(chromium, tmp_path, html):
+def test_measure_sees_what_it_is_meant_to_see(visit, html):
     broken = (
         '<p style="width:3000px;max-width:none">wide</p><img src="data:image/png;base64,AAAA" alt="broken">'
-        '<img src="https://127.0.0.1:9/x.png" alt="remote">'
+        '<img src="https://127.0.0.1:9/x.png" alt="remote"><script>1</script>'
     )
-    seen, console = measure(chromium, tmp_path, html.replace("</main>", broken + "</main>"))
-    assert all(each["overflow"] > 0 and any("wide" in text for text in each["cut"]) for each in seen)
-    assert [0, 0] in [image[:2] for image in seen[0]["images"]]
-    assert any("Content Security Policy" in line for line in console)
+    page = visit(html.replace("</main>", broken + "</main>"))
+    found = page.evaluate(MEASURE)
+    assert found["overflow"] > 0
+    assert any("wide" in text for text in found["cut"])
+    assert found["broken"] >= 1
+    assert sum("Content Security Policy" in line for line in page.seen) == 2
 
 
-def test_very_long_names_do_not_widen_the_page(chromium, tmp_path, metrics, config, gallery):
+def test_very_long_names_do_not_widen_the_page(visit, metrics, config, gallery, pairs):
     config["report"]["title"] = "A" * 300
     metrics["provenance"]["run"]["uri"] = "s3://" + "b" * 300
     gallery = [{**item, "label": "c" * 60, "sample_id": 10**15} for item in gallery]
-    seen, _ = measure(chromium, tmp_path, render(metrics, config, gallery=gallery))
-    assert all(each["overflow"] <= 0 and each["cut"] == [] for each in seen), [each["cut"] for each in seen]
+    for width in WIDTHS:
+        page = visit(render(metrics, config, gallery=gallery, pairs=pairs), width)
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        found = page.evaluate(MEASURE)
+        assert found["overflow"] <= 0
+        assert found["cut"] == []
 
 
-def test_page_opens_by_itself_and_can_be_photographed(chromium, tmp_path, html):
-    (tmp_path / "index.html").write_text(html, encoding="utf-8")
-    picture = tmp_path / "page.png"
-    address = (tmp_path / "index.html").as_uri()
-    done = browse(chromium, tmp_path / "profile", "--window-size=1280,1600", f"--screenshot={picture}", address)
-    assert console_lines(done) == []
-    with Image.open(picture) as shot:
-        assert shot.size == (1280, 1600)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barrier_is_found(visit, html, scheme):
+    page = visit(html, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_pairs_are_filtered_and_sorted(visit, html, pairs):
+    page, rows = visit(html), pairs["rows"]
+    count = page.locator("#pairs-count")
+    assert count.inner_text() == f"{len(rows)} pairs of {len({row[3] for row in rows})} training images"
+    page.select_option("#pairs-method", label="SIDE")
+    wanted = [row for row in rows if row[0] == "td"]
+    assert count.inner_text().startswith(f"{len(wanted)} pairs")
+    page.select_option("#pairs-class", "3")
+    wanted = [row for row in wanted if row[5] == 3]
+    assert count.inner_text().startswith(f"{len(wanted)} pairs")
+    page.select_option("#pairs-class", "")
+    page.select_option("#pairs-method", "")
+    page.select_option("#pairs-cut", "out")
+    assert count.inner_text().startswith(f"{len(rows) - pairs['shown']} pairs")
+    page.select_option("#pairs-cut", "")
+    page.check("#pairs-once")
+    assert count.inner_text().startswith(f"{len({row[3] for row in rows})} pairs")
+    page.select_option("#pairs-sort", "train")
+    first = page.locator("#pairs-grid button").first.inner_text()
+    assert first.endswith(f"train {min(row[3] for row in rows)}")
+
+
+def test_a_pair_is_looked_at_by_keyboard(visit, html, pairs):
+    page = visit(html)
+    page.locator("#pairs-grid button").first.focus()
+    page.keyboard.press("Enter")
+    zoom = page.locator("#pairs-zoom")
+    assert zoom.is_visible()
+    assert page.locator("#pairs-zoom-title").inner_text() == f"Pair 1 of {len(pairs['rows'])}"
+    page.keyboard.press("ArrowRight")
+    second = sorted(pairs["rows"], key=lambda row: row[4])[1]
+    text = zoom.inner_text()
+    assert "Pair 2 of" in text
+    assert f"{second[4]:.3f}, within the cut" in text
+    assert f"{second[9]:.3f}" in text
+    assert Axe().run(page).violations_count == 0
+    page.keyboard.press("Escape")
+    assert not zoom.is_visible()
+    assert page.seen == []
+
+
+def test_of_five_thousand_pairs_only_a_sheet_is_drawn(visit, metrics, config, many_pairs):
+    html = render(metrics, config, pairs=many_pairs)
+    assert len(html) < 15 * 2**20
+    page = visit(html)
+    assert page.locator("#pairs-count").inner_text().startswith("5000 pairs")
+    assert page.locator("#pairs-grid li").count() == 24
+    page.click("#pairs-next")
+    assert page.locator("#pairs-place").inner_text() == "25–48 of 5000"
+
+
+def test_everything_but_the_pairs_is_there_without_scripts(visit, html, browser):
+    page = visit(html, java_script_enabled=False)
+    assert "Revealed" in page.locator("#result").inner_text()
+    assert "open the page where scripts may run" in page.locator("#explorer").inner_text()
+    assert page.locator("#gallery img").count() == 72
+
+
+def test_first_sheet_is_the_certificate(metrics, config, html, gallery, whole_figures):
+    config["report"]["title"] = 'Digits "a" \\ </style> 300'
+    metrics["provenance"] |= {"at": "2026-11-28T01:00:00+00:00", "seconds": {"score": 61.0}, "pixels": "ef" * 32}
+    metrics["provenance"]["machine"] = {"nodes": 3, "cpus": 48, "gpus": 2, "cpu": "Some processor"}
+    made = pypdf.PdfReader(io.BytesIO(print_pdf(render(metrics, config, figures=whole_figures, gallery=gallery))))
+    first, second = (made.pages[number].extract_text() for number in (0, 1))
+    for words in (
+        "Found: 223 of 300",
+        "ef" * 16,
+        "Signature",
+        "What it does not show",
+        "1 min 01 s",
+        "3 nodes",
+        "1 of",
+    ):
+        assert words in first, words
+    assert "Signature" not in second
+    assert f"2 of {len(made.pages)}" in second
+    assert '"a" \\ </style> 300' in second
+
+
+def test_page_can_be_photographed(visit, html):
+    with Image.open(io.BytesIO(visit(html).screenshot())) as shot:
         assert len(shot.convert("RGB").getcolors(maxcolors=2**24)) > 100

@@ -1,6 +1,7 @@
 import pytest
 
 from side_ray.report import findings
+from side_ray.report.verdict import sentences
 from tests.report.conftest import judged, unjudged
 
 
@@ -41,21 +42,21 @@ def test_a_report_without_a_verdict_claims_nothing():
 
 
 def test_what_found_most_leads_and_random_among_equals(metrics):
-    assert findings.explanation(metrics)[0] == (
-        "SIDE at λ=5 alone reveals most: 142 distinct images in 2,000 samples; plain sampling (Random) 80, OL-TI at λ=1 40."
+    assert sentences.comparison(metrics) == (
+        "Most are revealed by SIDE at λ=5: 142 distinct images in 2,000 samples; plain sampling (Random): 80, OL-TI at λ=1: 40."
     )
     metrics["conditions"][0]["discoveries"]["0.05"]["distinct"] = 142
-    assert findings.explanation(metrics)[0].startswith("Plain sampling (Random) alone reveals most: 142")
+    assert sentences.comparison(metrics).startswith("Most are revealed by plain sampling (Random): 142")
 
 
 def test_distinct_images_are_never_compared_across_sample_sizes(metrics):
     metrics["conditions"][0]["n"] = 4000
-    assert "Random" not in findings.explanation(metrics)[0]
+    assert "Random" not in sentences.comparison(metrics)
     assert "2,000, 4,000" in text_of(metrics, "Conditions of different size")
 
 
 def test_unseen_matches_stand_beside_the_nominal_rate(metrics):
-    line = findings.explanation(metrics)[2]
+    line = findings.explanation(metrics)[0]
     assert "1 in 1,000 of the model's own unguided samples" in line
     assert "3 of 2,000 of these samples (0.15%, 95% interval 0.03–0.44%) match held-out images" in line
     metrics["conditions"][4]["calibrated"] |= {"holdout_ams": 0.01, "holdout_count": 20, "holdout_ci": [0.006, 0.015]}
@@ -66,7 +67,7 @@ def test_given_samples_are_reported_like_a_method(metrics):
     only = {**metrics["conditions"][1], "method": "given", "lambda": 0.0}
     metrics["conditions"] = [only]
     assert findings.methods(metrics) == ["given"]
-    assert findings.explanation(metrics)[0] == "Given samples alone reveals most: 44 distinct images in 2,000 samples."
+    assert sentences.comparison(metrics) == "Most are revealed by given samples: 44 distinct images in 2,000 samples."
 
 
 @pytest.mark.parametrize("present", [["given"], ["lora", "td", "random", "base"], ["random", "ti", "given", "td"]])
@@ -153,8 +154,8 @@ def test_missing_baseline_saturation_selection_and_losses_are_said(metrics):
 def test_samples_without_a_model_are_spoken_of_as_such(metrics):
     metrics["conditions"] = [{**metrics["conditions"][0], "method": "photos", "lambda": None}]
     metrics["cut_source"] = "the given samples, one half of them"
-    assert "Of photos, 104 of 2,000 match" in findings.explanation(metrics)[2]
-    assert "1 in 1,000 of the given samples, one half of them" in findings.explanation(metrics)[2]
+    assert "photos: 104 of 2,000 samples match" in findings.explanation(metrics)[0]
+    assert "1 in 1,000 of the given samples, one half of them" in findings.explanation(metrics)[0]
     assert "No Random baseline" not in titles(metrics)
 
 

@@ -18,6 +18,7 @@ def test_no_image_and_every_number_is_left(copied, artifacts):
     log = copied / artifacts.dpm.key / "tensorboard" / "events.out"
     log.parent.mkdir()
     log.write_bytes(PNG)
+    (copied / "report.pdf").write_bytes(PNG)
     kept = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.parent.name == "figures"}
     before = side_ray.open_run(copied)
     numbers, extracted = before.metrics, before.extracted
@@ -30,6 +31,7 @@ def test_no_image_and_every_number_is_left(copied, artifacts):
             assert b"data:image/" not in content, path
     assert not list(copied.rglob("images.safetensors"))
     assert "image removed" in (copied / "report.html").read_text()
+    assert 'id="pairs-data">null</script>' in (copied / "report.html").read_text()
     assert before.headline in (copied / "report.html").read_text()
 
     run = side_ray.open_run(copied)

@@ -70,4 +70,6 @@ def page(found: Mapping[str, Any]) -> str:
         for place, other in enumerate(others, 1)
     ]
     template = ENVIRONMENT.get_template("compare.html.j2")
-    return template.render(first=first, parts=parts, columns=COLUMNS, note=NOTE)
+    return template.render(
+        title=f"Comparison with {first['uri']}", first=first, parts=parts, columns=COLUMNS, note=NOTE
+    )

@@ -34,6 +34,8 @@ class PageData:
     """Figures by `Figure.group`."""
     gallery: Sequence[Mapping[str, Any]] = ()
     """Matches with their images, see `side_ray.report.page.render`."""
+    pairs: Mapping[str, Any] | None = None
+    """All pairs to look through, see `side_ray.results.pairs.Pictures.listed`."""
 
     def options(self, kind: type[Options]) -> Options:
         """The keys of the config's section `report` that a section owns; those not given have their defaults."""
@@ -53,11 +55,18 @@ class PageSection(ABC):
     A template sees what `values` returns, the functions of `side_ray.report.wording` as `w`, and the macros of
     `templates/macros.html.j2`.
     """
+    folded: ClassVar[bool] = False
+    """Whether the section is closed until the reader opens it. It is open where scripts cannot run and on paper."""
     Options: ClassVar[type[BaseModel] | None] = None
 
     @abstractmethod
     def values(self, data: PageData) -> dict[str, Any] | None:
         """What the template needs; None leaves the section out of the page."""
+
+    @classmethod
+    def script(cls) -> str:
+        """JavaScript that the section adds to the page; empty = none. What the page says is there without it."""
+        return ""
 
     @classmethod
     def source(cls) -> str:
@@ -71,14 +80,19 @@ SECTIONS: Registry[type[PageSection]] = Registry(
     {
         "result": "side_ray.report.sections.result:Result",
         "curves": "side_ray.report.sections.curves:Curves",
-        "gallery": "side_ray.report.sections.gallery:Gallery",
+        "rates": "side_ray.report.verdict.rates:Rates",
+        "gallery": "side_ray.report.sections.pairs.gallery:Gallery",
+        "explorer": "side_ray.report.sections.pairs.explorer:Explorer",
         "distribution": "side_ray.report.sections.distribution:Distribution",
+        "ledger": "side_ray.report.verdict.ledger:Ledger",
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
+        "privacy": "side_ray.report.verdict.privacy:Privacy",
         "control": "side_ray.report.sections.control:Control",
+        "caveats": "side_ray.report.sections.about.caveats:Caveats",
         "bands": "side_ray.report.sections.curves:CurvesByBand",
-        "reading": "side_ray.report.sections.reading:Reading",
-        "training": "side_ray.report.sections.training:Training",
-        "provenance": "side_ray.report.sections.provenance:Provenance",
+        "reading": "side_ray.report.sections.about.reading:Reading",
+        "training": "side_ray.report.sections.about.training:Training",
+        "provenance": "side_ray.report.sections.about.provenance:Provenance",
     },
 )

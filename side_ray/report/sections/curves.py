@@ -23,6 +23,7 @@ are paired. Shaded: 95% intervals. Dotted: the same samples against held-out ima
 class CurvesByBand(PageSection):
     heading = "Guidance scale by band"
     contents = "Curves by band"
+    folded = True
     template = """\
 {% from "macros.html.j2" import figure_grid %}
 <p>Shaded: 95% intervals. Dotted: the same samples against held-out images. Where the

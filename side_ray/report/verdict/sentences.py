@@ -85,7 +85,7 @@ def comparison(metrics: Metrics) -> str:
     if best is None or not claims(metrics) or not distinct(best):
         return ""
     found = wording.count(distinct(best))
-    text = f"{_name(best)} alone reveals most: {found} distinct images in {wording.count(best['n'])} samples"
+    text = f"Most are revealed by {_name(best)}: {found} distinct images in {wording.count(best['n'])} samples"
     others = [each for each in metrics["conditions"] if each["method"] == "random" and each is not best]
     guided = [
         each
@@ -95,8 +95,30 @@ def comparison(metrics: Metrics) -> str:
     guided.sort(key=lambda each: -(distinct(each) or 0))
     beside = [each for each in [*others, *guided[:1]] if each["n"] == best["n"]]
     if beside:
-        text += "; " + ", ".join(f"{_name(each)} {wording.count(distinct(each))}" for each in beside)
-    return f"{text[0].upper()}{text[1:]}."
+        text += "; " + ", ".join(f"{_name(each)}: {wording.count(distinct(each))}" for each in beside)
+    return f"{text}."
+
+
+def scope(metrics: Metrics) -> tuple[str, str]:
+    """What the verdict shows, and what it does not."""
+    outcome = (metrics.get("verdict") or {}).get("outcome")
+    beyond = (
+        "Other prompts, samplers or attacks, and more samples, may extract other images. It says nothing about who is on "
+        "an image, and it is no legal opinion."
+    )
+    if outcome == "found":
+        return (
+            "The model reproduces some of the images that it was trained on: unseen images of the same kind, compared in the "
+            "same way, are matched far less. The pairs below can be checked by eye.",
+            f"That the other training images are safe. {beyond}",
+        )
+    if outcome == "none_found":
+        return (
+            "With these samples, training images are matched no more than unseen ones, in an audit that would have found a "
+            f"memorised share of {wording.percent(metrics['verdict']['detectable'])} with 80% power.",
+            f"That the model has memorised nothing: a smaller share would have gone unnoticed. {beyond}",
+        )
+    return "Nothing either way.", f"That the model has memorised nothing. {beyond}"
 
 
 def meaning(metrics: Metrics) -> str:
@@ -111,7 +133,26 @@ def meaning(metrics: Metrics) -> str:
 
 def _name(condition: Condition) -> str:
     name = wording.condition_name(condition)
-    return "plain sampling (Random)" if condition["method"] == "random" else name
+    return {"random": "plain sampling (Random)", "given": "given samples"}.get(condition["method"], name)
+
+
+def measured_rate(metrics: Metrics) -> str:
+    """The rate at which plain or given samples match unseen images that did not set the cut; empty where it was not measured."""
+    plain = [each for each in metrics["conditions"] if each["method"] in ("random", "given") and each.get("crossfit")]
+    if not plain:
+        return ""
+    found = plain[0]["crossfit"]
+    return f"{wording.percent(found['unseen'])} (95% interval over images {wording.interval(found['unseen_ci'])})"
+
+
+def privacy_loss(metrics: Metrics) -> str:
+    """The lower bound on ε in one sentence; empty where there is none."""
+    found = metrics.get("privacy") or {}
+    if found.get("epsilon") is None:
+        return ""
+    if found["epsilon"] > 0:
+        return f"The training is not ε-differentially private for any ε below {found['epsilon']:.2f} (95% confidence)."
+    return "The scores show no privacy loss: the bound is 0. That does not mean that the training is private."
 
 
 def excess_text(condition: Condition) -> str:
@@ -119,8 +160,8 @@ def excess_text(condition: Condition) -> str:
     low, high = condition["excess_ci"]
     return (
         f"excess {_signed(condition['excess'])} (95%: {_signed(max(low, -1.0))} to {_signed(min(high, 1.0))}): "
-        f"{wording.percent(condition['excess_member_share'])} of the samples match training images, "
-        f"{wording.percent(condition['excess_unseen_share'])} as many unseen ones, all with one normalizer"
+        f"{wording.percent(condition['excess_member_share'])} of the samples match training images and "
+        f"{wording.percent(condition['excess_unseen_share'])} match unseen images, of as many and with one normalizer"
     )
 
 

@@ -12,7 +12,7 @@ from side_ray.report import findings, wording
 from side_ray.report.sections import PageData, PageSection
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TINY = 96
+TINY = 96
 """Width (pixels) up to which images are magnified without smoothing, which would add detail that is not in them."""
 
 
@@ -76,9 +76,11 @@ def _pair(metrics: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _image(png: bytes) -> dict[str, Any]:
+def _image(png: bytes | None) -> dict[str, Any]:
+    if png is None:
+        return {"uri": "", "tiny": False}
     if not png.startswith(_PNG) or len(png) < 24:
         raise ValueError("an image of the gallery is not a PNG; encode it with side_ray.images.encode_png")
     width, height = struct.unpack(">II", png[16:24])
     uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return {"uri": uri, "width": width, "height": height, "tiny": width <= _TINY}
+    return {"uri": uri, "width": width, "height": height, "tiny": width <= TINY}

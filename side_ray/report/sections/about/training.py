@@ -7,6 +7,7 @@ from side_ray.report.sections import PageData, PageSection
 
 class Training(PageSection):
     heading = contents = "Training"
+    folded = True
     template = """\
 {% from "macros.html.j2" import figure_grid %}
 {{ figure_grid(figures) }}
