@@ -3,20 +3,22 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from side_ray.execution.stopping import LINE
+from side_ray.execution.node.stopping import LINE
 
 BEGIN = """
 import hashlib, os, signal, sys, time
-from side_ray.execution import stopping
+from side_ray.execution.node import stopping
 stopping.PATIENCE_S = {patience}
 computing = hashlib.pbkdf2_hmac, "sha256", b"", b"", 10**9  # in C, without Python's lock
 def kill():
     print("killed", flush=True)
 with stopping.stoppable(kill) as stop:
     try:
+        {before}
         print("begun", flush=True)
         {body}
     except BaseException:
@@ -25,21 +27,26 @@ with stopping.stoppable(kill) as stop:
         raise
 """
 BODIES = {
-    "waits": "time.sleep(60)",
-    "computes": "computing[0](*computing[1:])",
-    "another library handles the signal": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); time.sleep(60)",
-    "another library ignores it": "signal.signal(signal.SIGTERM, lambda *_: None)\n        while True: time.sleep(1)",
-    "stderr is closed for a while": "os.dup2(os.open(os.devnull, os.O_WRONLY), 2); computing[0](*computing[1:])",
+    "waits": ("", "time.sleep(60)"),
+    "computes": ("", "computing[0](*computing[1:])"),
+    "another library handles the signal": ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))", "time.sleep(60)"),
+    "another library ignores it": ("signal.signal(signal.SIGTERM, lambda *_: None)", "while True: time.sleep(1)"),
+    "stderr is closed for a while": ("os.dup2(os.open(os.devnull, os.O_WRONLY), 2)", "computing[0](*computing[1:])"),
 }
 FORCED = list(BODIES)[1:2] + list(BODIES)[3:]
 
 
+def source(body: str, before: str = "", patience: float = 60) -> str:
+    return BEGIN.format(body=body, before=before, patience=patience)
+
+
 @pytest.mark.parametrize("body", BODIES)
 def test_a_stopped_process_says_so_once_and_ends(body):
-    command = [sys.executable, "-c", BEGIN.format(body=BODIES[body], patience=0.5 if body in FORCED else 60)]
+    command = [sys.executable, "-c", source(*reversed(BODIES[body]), 0.5 if body in FORCED else 60)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "begun\n"
+        time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         printed, said = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -49,10 +56,11 @@ def test_a_stopped_process_says_so_once_and_ends(body):
 
 def test_the_first_of_many_signals_counts_and_the_blocks_on_the_way_out_end():
     body = "try: time.sleep(60)\n        finally: time.sleep(0.1); print('cleaned', flush=True)"
-    command = [sys.executable, "-c", BEGIN.format(body=body, patience=60)]
+    command = [sys.executable, "-c", source(body)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         process.stdout.readline()
+        time.sleep(0.2)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             process.send_signal(number)
         printed, said = process.communicate(timeout=60)

@@ -346,6 +346,7 @@ def test_damage_to_any_file_of_other_audits_changes_no_number(in_process, tmp_pa
     artifacts = Artifacts.open(config_of(whole))
     files = [path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".parquet", ".json")]
     files = [path for path in files if len(path.parts) > 1 and path.parts[0] != "report" and "scan" not in path.parts]
+    files = [path for path in files if not path.stem.startswith("part-") or path.stem == "part-000000"]
     if artifacts.config.control:
         audits = {artifacts.prepare.fingerprint, artifacts.dpm.fingerprint}
         files = [path for path in files if not audits & set(path.parts)]
@@ -354,7 +355,7 @@ def test_damage_to_any_file_of_other_audits_changes_no_number(in_process, tmp_pa
             root = tmp_path / "copy"
             shutil.copytree(whole, root)
             damage(root / path)
-            for again in range(2):
+            for again in range(2 if damage in (flipped, deleted) else 1):
                 said = run(root, config_of)
                 assert metrics_of(config_of(root)) == metrics_of(config_of(whole)), (path, damage.__name__, said)
                 if not again:
