@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
-from side_ray.execution.stopping import stoppable
+from side_ray.execution.node.stopping import stoppable
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter

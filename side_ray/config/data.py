@@ -39,10 +39,10 @@ class DataSection(OpenSection):
     image_size: Side | None = None
     """Side that the square is resized to; absent, all images must have one size."""
     value_range: tuple[Real, Real] | None = omitted_by_default(None)
-    """The values that become 0 and 255 in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8 bits
-    stay as they are."""
+    """The values that become black and white in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8
+    bits stay as they are."""
     grayscale: bool = False
-    """One channel; otherwise all images are converted to RGB."""
+    """One channel, of up to 16 bits; otherwise all images are converted to RGB of 8 bits."""
     labels: bool = True
     """Whether the source's labels are used, where it has any."""
     per_class: Count | None = None

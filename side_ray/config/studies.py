@@ -1,4 +1,4 @@
-"""Sections `theory`, `control` and `sweep`: studies beyond a single audit."""
+"""Sections `theory`, `privacy`, `control` and `sweep`: studies beyond a single audit."""
 
 import math
 from collections.abc import Hashable
@@ -18,6 +18,7 @@ from side_ray.config.base import (
     Section,
     Share,
     Whole,
+    omitted_by_default,
 )
 from side_ray.config.dpm import MOST_TIMESTEPS
 
@@ -59,6 +60,15 @@ class TheorySection(Section):
             if len(set(getattr(self, key))) != len(getattr(self, key)):
                 raise ValueError(f"theory.{key}: holds a value twice; list each once")
         return self
+
+
+class PrivacySection(Section):
+    """The lower bound on the privacy loss ε of the training, where members and unseen images were told apart by a random draw."""
+
+    pairs: Whole = 1000
+    """Most pairs of a member and an unseen image; 0 = no bound. n pairs can show at most about ε = log(n/3)."""
+    canaries: str | None = omitted_by_default(None)
+    """The plan that `side-ray canaries` wrote, for a model that was trained elsewhere by it."""
 
 
 class ControlSection(Section):

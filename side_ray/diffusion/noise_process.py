@@ -38,8 +38,8 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
 def load_schedule(directory: Path) -> DDPMScheduler:
     """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
 
-    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from it.
-    Early diffusers wrote `predict_epsilon` instead of the prediction type: false means x₀, which it calls `sample`.
+    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from
+    it. Early diffusers wrote `predict_epsilon` instead of the prediction type: false means x₀, which it calls `sample`.
 
     Args:
         directory: the directory that holds `scheduler_config.json`.

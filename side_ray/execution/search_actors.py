@@ -11,7 +11,7 @@ import torch
 
 from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
-from side_ray.execution.node_memory import shared_array
+from side_ray.execution.node.memory import shared_array
 from side_ray.execution.session import fitting
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import Groups, read_groups, read_split

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from side_ray.config import ClusterSection
 from side_ray.errors import Damaged, RunError, UserError, one_line
-from side_ray.execution.node_memory import forget_dead
-from side_ray.execution.stopping import SIGNALS, Process, descendants, start_time
+from side_ray.execution.node.memory import forget_dead
+from side_ray.execution.node.stopping import SIGNALS, Process, descendants, start_time
 from side_ray.storage.scratch import scratch
 
 Result = TypeVar("Result")

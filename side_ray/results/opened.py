@@ -242,7 +242,8 @@ class AuditResult:
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, C] as a PIL image."""
+    """An image [H, W, C] as of `decode_png` as a PIL image of 8 bits."""
+    image = np.rint(image).astype(np.uint8)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

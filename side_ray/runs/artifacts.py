@@ -22,7 +22,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 4, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"check": 1}
+VERSIONS |= {"check": 1, "privacy": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -216,6 +216,10 @@ class Artifacts:
         names = [each.name for each in conditions(self.config)]
         settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    def losses(self, images: list[tuple[str, int]]) -> Artifact:
+        """The denoising losses of members and unseen images, given by split and id."""
+        return self._artifact("privacy", images, self._precision, self.config.run.seed, self.dpm.fingerprint)
 
     @cached_property
     def theory(self) -> Artifact:

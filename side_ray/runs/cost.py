@@ -15,6 +15,7 @@ from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
@@ -63,11 +64,12 @@ def estimate(artifacts: Artifacts) -> Estimate:
 
 
 def _guided_steps(artifacts: Artifacts) -> int:
-    """Number of visited timesteps within the guidance interval."""
+    """Number of visited timesteps at which the classifier guides."""
     extract, schedule = artifacts.config.extract, schedule_of(artifacts)
-    start, end = (edge * schedule.config["num_train_timesteps"] for edge in extract.guidance_interval)
+    process = process_of(schedule)
+    start, end = (edge * process.timesteps for edge in extract.guidance_interval)
     visited = sampler_of(extract).visited_timesteps(schedule)
-    return sum(start <= timestep < end for timestep in visited)
+    return sum(start <= time < end and process.level(time)[0] >= process.guided_from for time in visited)
 
 
 def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:

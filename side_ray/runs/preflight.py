@@ -3,19 +3,20 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import Schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
 from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
+from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
@@ -50,7 +51,7 @@ class _Checks:
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts, self.config = artifacts, artifacts.config
         self.source: Description | None = None
-        self.schedule: DDPMScheduler | None = None
+        self.schedule: Schedule | None = None
 
     def in_order(self) -> Iterator[Callable[[], None]]:
         """Those of `prepare` first."""
@@ -61,6 +62,8 @@ class _Checks:
             yield lambda: check_given(self.artifacts)
         else:
             yield from (self.dpm, self.surrogate, self.steps)
+        if self.config.privacy.canaries is not None:
+            yield self.canaries
         yield self.score
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
@@ -113,6 +116,9 @@ class _Checks:
             with naming("extract.steps"):
                 sampler_of(self.config.extract).visited_timesteps(self.schedule)
 
+    def canaries(self) -> None:
+        read_plan(str(self.config.privacy.canaries))
+
     def score(self) -> None:
         Bands.make(self.config.score.bands, similarity_of(self.config.score))
 
@@ -148,8 +154,8 @@ def check_places(config: Config) -> None:
             raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
 
 
-def schedule_of(artifacts: Artifacts) -> DDPMScheduler:
-    """The noise schedule of the DPM: that of the config, or the imported model's own.
+def schedule_of(artifacts: Artifacts) -> Schedule:
+    """The noise process of the DPM: that of the config, or the imported model's own.
 
     Raises:
         UserError: the imported model cannot be opened.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from side_ray.similarity.duplicates import near_pairs, thumbnails
 from side_ray.sources.inventory import LEFT_OUT, check_enough, inventory, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.published.digits import load_digits
+from side_ray.sources.reading.pixels import Unusable
 from side_ray.sources.select import (
     SPLITS,
     Alike,
@@ -158,6 +160,7 @@ class _Preparation:
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
         self._tell_sources()
+        self._tell_depth()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
         self._check_enough(census, candidates)
@@ -254,6 +257,20 @@ class _Preparation:
             self.reporter.warn(
                 f"{doubt}; give the folder or a pattern of those that the model was trained on, if not all"
             )
+
+    def _tell_depth(self) -> None:
+        """Warn where gray images of 16 bits become RGB of 8."""
+        if transform_of(self.data).grayscale or not self.data.item("data.source").converts:
+            return
+        gray = transform_of(self.data.model_copy(update={"grayscale": True}))
+        with suppress(Unusable, UserError):
+            first = next(
+                (record for record in self.pools[0].read(next(self.pools[0].units())) if not record.error), None
+            )
+            if first and first.content is not None and gray(first.content).dtype == np.uint16:
+                self.reporter.warn(
+                    f"data.grayscale: {first.name} has 16 bits, of which RGB keeps 8; set it to true to keep all"
+                )
 
     def _check_usable(self, census: Census) -> int:
         """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises

@@ -9,7 +9,7 @@ from side_ray.config import ClusterSection
 from side_ray.config.cluster import Workers
 from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
-from side_ray.execution.lease import Lease
+from side_ray.execution.node.lease import Lease
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.run import PROGRESS, Artifact, read_progress

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from side_ray.algorithm import ALGORITHM
-from side_ray.execution.stopping import LINE
+from side_ray.execution.node.stopping import LINE
 from side_ray.runs.artifacts import Artifacts
 from tests.audits import tiny_config, tiny_values
 

@@ -8,8 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from side_ray.execution import lease as leases
-from side_ray.execution.lease import LEASE, Lease
+from side_ray.execution.node import lease as leases
+from side_ray.execution.node.lease import LEASE, Lease
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 from side_ray.storage import open_store

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from side_ray.errors import Damaged
+from side_ray.execution.node.stopping import start_time
 from side_ray.execution.progress import Reporter
-from side_ray.execution.stopping import start_time
 from side_ray.runs.run import Artifact
 
 LEASE = "_lease.json"
