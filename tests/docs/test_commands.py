@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from PIL import Image
 from typer.testing import CliRunner
 
 from side_ray.cli.app import app
@@ -22,7 +23,7 @@ CONFIGS = ROOT / "jobs" / "configs"
 EVERY_COMMAND = pytest.mark.parametrize("command", commands(), ids=str)
 RUN_HERE = {
     "doctor", "init", "plan", "audit", "score", "status", "open", "remake", "compare", "export", "purge", "sweep", "reproduce",
-    "theory", "twins",
+    "theory", "twins", "canaries",
 }  # fmt: skip
 """Verbs with a test below, in test_newcomer.py (`audit`) or in tests/studies (`twins`)."""
 
@@ -118,6 +119,18 @@ def test_a_first_look(tmp_path, monkeypatch):
         assert result.exit_code in codes, result.stderr
     assert "samples" in result.stdout
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_plan_of_canaries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (arguments,) = [each.arguments for each in commands() if each.verb == "canaries"]
+    Image.new("L", (2, 2)).save("one.png")
+    Path("images").mkdir()
+    for number in range(600):
+        shutil.copy("one.png", f"images/{number}.png")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert len(Path("canaries.csv").read_text().splitlines()) == 601
 
 
 @pytest.mark.slow
