@@ -185,6 +185,11 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
         "train_distinct": artifacts.distinct["member"],
         "duplicates": artifacts.prepare.info().get("duplicates"),
         "left_out": artifacts.prepare.info().get("left_out"),
+        "augmentations": {
+            "known": not config.unknown_training,
+            "used": ["flips"] if config.compares_flips else [],
+            "seen": not similarity.pixel_distances,
+        },
         "mirrored": None if mirrored is None else asdict(mirrored) | {"many": mirrored.many},
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
