@@ -13,7 +13,7 @@ from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.privacy import privacy
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import mending
+from side_ray.execution.repair import check_finished, mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
@@ -90,6 +90,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))
+        check_finished(audit)
     began = time.monotonic()
     run_steps(audit, [step.stage for step in steps(config, last)])
     try:
@@ -108,7 +109,8 @@ def run_steps(audit: Audit, stages: list[Callable[[Audit], None]]) -> None:
     """
 
     def run() -> None:
-        for stage in stages:
+        for number, stage in enumerate(stages, 1):
+            audit.reporter.step(number, len(stages), stage.__name__)
             began = time.monotonic()
             stage(audit)
             spend(audit.run.store, stage.__name__, time.monotonic() - began)

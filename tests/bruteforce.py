@@ -21,9 +21,9 @@ SIDE, BOUND = 16, 0.1
 
 
 def images_of(table) -> np.ndarray:
-    """float64 [N, H, W, C] pixel values."""
+    """float64 [N, H, W, C] pixel values in 0 … 255."""
     images = [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in table.column("image").to_pylist()]
-    array = np.array(images, float)
+    array = np.array([image / (1 if image.dtype == np.uint8 else 257) for image in images], float)
     return array[..., None] if array.ndim == 3 else array
 
 

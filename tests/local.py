@@ -87,9 +87,11 @@ def without_ray() -> Iterator[None]:
         for name in USERS:
             stack.enter_context(patch(f"side_ray.{name}.run_shards", run_here))
         stack.enter_context(patch("side_ray.stages.prepare.run_pass", pass_here))
-        for name in ("prepare", "score"):
+        for name in ("prepare", "score", "synthesize"):
             stack.enter_context(patch(f"side_ray.stages.{name}.ensure_ray"))
-        stack.enter_context(patch("side_ray.stages.score.run_remotely", lambda function, *given, **_: function(*given)))
+        for name in ("score", "synthesize"):
+            path = f"side_ray.stages.{name}.run_remotely"
+            stack.enter_context(patch(path, lambda function, *given, **_: function(*given)))
         yield
     torch.set_num_threads(threads)
 

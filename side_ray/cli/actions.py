@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.file import load_config
-from side_ray.errors import CheckFailed, Damaged, NotThere, RunError, UserError, bounded, one_line
+from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
+from side_ray.execution.node.stopping import stoppable
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
 
 STUDIES = {"theory": "side_ray.studies.theory:run_theory", "twins": "side_ray.studies.twins:run_twins"}
 """Studies by verb: `module:function`, a function of a config and a reporter that returns lines for the terminal."""
+
+
+OPTIONS: dict[str, Any] = {}
+"""Arguments of the reporter, from the options before the verb."""
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def _reporter() -> Iterator["Reporter"]:
     from side_ray.execution.session import own_ray
 
     with own_ray():
-        yield Reporter()
+        yield Reporter(**OPTIONS)
 
 
 def print_table(table: Any) -> None:
@@ -138,12 +144,10 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
     from side_ray.runs.cost import plan_json, plan_lines, probe
     from side_ray.runs.preflight import preflight
 
-    artifacts, obstacle = Artifacts.open(config), ""
-    try:
-        preflight(artifacts)
-    except (NotThere, RunError) as error:
-        # The cost can be computed before the data, weights and storage are available.
-        obstacle = str(error)
+    artifacts, missing = Artifacts.open(config), list[str]()
+    # The cost can be computed before the data, weights and storage are available.
+    preflight(artifacts, missing)
+    obstacle = "; ".join(missing)
     rate = probe(artifacts) if timed else throughput
     if as_json:
         print_json(plan_json(artifacts, rate, obstacle))
@@ -152,25 +156,38 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
 
 
 def guarded(action: Callable[[], object]) -> int:
-    """Call `action` and return the exit code. A UserError is printed on stderr as one line, without a traceback."""
-    try:
-        action()
-    except UserError as error:
-        print(f"side-ray: {error}", file=sys.stderr)
-        return error.exit_code
-    except Damaged as damage:
-        print(f"side-ray: {damage}; run side-ray audit, which makes it again", file=sys.stderr)
-        return RunError.exit_code
-    except KeyboardInterrupt:
-        print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)
-        return 130
-    except Exception as error:
+    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr."""
+    failure: BaseException | None = None
+    with stoppable(_kill) as stop:
+        try:
+            action()
+        except BaseException as error:
+            failure = error
+        if stop.number:
+            _kill()
+            stop.leave()
+    return 0 if failure is None else _tell(failure)
+
+
+def _kill() -> None:
+    if session := sys.modules.get("side_ray.execution.session"):
+        session.kill()
+
+
+def _tell(failure: BaseException) -> int:
+    if isinstance(failure, UserError):
+        print(f"{PROGRAM}{failure}", file=sys.stderr)
+        return failure.exit_code
+    if isinstance(failure, Damaged):
+        print(f"{PROGRAM}{bounded(str(failure))}; run side-ray audit, which makes it again", file=sys.stderr)
+    elif not isinstance(failure, Exception):
+        raise failure
+    else:
         if os.environ.get("SIDE_RAY_TRACEBACK"):
-            raise
-        fault = bounded(one_line(error))
+            print(masked("".join(traceback.format_exception(failure))), file=sys.stderr)
+        fault = bounded(one_line(failure))
         print(f"side-ray: an error that is not expected ({fault}); SIDE_RAY_TRACEBACK=1 shows where", file=sys.stderr)
-        return RunError.exit_code
-    return 0
+    return RunError.exit_code
 
 
 def run_verb(name: str, path: str, overrides: list[str], fail_above: int | None = None) -> int:

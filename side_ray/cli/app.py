@@ -8,10 +8,9 @@ import side_ray
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 stopped for a reason outside the config, finished work is kept; 2 wrong arguments or config; "
-    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 interrupted."
+    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 or 143 stopped by SIGINT or SIGTERM."
 )
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,8 +47,20 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version", callback=_version, is_eager=True)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and results only")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress while a stage runs")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--log-json", help="Print messages as JSON lines, for log collectors")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error comes from")] = False,
 ) -> None:
-    pass
+    import os
+
+    from side_ray.cli.actions import OPTIONS
+
+    OPTIONS.update(quiet=quiet, progress=progress, as_json=as_json)
+    if verbose:
+        os.environ["SIDE_RAY_TRACEBACK"] = "1"
 
 
 def _verb(name: str, config: str, overrides: list[str] | None, fail_above: int | None = None) -> None:

@@ -1,9 +1,10 @@
 """The configuration of an audit: all sections, and the checks between them."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from side_ray.config.base import Section, omitted_by_default
 from side_ray.config.cluster import ClusterSection, ReportSection, RunSection, StorageSection
@@ -13,6 +14,28 @@ from side_ray.config.extract import ExtractSection, GivenSection
 from side_ray.config.score import ScoreSection
 from side_ray.config.studies import ControlSection, PrivacySection, SweepSection, TheorySection
 from side_ray.config.surrogate import SurrogateSection
+from side_ray.errors import UserError, check_credentials, masked
+
+MOST_SHARDS = 10**6
+"""Files of one condition."""
+
+
+def _check_credentials(value: Any, key: str) -> None:
+    """Raise ValueError if a value holds credentials in a URL."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_credentials(name, key)
+            _check_credentials(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_credentials(inner, key)
+    elif isinstance(value, str):
+        try:
+            check_credentials(value, key)
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
 
 def _with_samples(values: Any) -> Any:
@@ -69,6 +92,12 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _without_credentials(cls, values: Any) -> Any:
+        _check_credentials(values, "")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _samples_of_targets(cls, values: Any) -> Any:
         return _with_samples(values)
 
@@ -98,6 +127,11 @@ class Config(Section):
                 f"surrogate.synthetic: {surrogate.synthetic} is not a multiple of extract.shard_size ({size}); "
                 f"use for example {fix}"
             )
+        for key, count in (("extract.samples", self.extract.samples), ("surrogate.synthetic", surrogate.synthetic)):
+            if count // size > MOST_SHARDS:
+                raise ValueError(
+                    f"{key}: {count:,} images are more than {MOST_SHARDS:,} shards; raise extract.shard_size"
+                )
         if surrogate.classes > surrogate.synthetic:
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
@@ -132,6 +166,12 @@ class Config(Section):
             found[key] = surrogate.encoder or self.score.option("checkpoint")
         return {key: path for key, path in found.items() if path is not None}
 
+    def trusts(self, key: str) -> bool:
+        """Whether TorchScript at the path of a config key may be run."""
+        if key == "surrogate.encoder":
+            return self.surrogate.trust_encoder
+        return key == "score.checkpoint" and bool(self.score.option("trust_checkpoint"))
+
     def to_yaml(self) -> str:
         """The resolved config as YAML; `load_config` reads it back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return masked(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

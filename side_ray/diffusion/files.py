@@ -8,6 +8,8 @@ import torch
 
 from side_ray.errors import UserError, first_line
 
+LARGEST_JSON = 64 << 20
+
 
 def read_json(path: Path) -> dict:
     """A JSON object from a file.
@@ -16,10 +18,12 @@ def read_json(path: Path) -> dict:
         UserError: the file is absent, unreadable, or holds something other than an object.
     """
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes are too many for a model's JSON; check the file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, found a {type(content).__name__}")

@@ -10,24 +10,31 @@ from safetensors import SafetensorError
 
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
+from side_ray.diffusion.dpm import Denoised
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.noise_process import alpha_bar_at
+from side_ray.diffusion.processes import Schedule, VariancePreserving, load_process, process_of
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
+
+MOST_PARAMETERS = 10**10
+"""Of a U-Net that is trained here."""
 
 
 class UnetDpm:
-    """A `UNet2DModel` with its noise schedule; ε, v and x₀ prediction all come out as ε̂.
+    """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
 
     Args:
         unet: in eval mode. With 2·C output channels (learned variance) the first C are taken.
-        schedule: its `prediction_type` says what the U-Net outputs.
+        schedule: its noise process, which says what the U-Net outputs.
         condition: how often a class-conditional U-Net saw each class; by default all equally often.
 
     Raises:
         UserError: the U-Net's config has no image size, its channels do not fit, or its class embedding takes no class indices.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler, condition: Condition | None = None) -> None:
+    def __init__(self, unet: UNet2DModel, schedule: Schedule, condition: Condition | None = None) -> None:
         config = unet.config
         channels, size = config["in_channels"], config["sample_size"]
         sides = [size, size] if isinstance(size, int) else size
@@ -39,10 +46,13 @@ class UnetDpm:
             raise UserError(f"class_embed_type {config['class_embed_type']!r} is not supported, only num_class_embeds")
         self.unet = unet
         self.schedule = schedule
-        self.alphas_cumprod = alphas_cumprod(schedule)
-        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.process = process_of(schedule)
+        if isinstance(self.process, VariancePreserving):
+            self.alphas_cumprod = self.process.alphas_cumprod
+        self.num_train_timesteps = self.process.timesteps
         self.image_shape = (channels, *sides)
         self.num_classes: int | None = config["num_class_embeds"]
+        self.codec: PixelCodec | None = None
         self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
 
     @property
@@ -55,11 +65,30 @@ class UnetDpm:
         return self
 
     @torch.no_grad()
+    def denoise(self, z_t: torch.Tensor, t: float, class_labels: torch.Tensor | None = None) -> Denoised:
+        """(ẑ₀, ε̂), float32 [B, C, H, W], for z_t float32 [B, C, H, W] at one time t of the process, without autograd.
+
+        Raises:
+            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
+        """
+        z_t, process = z_t.float(), self.process
+        signal, sigma = process.level(t)
+        if isinstance(process, VariancePreserving):
+            times = torch.full((len(z_t),), int(t), dtype=torch.int64, device=z_t.device)
+            if not process.zero_snr:
+                eps = self.eps(z_t, times, class_labels)
+                return (z_t - sigma * eps) / signal, eps
+            return process.leave(self._output(z_t, times, class_labels), z_t, signal, sigma)
+        entering, told = process.enter(z_t, sigma)
+        times = torch.full((len(z_t),), told, dtype=torch.float32, device=z_t.device)
+        return process.leave(self._output(entering, times, class_labels), z_t, signal, sigma)
+
+    @torch.no_grad()
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1, without autograd.
 
         Raises:
-            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
+            ValueError: as for `denoise`, or the noise process is not variance-preserving.
         """
         return self.differentiable_eps(x_t, t, class_labels)
 
@@ -73,12 +102,10 @@ class UnetDpm:
         Raises:
             ValueError: as for `eps`.
         """
-        if self.unet.training:
-            raise ValueError("the U-Net is in training mode: call .eval() before sampling")
-        if (class_labels is None) != (self.num_classes is None):
-            raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        if not isinstance(self.process, VariancePreserving):
+            raise ValueError("eps is for variance-preserving models: use denoise")
         x_t = x_t.float()
-        output = self.unet(x_t, t, class_labels=class_labels, return_dict=False)[0].float()[:, : self.image_shape[0]]
+        output = self._output(x_t, t, class_labels)
         prediction = self.schedule.config["prediction_type"]
         if prediction == "epsilon":
             return output
@@ -88,6 +115,14 @@ class UnetDpm:
             return signal * output + sigma * x_t
         return (x_t - signal * output) / sigma
 
+    def _output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
+        if self.unet.training:
+            raise ValueError("the U-Net is in training mode: call .eval() before sampling")
+        if (class_labels is None) != (self.num_classes is None):
+            raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
+        output: torch.Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
+        return output.float()[:, : self.image_shape[0]]
+
 
 def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDpm:
     """Open a diffusers pipeline of one U-Net and one scheduler, or a bare U-Net directory (layouts: see `load_dpm`).
@@ -95,11 +130,18 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
     Raises:
         UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
     """
-    if (directory / "model_index.json").exists():
-        _check_index(directory / "model_index.json")
-    unet_dir = directory / "unet" if (directory / "unet").is_dir() else directory
-    scheduler_dir = directory / "scheduler" if (directory / "scheduler").is_dir() else directory
-    unet, schedule = _load_unet(unet_dir), load_schedule(scheduler_dir)
+    if (directory / INDEX).exists():
+        _check_index(directory / INDEX)
+    else:
+        check_alone(path.name for path in directory.iterdir() if path.is_dir())
+    layout = Layout.of(names_in(directory))
+    unet = _load_unet(directory / layout.unet, layout.variant)
+    if not (directory / layout.scheduler / "scheduler_config.json").exists():
+        raise UserError(
+            f"{directory} has a U-Net and no scheduler_config.json, like a training's checkpoint: put that of the finished "
+            "pipeline into it as scheduler/scheduler_config.json"
+        )
+    schedule = load_process(directory / layout.scheduler)
     classes = unet.config["num_class_embeds"]
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
@@ -138,9 +180,17 @@ def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UN
     halvings = 2 ** (levels - 1)
     if height % halvings or width % halvings:
         raise UserError(f"{levels} U-Net levels need sides divisible by {halvings}, the images are {height}×{width}")
-    try:
+
+    def make() -> UNet2DModel:
         return UNet2DModel(sample_size=(height, width), in_channels=channels, out_channels=channels, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+
+    try:
+        with torch.device("meta"):  # allocates nothing
+            parameters = sum(each.numel() for each in make().parameters())
+        if parameters > MOST_PARAMETERS:
+            raise UserError(f"this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
+        return make()
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"diffusers refuses this U-Net: {first_line(error)}") from error
 
 
@@ -174,18 +224,18 @@ def middle_block(
 
 def _check_index(path: Path) -> None:
     """Refuse pipelines with more than a pixel-space U-Net and a scheduler: latent or text-to-image models."""
-    components = {name: value for name, value in read_json(path).items() if not name.startswith("_")}
+    index = read_json(path)
+    components = {name: value for name, value in index.items() if not name.startswith("_")}
     if set(components) != {"unet", "scheduler"} or components["unet"] != ["diffusers", "UNet2DModel"]:
         found = ", ".join(sorted(components)) or "nothing"
-        raise UserError(f"{path} must list a UNet2DModel and a scheduler and nothing else, found: {found}")
+        raise UserError(f"{path}: {index.get('_class_name', 'a pipeline')} of {found}: {REFUSED}")
 
 
-def _load_unet(directory: Path) -> UNet2DModel:
+def _load_unet(directory: Path, variant: str) -> UNet2DModel:
     if not (directory / "config.json").exists():
         raise UserError(f"no U-Net in {directory}: config.json is missing")
     if not any(directory.glob("*.safetensors")):
-        pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        if pickled:
+        if pickled := sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED):
             raise UserError(
                 f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened: convert them to "
                 "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
@@ -204,10 +254,15 @@ def _load_unet(directory: Path) -> UNet2DModel:
     if not isinstance(given.get("layers_per_block", 1), int) or given.get("layers_per_block", 1) > MOST_LAYERS:
         raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{directory / 'config.json'} is not a UNet2DModel")
+        raise UserError(f"{directory / 'config.json'} is of a {given['_class_name']}: {REFUSED}")
     try:
         unet, info = UNet2DModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+            directory,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error

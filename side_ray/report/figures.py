@@ -78,7 +78,8 @@ def lambda_curve(metrics: Mapping[str, Any], criterion: findings.Criterion, scor
     if not series:
         return None
     baseline = next((each for each in scored if each["method"] == "random"), None)
-    name, title = f"lambda-{criterion.kind}-{slug(criterion.name)}-{score}", wording.SCORES[score]
+    at = criterion.kind if criterion.name == criterion.kind else f"{criterion.kind}-{slug(criterion.name)}"
+    name, title = f"lambda-{at}-{score}", wording.SCORES[score]
     alt = f"{title}, {criterion.title[0].lower()}{criterion.title[1:]}, by guidance scale. " + _points_text(
         series, baseline, criterion, score
     )

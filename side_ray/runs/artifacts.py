@@ -1,6 +1,5 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,12 @@ from typing import Any
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import Damaged, UserError
+from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
+from side_ray.similarity.weights import checked_kind
+from side_ray.similarity.weights import digest as digest_of_weights
 from side_ray.sources.base import Source, newest_of
 from side_ray.sources.pools import describe, open_pools, open_samples, shape_by_config, transform_of
 from side_ray.sources.reading.files import earlier_identity
@@ -20,7 +22,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 4, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"privacy": 1}
+VERSIONS |= {"check": 1, "privacy": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -86,7 +88,13 @@ class Artifacts:
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            return self._artifact("dpm", "import", _content_hash(self.config))
+            found = find_model(self.config)
+            parts = identity(self.config, found)
+            artifact = self._artifact("dpm", "import", *parts)
+            if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
+                earlier = self._artifact("dpm", "import", known)
+                return earlier if earlier.done else artifact
+            return artifact
         if made := made_from_members(dpm):
             return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()
@@ -95,10 +103,15 @@ class Artifacts:
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
+    def check(self) -> Artifact:
+        """The look at some samples of an imported model beside its training images."""
+        return self._artifact("check", *self._sampling, self.prepare.fingerprint)
+
+    @cached_property
     def given(self) -> Source:
         """The source of the given samples, which take the place of a DPM."""
         assert self.config.given is not None
-        return open_samples(self.config.given.samples, self.config.storage)
+        return open_samples(self.config.given.samples, self.config.storage, self.config.given.image_column)
 
     @cached_property
     def synthetic(self) -> ShardSet:
@@ -108,7 +121,8 @@ class Artifacts:
 
     @cached_property
     def surrogate(self) -> Artifact:
-        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", "encoder", "teacher"})
+        paths = {"encoder", "trust_encoder", "teacher"}
+        settings = self.config.surrogate.model_dump(mode="json", exclude={"checkpoint_every", *paths})
         weights = [_file_hash(key, path) for key, path in self.config.label_weights.items()]
         if self.config.surrogate.features == "sscd":
             weights.append(self.config.score.option("preprocessing"))
@@ -236,8 +250,10 @@ class Artifacts:
 
     @cached_property
     def _given(self) -> list[Any]:
-        transform = transform_of(self.config.data).settings()
-        return ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        assert self.config.given is not None
+        transform, column = transform_of(self.config.data).settings(), self.config.given.image_column
+        settings = ["given", self.given.identity(), transform, self.config.extract.shard_size]
+        return [*settings, column] if column else settings
 
     @property
     def _precision(self) -> str:
@@ -265,33 +281,20 @@ def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
 
 
 def check_label_weights(config: Config) -> None:
-    """Check that the weight files used for the surrogate's labels can be read. Raises UserError if one cannot."""
+    """Check that the weight files used for the surrogate's labels can be read, and are trusted. Raises UserError if not."""
     for key, path in config.label_weights.items():
-        _file_hash(key, path)
+        if key == "surrogate.teacher":
+            _file_hash(key, path)
+        else:
+            checked_kind(Path(path), key, config.trusts(key))
 
 
 def _file_hash(key: str, path: str) -> str:
     """SHA-256 of a weight file, because other weights at the same path make other labels."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of_weights(Path(path))
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
-
-
-def _content_hash(config: Config) -> str:
-    """SHA-256 over the imported model's files, because other weights at the same path are another model."""
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    entries = sorted(store.list(), key=lambda entry: entry.key)
-    if not entries:
-        raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")
-    digest = hashlib.sha256()
-    for entry in entries:
-        if Path(entry.key).suffix in {".json", ".safetensors"}:
-            digest.update(entry.key.encode() + b"\0")
-            digest.update(hashlib.sha256(store.read(entry.key)).digest())
-    return digest.hexdigest()
 
 
 def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:

@@ -15,14 +15,16 @@ from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
+from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
-from side_ray.runs.preflight import fetch_import
+from side_ray.runs.preflight import schedule_of
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -54,19 +56,20 @@ def estimate(artifacts: Artifacts) -> Estimate:
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample,
-        classifier_evaluations=guided * _guided_steps(config),
+        classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
 
 
-def _guided_steps(config: Config) -> int:
-    """Number of visited timesteps within the guidance interval."""
-    schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-    start, end = (edge * config.dpm.timesteps for edge in config.extract.guidance_interval)
-    visited = sampler_of(config.extract).visited_timesteps(schedule)
-    return sum(start <= timestep < end for timestep in visited)
+def _guided_steps(artifacts: Artifacts) -> int:
+    """Number of visited timesteps at which the classifier guides."""
+    extract, schedule = artifacts.config.extract, schedule_of(artifacts)
+    process = process_of(schedule)
+    start, end = (edge * process.timesteps for edge in extract.guidance_interval)
+    visited = sampler_of(extract).visited_timesteps(schedule)
+    return sum(start <= time < end and process.level(time)[0] >= process.guided_from for time in visited)
 
 
 def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
@@ -156,7 +159,8 @@ def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     if artifacts.dpm.done:
         return load_dpm(artifacts.dpm.fetch())
     if config.dpm.kind == "import":
-        return load_dpm(fetch_import(config, shape))
+        with imported(config, shape) as (_, model):
+            return model
     if made := made_from_members(config.dpm):
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
@@ -187,7 +191,8 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
     if made := made_from_members(config.dpm):
         return made.flops(config.data.members, shape)
     if config.dpm.kind == "train":
-        unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
+        with torch.device("meta"):
+            unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(artifacts, shape)
         assert isinstance(dpm, UnetDpm)

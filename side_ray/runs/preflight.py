@@ -1,48 +1,126 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
+
+import torch
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import Schedule
 from side_ray.diffusion.unet_dpm import new_unet
-from side_ray.errors import UserError, naming
+from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
+from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
 from side_ray.sources.canaries import read_plan
+from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
-from side_ray.sources.select import check_sizes
 from side_ray.statistics.bands import Bands
-from side_ray.storage import open_store, within
+from side_ray.storage import within
 from side_ray.surrogate.encoders import open_teacher
 
 
-def preflight(artifacts: Artifacts) -> None:
-    """Check a config for faults that would otherwise stop the audit in a later stage.
+def preflight(artifacts: Artifacts, missing: list[str] | None = None) -> None:
+    """Check a config for faults that would otherwise stop the audit in a later stage, in the order of the stages.
+
+    Args:
+        missing: takes a line on each thing that is not there yet, or cannot be reached, and the checks go on; without it,
+            the first one is raised. `side-ray plan` tells them beside the cost.
 
     Raises:
         UserError: one line that names the config key and the remedy.
         RunError: the run directory cannot be read or written.
     """
-    config = artifacts.config
-    check_places(config)
-    similarity = similarity_of(config.score)
-    Bands.make(config.score.bands, similarity)
-    source = None if artifacts.prepare.done else describe(config.data, artifacts.pools)
-    if source is not None:
-        counts = [count for count in source.counts if count is not None]
-        if len(counts) == len(source.counts):
-            check_sizes(config.data, *counts)
-    if config.given:
-        check_given(artifacts)
-    else:
-        _check_dpm(artifacts, source)
-    if config.privacy.canaries is not None:
-        read_plan(config.privacy.canaries)
-    artifacts.run.store.check()
+    for check in _Checks(artifacts).in_order():
+        try:
+            check()
+        except (NotThere, RunError) as error:
+            if missing is None:
+                raise
+            if str(error) not in missing:
+                missing.append(str(error))
+
+
+class _Checks:
+    """The checks of one audit, and what earlier ones found for later ones."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self.artifacts, self.config = artifacts, artifacts.config
+        self.source: Description | None = None
+        self.schedule: Schedule | None = None
+
+    def in_order(self) -> Iterator[Callable[[], None]]:
+        """Those of `prepare` first."""
+        yield lambda: check_places(self.config)
+        yield self.artifacts.run.store.check
+        yield self.data
+        if self.config.given:
+            yield lambda: check_given(self.artifacts)
+        else:
+            yield from (self.dpm, self.surrogate, self.steps)
+        if self.config.privacy.canaries is not None:
+            yield self.canaries
+        yield self.score
+        if self.config.control:
+            yield lambda: _check_control(self.artifacts)
+
+    def data(self) -> None:
+        data, pools = self.config.data, self.artifacts.pools
+        if self.artifacts.prepare.done:
+            return
+        self.source = describe(data, pools)
+        for pool in pools[1:]:
+            with renamed("data.path", "data.holdout_path"):
+                next(iter(pool.units()), None)
+        counts = [count for count in self.source.counts if count is not None]
+        if len(counts) == len(self.source.counts):
+            check_enough(data, counts, inventory(pools, counts, [[]] * len(pools)))
+
+    def dpm(self) -> None:
+        config = self.config
+        if config.dpm.kind == "train":
+            _check_batch(config)
+        if self.source is not None:
+            self._fits(self.source)
+        self.schedule = schedule_of(self.artifacts)
+
+    def _fits(self, source: Description) -> None:
+        """Check what is trained against the images."""
+        config, (height, width, channels) = self.config, source.shape
+        if config.dpm.kind == "train":
+            with naming("dpm.unet"), torch.device("meta"):
+                new_unet(unet_section(config.dpm).model_dump(), (channels, height, width))
+        if not source.labelled and config.dpm.condition == "labels":
+            raise UserError(
+                f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"
+            )
+        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.wants_labels):
+            raise UserError(
+                f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
+                "drop ti from extract.methods and use surrogate.labels: cluster"
+            )
+
+    def surrogate(self) -> None:
+        surrogate = self.config.surrogate
+        if "td" in self.config.extract.methods:
+            check_label_weights(self.config)
+            if surrogate.teacher is not None:
+                open_teacher(surrogate.teacher, surrogate.teacher_size, surrogate.teacher_input)
+
+    def steps(self) -> None:
+        if self.schedule is not None:
+            with naming("extract.steps"):
+                sampler_of(self.config.extract).visited_timesteps(self.schedule)
+
+    def canaries(self) -> None:
+        read_plan(str(self.config.privacy.canaries))
+
+    def score(self) -> None:
+        Bands.make(self.config.score.bands, similarity_of(self.config.score))
 
 
 def check_places(config: Config) -> None:
@@ -57,7 +135,8 @@ def check_places(config: Config) -> None:
         del paths["dpm.path"]
     if config.given:
         paths["given.samples"] = config.given.samples
-    places = {key: path for key, path in paths.items() if path}
+    # A pattern with ** finds files at any depth.
+    places = {key: path.partition("/**")[0] for key, path in paths.items() if path}
     for key, path in places.items():
         if within(run, path):
             raise UserError(
@@ -75,35 +154,19 @@ def check_places(config: Config) -> None:
             raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
 
 
-def _check_dpm(artifacts: Artifacts, source: Description | None) -> None:
+def schedule_of(artifacts: Artifacts) -> Schedule:
+    """The noise process of the DPM: that of the config, or the imported model's own.
+
+    Raises:
+        UserError: the imported model cannot be opened.
+    """
     config = artifacts.config
-    with naming("extract.steps"):
-        schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps)
-        sampler_of(config.extract).visited_timesteps(schedule)
-    if source is not None:
-        height, width, channels = source.shape
-        if config.dpm.kind == "train":
-            with naming("dpm.unet"):
-                new_unet(unet_section(config.dpm).model_dump(), (channels, height, width))
-        if not source.labelled and config.dpm.condition == "labels":
-            raise UserError(
-                f"dpm.condition: labels, but {config.data.source} has none; use random or unique, or another data.source"
-            )
-        if not source.labelled and ("ti" in config.extract.methods or config.surrogate.wants_labels):
-            raise UserError(
-                f"data.source: {config.data.source} has no labels, which method ti and surrogate.labels classifier need; "
-                "drop ti from extract.methods and use surrogate.labels: cluster"
-            )
-    if config.dpm.kind == "train":
-        _check_batch(config)
-    if "td" in config.extract.methods:
-        check_label_weights(config)
-        if config.surrogate.teacher is not None:
-            open_teacher(config.surrogate.teacher, config.surrogate.teacher_size, config.surrogate.teacher_input)
-    if config.dpm.kind == "import" and not artifacts.dpm.done:
-        fetch_import(config, image_shape(artifacts))
-    if config.control:
-        _check_control(artifacts)
+    if config.dpm.kind != "import":
+        return new_schedule(config.dpm.schedule, config.dpm.timesteps)
+    if artifacts.dpm.done:
+        return load_dpm(artifacts.dpm.fetch()).schedule
+    with imported(config, image_shape(artifacts)) as (_, model):
+        return model.schedule
 
 
 def _check_batch(config: Config) -> None:
@@ -128,26 +191,7 @@ def _check_control(artifacts: Artifacts) -> None:
     counts = [count for count in describe(other.config.data, other.pools).counts if count is not None]
     if len(counts) == (1 if config.data.holdout_path is None else 2):
         with naming("control.members"):
-            check_sizes(other.config.data, *counts)
-
-
-def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """Local directory of the imported pipeline, after a check that its images have `shape` (C, H, W).
-
-    Raises:
-        UserError: it cannot be opened, or its images have another shape.
-    """
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    directory = store.fetch_dir("")
-    with naming("dpm.path"):
-        made = tuple(load_dpm(directory).image_shape)
-    if made != shape:
-        raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
-            "model was trained on"
-        )
-    return directory
+            check_enough(other.config.data, counts, inventory(other.pools, counts, [[]] * len(counts)))
 
 
 def check_given(artifacts: Artifacts) -> None:
@@ -159,7 +203,10 @@ def check_given(artifacts: Artifacts) -> None:
     config, count = artifacts.config, artifacts.given.count()
     assert config.given is not None
     if count != config.extract.samples:
+        gone = samples_inventory(artifacts.given)
+        remedy = f"left out were {reasons(gone)}: restore what is a sample, or " if gone["left_out"] else ""
         raise UserError(
-            f"extract.samples: the config says {config.extract.samples:,}, but {config.given.samples} holds {count:,} samples; "
-            "set it to that number"
+            f"the config says {config.extract.samples:,}, but {config.given.samples} holds {count:,} samples; {remedy}set it to "
+            "that number",
+            "extract.samples",
         )

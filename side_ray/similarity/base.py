@@ -10,7 +10,8 @@ from side_ray.config.base import Section
 from side_ray.search import Metric, Neighbors
 
 Images = np.ndarray | Sequence[np.ndarray]
-"""uint8 [N, H, W, C], or N arrays uint8 [H, W, C] of any sizes; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA)."""
+"""[N, H, W, C], or N arrays [H, W, C] of any sizes, uint8 or (of 16 bits) float32 in 0 … 255; C is 1 (gray), 2 (gray, alpha),
+3 (RGB) or 4 (RGBA)."""
 Presets = Mapping[str, Mapping[str, tuple[float | None, float | None]]]
 """By the preset's name, by the band's name: (from, to), where None is an open end."""
 
@@ -43,6 +44,8 @@ class Similarity(ABC):
 
     path_keys: ClassVar[frozenset[str]] = frozenset()
     """Those of its keys that are paths of weights, whose content the values depend on."""
+    unhashed_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those that change no value, and are in no fingerprint."""
 
     @classmethod  # noqa: B027 (most need no check)
     def check_section(cls, section: Any) -> None:

@@ -4,7 +4,6 @@ Published code disagrees about the preprocessing of SSCD, and so do its scores: 
 of every result.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from side_ray.errors import NotThere, UserError
+from side_ray.errors import UserError
 from side_ray.similarity.base import Images
+from side_ray.similarity.weights import checked_kind, digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -60,31 +60,36 @@ class ImageEncoder:
     """Unit vectors of images from a network.
 
     Args:
-        checkpoint: local path of a TorchScript file, or of an ONNX export (`.onnx`). An ONNX model whose input is uint8 is given
-            the resized pixels, and normalizes them itself.
+        checkpoint: local path of an ONNX export, or of TorchScript. An ONNX model whose input is uint8 is given the resized
+            pixels, and normalizes them itself.
         policy: preprocessing, a key of `POLICIES`.
         key: the config key of `checkpoint`, for messages.
         device: torch device; with CUDA, ONNX runs on its CUDA provider.
         batch_size: images per forward pass.
+        trusted: whether TorchScript may be run, see `weights`.
 
     Raises:
-        UserError: no such checkpoint or policy, or a checkpoint that cannot be loaded.
+        UserError: no such checkpoint or policy, or a checkpoint that may not or cannot be loaded.
     """
 
     def __init__(
-        self, checkpoint: str | Path, policy: str, key: str, *, device: str = "cpu", batch_size: int = 64
+        self,
+        checkpoint: str | Path,
+        policy: str,
+        key: str,
+        *,
+        device: str = "cpu",
+        batch_size: int = 64,
+        trusted: bool = False,
     ) -> None:
         if policy not in POLICIES:
             raise UserError(f"{policy!r} is unknown; use one of {', '.join(POLICIES)}", "score.preprocessing")
         path = Path(checkpoint)
-        if not path.is_file():
-            raise NotThere(f"{path} is not a file; give the path of weights in TorchScript or ONNX", key)
         self.key = key
         self.policy_name, self.policy = policy, POLICIES[policy]
         self.device, self.batch_size = device, batch_size
-        self.format = "onnx" if path.suffix == ".onnx" else "torchscript"
-        with path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.format = checked_kind(path, key, trusted)
+        self.sha256 = digest(path)
         self.normalizes_itself = False
         self.network = self._load_onnx(path) if self.format == "onnx" else self._load_torchscript(path)
 
@@ -200,6 +205,12 @@ class ImageEncoder:
                     "use another policy or a checkpoint of free size",
                     "score.preprocessing",
                 )
-            return session.run(None, {entry.name: array.cpu().contiguous().numpy()})[0]
+            try:
+                return session.run(None, {entry.name: array.cpu().contiguous().numpy()})[0]
+            except Exception as error:  # as above
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"{path} cannot describe these images ({reason[:160]}); check the file", self.key
+                ) from None
 
         return network

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from side_ray.config.base import Section
+from side_ray.config.base import Section, omitted_by_default
 from side_ray.search import Metric, Neighbors
 from side_ray.similarity.base import Images, Presets, Similarity
 
@@ -15,9 +15,11 @@ CHECKPOINT = "score.checkpoint"
 
 class SscdOptions(Section):
     checkpoint: str | None = None
-    """SSCD weights: TorchScript or ONNX."""
+    """SSCD weights: ONNX, or TorchScript with `trust_checkpoint`."""
+    trust_checkpoint: bool = omitted_by_default(False)
+    """Run weights in TorchScript, a program that can read and write files: only from a place that you trust."""
     preprocessing: Literal["resize288", "resize320", "center224"] = "resize288"
-    """`encoder.POLICIES`."""
+    """How images are prepared: the short side resized to 288, both sides to 320, or a centre crop of 224."""
 
 
 class Sscd(Similarity):
@@ -28,6 +30,7 @@ class Sscd(Similarity):
     shared_options = True
 
     path_keys = frozenset({"checkpoint"})
+    unhashed_keys = frozenset({"trust_checkpoint"})
 
     name = "sscd"
     display_name = "SSCD cosine"
@@ -38,17 +41,25 @@ class Sscd(Similarity):
     uses_gpu = True
 
     def __init__(
-        self, checkpoint: str | Path, policy: str = "resize288", *, device: str = "cpu", batch_size: int = 64
+        self,
+        checkpoint: str | Path,
+        policy: str = "resize288",
+        *,
+        device: str = "cpu",
+        batch_size: int = 64,
+        trusted: bool = False,
     ) -> None:
         # Late, because this module is imported whenever a config is read, and the encoder imports torch.
         from side_ray.similarity.encoder import ImageEncoder
 
-        self.encoder = ImageEncoder(checkpoint, policy, CHECKPOINT, device=device, batch_size=batch_size)
+        self.encoder = ImageEncoder(
+            checkpoint, policy, CHECKPOINT, device=device, batch_size=batch_size, trusted=trusted
+        )
 
     @classmethod
     def check_section(cls, section: Any) -> None:
         if not section.options(SscdOptions).checkpoint:
-            raise ValueError(f"{CHECKPOINT}: similarity sscd needs the path of SSCD weights (TorchScript or ONNX)")
+            raise ValueError(f"{CHECKPOINT}: similarity sscd needs the path of SSCD weights (ONNX or TorchScript)")
 
     @classmethod
     def from_config(cls, score: Any) -> Self:
@@ -56,7 +67,7 @@ class Sscd(Similarity):
 
         options = score.options(SscdOptions)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(options.checkpoint, options.preprocessing, device=device)
+        return cls(options.checkpoint, options.preprocessing, device=device, trusted=options.trust_checkpoint)
 
     @classmethod
     def explain(cls, params: Mapping[str, Any]) -> str:

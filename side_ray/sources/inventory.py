@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from side_ray.config import DataSection
+from side_ray.errors import UserError
 from side_ray.sources.base import Source, Tally
+from side_ray.sources.select import check_sizes
 
 LEFT_OUT = "left out: "
 """Starts the entry `error` of a scan for records that are no images, as opposed to images that cannot be used."""
@@ -65,3 +68,28 @@ def reasons(row: Mapping[str, Any], most: int = 5) -> str:
         )
     rest = sum(each["count"] for each in sorted(row["left_out"], key=lambda each: -each["count"])[most:])
     return "; ".join(parts[:most]) + (f"; {rest:,} for other reasons" if rest else "")
+
+
+def check_enough(
+    data: DataSection, counts: Sequence[int], rows: Sequence[Mapping[str, Any]], otherwise: str = ""
+) -> None:
+    """Refuse a data set that holds too few images. Where some were left out, the remedy is to restore these: fewer members would
+    hide copies of the others.
+
+    Args:
+        counts: images of each source that can be used.
+        rows: the inventory of each.
+        otherwise: what else may have left out images.
+
+    Raises:
+        UserError: there are too few.
+    """
+    try:
+        check_sizes(data, *counts)
+    except UserError as error:
+        why = "; ".join(reasons(row) for row in rows if row["left_out"]) or otherwise
+        if not why:
+            raise
+        raise UserError(
+            f"{error.message.rpartition(';')[0]}. Left out were {why}: restore what the sets need", error.key
+        ) from None

@@ -60,8 +60,11 @@ def _unseen(item: type[Source], place: Place, options: Section) -> Source:
     return item.open(replace(place, labels=False), options)
 
 
-def open_samples(path: str, storage: StorageSection) -> Source:
+def open_samples(path: str, storage: StorageSection, column: str | None = None) -> Source:
     """Generated images to be scored, in any registered format that knows its size.
+
+    Args:
+        column: the column of images in a table; by default `image`, or the only one.
 
     Raises:
         UserError: the path leads nowhere, or holds no images in one of these formats.
@@ -69,8 +72,9 @@ def open_samples(path: str, storage: StorageSection) -> Source:
     """
     place = Place(path, "given.samples", labels=False, storage=storage)
     item = SOURCES[_kind(place.files())]
-    with renamed("data.path", "given.samples"):
-        source = item.open(place, item.Options())
+    options = {"image_column": column} if column and "image_column" in item.Options.model_fields else {}
+    with renamed("data.path", "given.samples"), renamed("data.image_column", "given.image_column"):
+        source = item.open(place, item.Options(**options))
         if source.count() is None:
             raise UserError(f"{path} is a {_kind(place.files())} archive; unpack it, and give the folder", "data.path")
     return source

@@ -1,5 +1,6 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.session import machine
-from side_ray.report import findings
+from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
@@ -26,7 +27,7 @@ from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
-from side_ray.runs.plan import Condition
+from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import PAGE, PDF
 from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
 from side_ray.runs.status import spent
@@ -75,9 +76,12 @@ def report(audit: Audit) -> None:
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
-        figures = build_figures(metrics, curves=_curves(artifacts), values=values)
-        for figure in figures:
-            target.write(f"figures/{figure.name}.svg", figure.svg.encode())
+        with ExitStack() as stack:
+            files = stack.enter_context(svg.keeping()) if audit.config.report.figures else {}
+            figures = build_figures(metrics, curves=_curves(audit), values=values)
+        files |= {f"{figure.name}.svg": figure.svg.encode() for figure in figures}
+        for name, content in files.items():
+            target.write(f"figures/{name}", content)
         gallery, pairs = _pairs(artifacts, metrics, scores, q_values)
         config = audit.config.model_dump(mode="json")
         page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
@@ -212,7 +216,7 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
     return {
         "run": artifacts.run.store.uri,
         "seed": config.run.seed,
-        "artifacts": artifacts.run.latest(),
+        "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
         "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
@@ -221,6 +225,22 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _made_from(artifacts: Artifacts) -> dict[str, Any]:
+    """The artifacts of this audit, as in `latest.json`, which another command in the same run directory may be changing."""
+    many = conditions(artifacts.config)
+    found: dict[str, Any] = {
+        "prepare": artifacts.prepare.key,
+        "samples": {each.name: artifacts.samples(each).directory for each in many},
+        "scores": {each.name: artifacts.scores(each).directory for each in many},
+        "hits": {each.name: artifacts.hits(each).directory for each in many},
+    }
+    if not artifacts.config.given:
+        found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+    if artifacts.cut_shards:
+        found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
+    return found
 
 
 def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
@@ -265,15 +285,18 @@ def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
     return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors")}
 
 
-def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
+def _curves(audit: Audit) -> list[dict[str, Any]]:
     """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
-    curves = []
+    curves, artifacts = [], audit.artifacts
     surrogate = artifacts.surrogate
     trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in NETWORKS}
     for stage, artifact in trained.items():
         try:
             curve = {"stage": stage, **artifact.read_json(CURVE)}
-        except (FileNotFoundError, Damaged):  # a figure is not worth a new training
+        except FileNotFoundError:
+            continue
+        except Damaged as damage:  # a figure is not worth a new training
+            audit.reporter.warn(f"{damage}: the report lacks this loss curve, which only a new training would give")
             continue
         info = artifact.info()
         if "accuracy" in info:

@@ -283,7 +283,7 @@ def learn_strata(audit: Audit) -> None:
         RunError: the worker died, or raised another exception.
     """
     artifacts, config = audit.artifacts, audit.config
-    if not artifacts.strata.done:
+    if not audit.has(artifacts.strata):
         ensure_ray(config.cluster)
         gpus = config.cluster.gpus if uses_gpu(config) else 0
         run_remotely(_write_strata, artifacts, title="strata", cpus=config.cluster.actor_cpus, gpus=gpus, retries=3)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from side_ray.errors import UserError
+from side_ray.errors import UserError, check_credentials
 from side_ray.storage.base import Entry, Store, is_key
 from side_ray.storage.cache import CACHE_GB
 from side_ray.storage.local import LocalStore
@@ -37,6 +37,7 @@ def open_store(
     Raises:
         UserError: the URI or the endpoint is not of a supported form.
     """
+    check_credentials(uri, key)
     scheme, separator, rest = uri.partition("://")
     if not uri:
         raise UserError("is empty; give a local path or s3://bucket/prefix", key)
@@ -53,8 +54,8 @@ def open_store(
         bucket, _, prefix = rest.partition("/")
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
-        if not bucket or "@" in bucket or (prefix.strip("/") and not is_key(prefix.strip("/"))):
-            raise UserError(f"{uri.rpartition('@')[2]} is not of the form s3://bucket/prefix", key)
+        if not bucket or (prefix.strip("/") and not is_key(prefix.strip("/"))):
+            raise UserError(f"{uri} is not of the form s3://bucket/prefix", key)
         return S3Store(bucket, prefix.strip("/"), checked_endpoint(endpoint), region, cache_gb)
     raise UserError(f"{uri} is not supported; give a local path or s3://bucket/prefix", key)
 
@@ -76,6 +77,11 @@ def checked_endpoint(endpoint: str | None) -> str | None:
     """The endpoint, without a trailing slash. UserError unless it is http(s)://host[:port] without credentials."""
     if endpoint is None:
         return None
+    if "@" in endpoint:
+        raise UserError(
+            "holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", "storage.endpoint"
+        )
+    check_credentials(endpoint, "storage.endpoint")
     try:
         parts = urlsplit(endpoint)
         _ = parts.port
@@ -83,10 +89,6 @@ def checked_endpoint(endpoint: str | None) -> str | None:
         raise UserError(
             f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint"
         ) from None
-    if parts.username or parts.password:
-        raise UserError(
-            "holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", "storage.endpoint"
-        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint")
     return endpoint.rstrip("/")

@@ -47,7 +47,7 @@ def given_config(samples: str, train: str, unseen: str | None, run: str, overrid
 def _counts(config: Config) -> dict[str, dict[str, int]]:
     """The numbers of images at the given paths, as config values by section."""
     assert config.given is not None
-    samples = open_samples(config.given.samples, config.storage).count() or 0
+    samples = open_samples(config.given.samples, config.storage, config.given.image_column).count() or 0
     pools = [pool.count() for pool in open_pools(config.data, config.storage)]
     if None in pools:
         if config.data.members == 1:

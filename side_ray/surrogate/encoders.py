@@ -130,14 +130,18 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def open_encoder(kind: Literal["sscd", "clip"], key: str, path: str, policy: str, device: str = "cpu") -> Encoder:
-    """An encoder from a TorchScript or ONNX file: images uint8 [N, H, W, C] to unit vectors float32 [N, d].
+def open_encoder(
+    kind: Literal["sscd", "clip"], key: str, path: str, policy: str, device: str = "cpu", trusted: bool = False
+) -> Encoder:
+    """An encoder from an ONNX or TorchScript file: images uint8 [N, H, W, C] to unit vectors float32 [N, d].
 
     Args:
         kind: `clip` has CLIP's own preprocessing (224 pixels, bicubic, its mean and deviation), `sscd` has `policy`.
         key: the config's key of `path`, for messages.
+        trusted: whether TorchScript may be run.
 
     Raises:
-        UserError: the file is no such model. The encoder raises it where the model does not give one vector per image.
+        UserError: the file is no such model, or not trusted. The encoder raises it where the model gives other than one
+            vector per image.
     """
-    return ImageEncoder(path, "clip224" if kind == "clip" else policy, key, device=device).embed
+    return ImageEncoder(path, "clip224" if kind == "clip" else policy, key, device=device, trusted=trusted).embed

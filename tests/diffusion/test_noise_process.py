@@ -4,7 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from side_ray.diffusion.noise_process import alphas_cumprod, load_schedule, new_schedule
 from side_ray.errors import UserError
@@ -49,6 +55,25 @@ def test_an_early_config_without_prediction_type_predicts_epsilon(tmp_path):
     config = {"num_train_timesteps": 10, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     assert load_schedule(tmp_path).config["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize(("old", "prediction"), [(False, "sample"), (True, "epsilon")])
+def test_predict_epsilon_of_early_versions_is_taken_as_it_was_meant(tmp_path, old, prediction):
+    config = {"num_train_timesteps": 10, "beta_schedule": "linear", "predict_epsilon": old}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+    assert load_schedule(tmp_path).config["prediction_type"] == prediction
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config | {"prediction_type": "v_prediction"}))
+    with pytest.raises(UserError, match="'v_prediction' contradicts predict_epsilon"):
+        load_schedule(tmp_path)
+
+
+@pytest.mark.parametrize("timesteps", [10**8, 1, 10.5, "1000", None, True])
+def test_absurd_numbers_of_timesteps_are_refused_before_anything_is_allocated(tmp_path, timesteps, monkeypatch):
+    monkeypatch.setattr(DDPMScheduler, "from_config", None)
+    config = {"num_train_timesteps": timesteps, "beta_schedule": "linear"}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="num_train_timesteps must be a number from 2 to 100,000"):
+        load_schedule(tmp_path)
 
 
 GOOD = {"num_train_timesteps": 3, "beta_schedule": "linear"}

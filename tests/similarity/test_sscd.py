@@ -46,7 +46,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 )
 def test_policies_resize_as_pillow_does(checkpoint: Path, policy: str, shape: tuple[int, int]) -> None:
     image = photo(427, 640)
-    encoder = Sscd(checkpoint, policy).encoder
+    encoder = Sscd(checkpoint, policy, trusted=True).encoder
     found = encoder.preprocess(image[None])[0].permute(1, 2, 0).numpy()
     assert found.shape == (*shape, 3)
     size = encoder.policy.size(427, 640)
@@ -59,7 +59,7 @@ def test_policies_resize_as_pillow_does(checkpoint: Path, policy: str, shape: tu
 
 def test_descriptors_are_unit_vectors_of_the_normalized_input(checkpoint: Path) -> None:
     image = photo(320, 320)
-    features = Sscd(checkpoint, "resize320").embed(image[None])
+    features = Sscd(checkpoint, "resize320", trusted=True).embed(image[None])
     x = torch.from_numpy(image).permute(2, 0, 1).float()[None] / 255
     x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_gray_alpha_and_sizes_in_any_order(checkpoint: Path) -> None:
         np.concatenate([color, color[..., :1]], axis=2),
         color,
     ]
-    features = Sscd(checkpoint, batch_size=2).embed(images)
+    features = Sscd(checkpoint, trusted=True, batch_size=2).embed(images)
     assert features.shape == (7, 512)
     np.testing.assert_allclose(features[[0, 0, 1, 1]], features[[2, 4, 5, 6]], atol=1e-6)
     assert features[0] @ features[1] < 0.999
@@ -89,14 +89,14 @@ def test_gray_alpha_and_sizes_in_any_order(checkpoint: Path) -> None:
 
 def test_batches_give_what_single_images_give(checkpoint: Path) -> None:
     images = np.stack([photo(64, 64, seed) for seed in range(5)])
-    similarity = Sscd(checkpoint, batch_size=3)
+    similarity = Sscd(checkpoint, trusted=True, batch_size=3)
     together = similarity.embed(images)
     alone = np.concatenate([similarity.embed(image[None]) for image in images])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_results_name_checkpoint_and_policy(checkpoint: Path) -> None:
-    params = Sscd(checkpoint, "center224").params()
+    params = Sscd(checkpoint, "center224", trusted=True).params()
     assert params["checkpoint"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert params["policy"] == "center224"
     assert params["normalization"] == [[0.5] * 3, [0.5] * 3]
@@ -113,10 +113,10 @@ def test_what_cannot_be_used_is_named(checkpoint: Path, tmp_path: Path) -> None:
             Sscd(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="elongated"):
-        Sscd(checkpoint).embed([np.zeros((1, 40, 3), np.uint8)])
+        Sscd(checkpoint, trusted=True).embed([np.zeros((1, 40, 3), np.uint8)])
     with pytest.raises(UserError, match="channels"):
-        Sscd(checkpoint).embed([np.zeros((9, 9, 5), np.uint8)])
-    assert Sscd(checkpoint).embed([]).shape[0] == 0
+        Sscd(checkpoint, trusted=True).embed([np.zeros((9, 9, 5), np.uint8)])
+    assert Sscd(checkpoint, trusted=True).embed([]).shape[0] == 0
 
 
 @pytest.mark.skipif(not SSCD_ONNX.exists(), reason="SSCD weights are not on this machine (SIDE_RAY_SSCD_ONNX)")

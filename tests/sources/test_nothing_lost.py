@@ -275,6 +275,14 @@ def test_tables_of_links_beside_images_are_no_image_set(tmp_path):
     assert kind_of(str(tmp_path / "files"), "data.path", StorageSection()) == "folder"
     assert kind_of(str(tmp_path / "tars"), "data.path", StorageSection()) == "webdataset"
     assert open_samples(str(tmp_path / "img"), StorageSection()).count() == 6
+    two = pq.read_table(tmp_path / "img" / "g.parquet")
+    (tmp_path / "two").mkdir()
+    pq.write_table(two.append_column("mask", two.column("img")), tmp_path / "two" / "g.parquet")
+    with pytest.raises(
+        UserError, match=r"^given\.image_column: .* has no column image; it has img, mask: name the one"
+    ):
+        open_samples(str(tmp_path / "two"), StorageSection()).count()
+    assert open_samples(str(tmp_path / "two"), StorageSection(), "img").count() == 6
     with pytest.raises(UserError, match=r"^given\.samples: .* is a webdataset archive; unpack it"):
         open_samples(str(tmp_path / "tars"), StorageSection())
 

@@ -228,7 +228,10 @@ def test_the_arrow_file_system_is_rooted_at_the_store(store: Store) -> None:
         ("s3://b/x", {"endpoint": "localhost:8333"}, "storage.endpoint: 'localhost:8333' is not the URL"),
         ("s3://b/x", {"endpoint": "http://"}, "is not the URL"),
         ("s3://b/x", {"endpoint": "http://key:hunter2@host"}, "holds credentials"),
-        ("s3://key:hunter2@b/x", {}, "is not of the form s3://bucket/prefix"),
+        ("s3://b/x", {"endpoint": "key:hunter2@host"}, "holds credentials"),
+        ("s3://key:hunter2@b/x", {}, "holds credentials"),
+        ("s3://key:hun/hunter2@b/x", {}, "holds credentials"),
+        ("https://h/x?X-Amz-Signature=hunter2", {}, "holds credentials"),
         ("s3://b/a/../c", {}, "s3://b/a/../c is not of the form"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_clip_image_encoder_makes_features_for_clusters(tmp_path):
     network = Vit()
     path = exported(tmp_path / "clip.pt", network)
     images = np.concatenate([IMAGES // 4, 255 - IMAGES // 4])
-    found = open_encoder("clip", "surrogate.encoder", path, "resize288")(images)
+    found = open_encoder("clip", "surrogate.encoder", path, "resize288", trusted=True)(images)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).round().clamp(0, 255) / 255
     mean, deviation = (torch.tensor(row).view(3, 1, 1) for row in CLIP)
@@ -140,8 +140,8 @@ def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path):
     (tmp_path / "no.pt").write_bytes(b"weights")
     for path, message in (
         (tokens, r"surrogate\.encoder: gives 12×49×8 values, not one vector per image"),
-        (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is not a TorchScript file"),
+        (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is not an ONNX model"),
         (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is not a file"),
     ):
         with pytest.raises(UserError, match=message):
-            open_encoder("clip", "surrogate.encoder", path, "resize288")(IMAGES)
+            open_encoder("clip", "surrogate.encoder", path, "resize288", trusted=True)(IMAGES)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from side_ray.errors import masked
 from side_ray.report import findings, wording
 from side_ray.report.sections import PageData, PageSection
 from side_ray.report.verdict import sentences
@@ -33,8 +34,6 @@ def _short(text: str) -> str:
 
 def _about(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was audited, by what, and when."""
-    from side_ray.report.sections.about.provenance import public
-
     known, rows = metrics.get("provenance") or {}, metrics["conditions"]
     weights = {key: digest for key, digest in (known.get("sha256") or {}).items() if key.startswith("dpm/")}
     yield from (("Model, SHA-256", digest) for digest in weights.values())
@@ -42,7 +41,7 @@ def _about(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tu
     if metrics.get("train_distinct") not in (None, metrics.get("train_size")):
         size += f", {wording.count(metrics['train_distinct'])} distinct"
     path = (config.get("data") or {}).get("path") or (config.get("data") or {}).get("source")
-    yield "Training data", f"{size}{f' of {public(str(path))}' if path else ''}"
+    yield "Training data", f"{size}{f' of {masked(str(path))}' if path else ''}"
     if known.get("pixels"):
         yield "Training data, SHA-256", known["pixels"]
     unseen = sum(metrics.get(name) or 0 for name in ("calibration_size", "holdout_size"))

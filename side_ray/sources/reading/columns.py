@@ -51,7 +51,9 @@ def choose_columns(schema: pa.Schema, where: str, image: str, label: str | None)
         image = possible[0]
     if image not in schema.names:
         held = ", ".join(schema.names[:12]) + (", …" if len(schema.names) > 12 else "")
-        raise UserError(f"{where} has no column {image}; it has {held}", "data.image_column")
+        raise UserError(
+            f"{where} has no column {image}; it has {held}: name the one that holds images", "data.image_column"
+        )
     label = label or LABEL
     for name in (image, label):
         if schema.names.count(name) > 1:

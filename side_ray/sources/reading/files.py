@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from side_ray.errors import NotThere, UserError
+from side_ray.errors import NotThere, UserError, check_credentials
 from side_ray.sources.reading.pixels import HEAD_BYTES, is_image
 from side_ray.storage import Store, open_store
 
@@ -296,6 +296,7 @@ def open_files(path: str, key: str, endpoint: str | None = None, region: str | N
         UserError: nothing is there.
         RunError: the storage cannot be reached.
     """
+    check_credentials(path, key)
     root, glob = _split_glob(path)
     if glob:
         files = open_files(root, key, endpoint, region)

@@ -1,11 +1,11 @@
 """What the numbers were made from: sizes, similarity, hashes, versions and the config."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
+from side_ray.errors import masked
 from side_ray.report import wording
 from side_ray.report.sections import PageData, PageSection
 
@@ -22,7 +22,7 @@ class Provenance(PageSection):
                 *_leaves(_without(metrics["similarity"], "bands"), "similarity"),
                 *_leaves(_without(metrics.get("provenance") or {}, "config")),
             ],
-            "config": public(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)) if config else "",
+            "config": masked(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)) if config else "",
         }
 
 
@@ -32,7 +32,7 @@ def _sources(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from side_ray.sources.inventory import reasons
 
     for row in metrics.get("sources") or ():
-        text = f"{wording.count(row['read'])} of {wording.count(row['found'])} read from {public(row['path'])}"
+        text = f"{wording.count(row['read'])} of {wording.count(row['found'])} read from {masked(row['path'])}"
         yield f"source of {row['role']}", f"{text}; left out: {reasons(row)}" if row["left_out"] else text
 
 
@@ -67,9 +67,4 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
         return [row for place, inner in enumerate(value) for row in _leaves(inner, f"{path}.{place}")]
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(inner) for inner in value)
-    return [(path, public(str(value)))]
-
-
-def public(text: str) -> str:
-    """The text without users and passwords in URLs, since reports are passed on."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    return [(path, masked(str(value)))]
