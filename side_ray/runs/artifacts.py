@@ -186,11 +186,10 @@ class Artifacts:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
-    @property
-    def neighborhood(self) -> ShardSet:
-        """The surroundings of every member: how densely the images of the audit lie there, and the nearest unseen image."""
+    def neighborhood(self, split: Split) -> ShardSet:
+        """The surroundings of every image of a split: how densely the images of the audit lie there, and the nearest ones."""
         artifact = self._artifact("scores", *self._scoring, "neighborhood")
-        return self._shards(artifact.child("split=member"), self.sizes["member"])
+        return self._shards(artifact.child(f"split={split}"), self.sizes[split])
 
     def mirrored(self, condition: Condition) -> ShardSet:
         """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
