@@ -7,6 +7,8 @@ from typing import Self
 
 LONGEST_LINE = 400
 MOST_LINES = 20
+PROGRAM = "side-ray: "
+"""Begins what the command line prints of an error."""
 
 
 CREDENTIALS = re.compile(
@@ -38,11 +40,22 @@ def check_credentials(text: str, where: str | None = None) -> None:
         )
 
 
-def bounded(message: str) -> str:
-    """A message without secrets, printable, with at most `MOST_LINES` lines of at most `LONGEST_LINE` characters each."""
-    lines = masked(message).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0").splitlines()
-    kept = [line if len(line) <= LONGEST_LINE else f"{line[:260]} … {line[-130:]}" for line in lines[:MOST_LINES]]
-    return "\n".join([*kept, f"… and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else kept)
+def printable(text: str) -> str:
+    """The text without secrets, on one line: a name in it may hold line breaks or the codes that steer a terminal."""
+    return _UNPRINTABLE.sub(_escaped, masked(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return " " if found[0] in "\n\r" else found[0].encode("unicode_escape").decode()
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def bounded(message: str, most: int = LONGEST_LINE) -> str:
+    """A message without secrets on one line of at most `most` characters, its beginning and its end."""
+    line = printable(message)
+    return line if len(line) <= most else f"{line[: most * 2 // 3 - 3]} … {line[-(most // 3) :]}"
 
 
 class UserError(Exception):
@@ -52,16 +65,19 @@ class UserError(Exception):
     that it crosses from a Ray worker to the driver.
 
     Args:
-        message: what is wrong and what to do, on one line.
+        message: what is wrong and what to do, on one line; or a line for each fault of a config, of which `MOST_LINES` are kept.
         key: the config key to change (`section.name`); `str()` puts it before the message.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, key: str | None = None) -> None:
-        message = bounded(message)
-        super().__init__(message, key)
-        self.message, self.key = message, key
+    def __init__(self, message: str | Sequence[str], key: str | None = None) -> None:
+        lines = [message] if isinstance(message, str) else list(message)
+        kept = [bounded(line, LONGEST_LINE - len(f"{PROGRAM}{key or ''}: ")) for line in lines[:MOST_LINES]]
+        if len(lines) > MOST_LINES:
+            kept.append(f"… and {len(lines) - MOST_LINES:,} more")
+        super().__init__(kept if len(kept) > 1 else kept[0], key)
+        self.message, self.key = "\n".join(kept), key
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message

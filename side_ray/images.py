@@ -12,6 +12,8 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
+DEEP = 257
+"""Levels of 16 bits for one of 8: 65535 / 255."""
 IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """HuggingFace's image layout, which `datasets`, pandas and DuckDB can open."""
 
@@ -32,21 +34,24 @@ def to_uint8(x: "torch.Tensor") -> np.ndarray:
 
 
 def to_float(images: np.ndarray) -> "torch.Tensor":
-    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [-1, 1], the input range of the DPM and the classifiers."""
+    """Images [N, H, W, C] in 0 … 255 → float32 [N, C, H, W] in [-1, 1], the input range of the DPM and the classifiers."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode one uint8 [H, W, C] image, C of 1 (gray), 3 (RGB) or 4 (RGBA), without loss."""
+    """Encode one image without loss: uint8 [H, W, C], C of 1 (gray), 3 (RGB) or 4 (RGBA); or gray of 16 bits, uint16 [H, W, 1] or
+    as `decode_png` gives it."""
     buffer = io.BytesIO()
+    if image.dtype == np.float32:
+        image = np.rint(image * DEEP).astype(np.uint16)
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """Decode one image of 8 bits per channel to uint8 [H, W, C].
+    """Decode one image: of 8 bits per channel to uint8 [H, W, C], gray of 16 bits to float32 [H, W, 1] in 0 … 255.
 
     Raises:
         ValueError: the bytes are not an image that Pillow can read, or are truncated.
@@ -56,19 +61,21 @@ def decode_png(data: bytes) -> np.ndarray:
             array = np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from error
-    if array.dtype != np.uint8:
-        raise ValueError(f"expected 8 bits per channel, found {array.dtype}")
+    if array.dtype in (np.uint16, np.int32):  # Pillow's modes of 16 bits
+        array = (array / np.float32(DEEP)).astype(np.float32)
+    if array.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"expected 8 or 16 bits per channel, found {array.dtype}")
     return array[:, :, None] if array.ndim == 2 else array
 
 
 def image_column(images: Sequence[np.ndarray] | np.ndarray) -> pa.StructArray:
-    """uint8 [H, W, C] images → an Arrow column of `IMAGE_TYPE`."""
+    """Images as of `encode_png` → an Arrow column of `IMAGE_TYPE`."""
     encoded = pa.array([encode_png(image) for image in images], pa.binary())
     return pa.StructArray.from_arrays([encoded, pa.nulls(len(images), pa.string())], fields=list(IMAGE_TYPE))
 
 
 def decode_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """An Arrow column of `IMAGE_TYPE` whose images share one shape → uint8 [N, H, W, C].
+    """An Arrow column of `IMAGE_TYPE` whose images share one shape → uint8 [N, H, W, C], or float32 if one has 16 bits.
 
     Raises:
         ValueError: the images differ in shape, or one cannot be decoded.
@@ -82,8 +89,8 @@ def decode_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one split: `ids` int64 [N], `images` uint8 [N, H, W, C], `labels` int64 [N] or None. Where only some images
-    have a label, -1 marks the others."""
+    """Images of one split: `ids` int64 [N], `images` [N, H, W, C] as of `decode_column`, `labels` int64 [N] or None. Where only
+    some images have a label, -1 marks the others."""
 
     ids: np.ndarray
     images: np.ndarray

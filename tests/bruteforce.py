@@ -21,9 +21,9 @@ SIDE, BOUND = 16, 0.1
 
 
 def images_of(table) -> np.ndarray:
-    """float64 [N, H, W, C] pixel values."""
+    """float64 [N, H, W, C] pixel values in 0 … 255."""
     images = [np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in table.column("image").to_pylist()]
-    array = np.array(images, float)
+    array = np.array([image / (1 if image.dtype == np.uint8 else 257) for image in images], float)
     return array[..., None] if array.ndim == 3 else array
 
 
@@ -149,6 +149,47 @@ def strata_of(directory: Path, images: np.ndarray) -> np.ndarray:
     return table.column("stratum").to_numpy()[nearest]
 
 
+def labels_of(directory: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The label of every image, −1 for none, and whether it is a member, in the order member, calibration, holdout; None if a set
+    has no labels."""
+    tables = [
+        pq.read_table(path, columns=["id", "split", "label"], partitioning=None)
+        for path in sorted(directory.glob("part-*.parquet"))
+    ]
+    rows = [row for table in tables for row in table.to_pylist()]
+    found, member = [], []
+    for split in ("member", "calibration", "holdout"):
+        labels = [row["label"] for row in sorted(rows, key=lambda row: row["id"]) if row["split"] == split]
+        if all(label is None for label in labels):
+            return None
+        found += [-1 if label is None else label for label in labels]
+        member += [split == "member"] * len(labels)
+    return np.array(found), np.array(member)
+
+
+def divided(stratum: np.ndarray, labels: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Strata divided by class: classes of 25 images or more, of which chance explains the number of members, stand alone."""
+    share, found, number = member.mean(), np.zeros(len(stratum), int), 0
+    for name in sorted(set(stratum.tolist())):
+        apart = []
+        for label in sorted(set(labels[stratum == name].tolist()) - {-1}):
+            cell = np.flatnonzero((stratum == name) & (labels == label))
+            n, k = len(cell), int(member[cell].sum())
+            chances = [math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(n + 1)]
+            if n >= 25 and sum(c for c in chances if c <= chances[k] * (1 + 1e-7)) >= 1e-3:
+                apart.append(cell)
+        rest = np.setdiff1d(np.flatnonzero(stratum == name), np.concatenate([*apart, np.empty(0, int)]))
+        if apart and len(rest) < 25:
+            largest = max(range(len(apart)), key=lambda i: len(apart[i]))
+            apart[largest] = np.concatenate([apart[largest], rest]).astype(int)
+        else:
+            apart.append(rest)
+        for cell in apart:
+            found[cell] = number
+            number += 1
+    return found
+
+
 def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray) -> np.ndarray:
     """By image: the smallest (m/d)(D + 1)/T at which it counts, ranked by how far it stands above its stratum's median."""
     standing = np.array(
@@ -181,6 +222,75 @@ def best_by_image(values: np.ndarray, names: np.ndarray) -> np.ndarray:
     return scores
 
 
+def equal_rate(values: np.ndarray, member: np.ndarray, chance_of, cut: float) -> tuple[float, float]:
+    """The share of samples that match a random block of m unseen images, and the share that match a member, at a cut."""
+    within = values <= cut
+    return np.mean([chance_of(int(u)) for u in within[:, ~member].sum(1)]), within[:, member].any(1).mean()
+
+
+def check_rates(root: Path, latest: dict, metrics: dict, condition: dict, sets: dict, flips: bool) -> list[tuple]:
+    """The cuts that both sets of unseen images give, and the matches of one condition at them."""
+    name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
+    samples, found = read(root / latest["samples"][name], condition["n"]), []
+    best = nl2(samples, *sets["member"], flips).min(1)
+    for place, (split, other) in enumerate((("calibration", "holdout"), ("holdout", "calibration"))):
+        cut = np.float32(metrics["crossfit"][f"{split}_cut"])
+        held = nl2(samples, *sets[other], flips).min(1)
+        for key, values in (("ams_counts", best), ("unseen_counts", held)):
+            found.append((f"{name} crossfit.{key}", condition["crossfit"][key][place], int((values <= cut).sum())))
+    for key in ("ams", "unseen"):
+        share = sum(condition["crossfit"][f"{key}_counts"]) / (2 * condition["n"])
+        found.append((f"{name} crossfit.{key}", condition["crossfit"][key], share))
+    return found
+
+
+def check_growth(name: str, reported: dict, counts: np.ndarray, n: int, limit: int) -> list[tuple]:
+    """Distinct revealed images, sample coverage (Chao & Jost 2012) and Chao2, from how often each was matched."""
+    counts = counts[counts > 0]
+    once, twice, total = int((counts == 1).sum()), int((counts == 2).sum()), int(counts.sum())
+    share = (n - 1) / n
+    unseen = share * once**2 / (2 * twice) if twice else share * once * (once - 1) / 2
+    if twice:
+        weight = (n - 1) * once / ((n - 1) * once + 2 * twice)
+    else:
+        weight = (n - 1) * (once - 1) / ((n - 1) * (once - 1) + 2) if once > 1 else 0.0
+    coverage = 1 - once / total * weight if total else 0.0
+    found = [
+        (f"{name} reach.distinct", reported["distinct"], len(counts)),
+        (f"{name} coverage", reported["coverage"], coverage),
+    ]
+    if reported["chao2"] is None:
+        return [*found, (f"{name} reach.chao2 is withheld", coverage < 0.5, True)]
+    most = max(row["distinct"] for row in reported["curve"])
+    found.append((f"{name} reach.chao2", reported["chao2"]["value"], min(len(counts) + unseen, limit)))
+    return [*found, (f"{name} reach.curve is within the training set", most <= limit + 1e-9, True)]
+
+
+def check_ledger(table, images: np.ndarray, names: np.ndarray, groups: np.ndarray, m: int, flips: bool) -> list[tuple]:
+    """Local density, and the nearest unseen image of an exact copy, of every member."""
+    distance, nearest = [], []
+    for image in images[:m]:
+        every = np.min(
+            [
+                np.sqrt(((images - each) ** 2).sum((1, 2, 3)))
+                for each in ((image, image[:, ::-1]) if flips else (image,))
+            ],
+            axis=0,
+        )
+        every = np.array([every[groups == name].min() for name in names])
+        distance.append(np.sort(every)[:NEAREST].mean())
+        nearest.append(every[names >= m].min() / (ALPHA * distance[-1]))
+    found = []
+    for i, (density, unseen) in enumerate(
+        zip(table.column("local_density"), table.column("nearest_unseen"), strict=True)
+    ):
+        found.append(
+            (f"ledger local density of {i}", round(density.as_py(), 5), round(np.median(distance) / distance[i], 5))
+        )
+        found.append((f"ledger nearest unseen of {i}", round(unseen.as_py(), 5), round(nearest[i], 5)))
+    return found
+
+
 def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: bool) -> list[str]:
     """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image."""
     images, starts = np.concatenate([each for each, _ in sets.values()]), [0]
@@ -191,19 +301,36 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
     member = names < starts[1]
     m, d = int(member.sum()), int((~member).sum())
     every = strata_of(root / latest["strata"], images)
-    stratum = every[names]
+    labels = labels_of(root / latest["prepare"])
+    stratum = (every if labels is None else divided(every, *labels))[names]
     stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
     faults = [] if (every == stored).all() else ["strata: an image is in another one"]
+    table, hits = pq.read_table(root / latest["report"] / "ledger.parquet"), []
     pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
     for condition in metrics["conditions"]:
         name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
         values = nl2(read(root / latest["samples"][name], condition["n"]), images, groups, flips)
+        hits.append((values <= cut)[:, member].sum(0))
         scores = best_by_image(values, names)
         pooled = np.maximum(pooled, scores)
         within = values <= cut
         u = within[:, ~member].sum(1)
-        chance = [1 - math.comb(d - int(k), m) / math.comb(d, m) if d >= m else (k > 0) * m / d for k in u]
-        excess = within[:, member].any(1).mean() - np.mean(chance)
+
+        def chance_of(k: int) -> float:
+            return 1 - math.comb(d - k, m) / math.comb(d, m) if d >= m else (k > 0) * m / d
+
+        excess = within[:, member].any(1).mean() - np.mean([chance_of(int(k)) for k in u])
+        for row in condition["equal_rates"]:
+            # The cut is the value of a pair, which two normalizations in float32 have rounded.
+            at = row["cut"] * (1 + 1e-5)
+            unseen, matches = equal_rate(values, member, chance_of, at)
+            expected.append((f"{name} unseen share at {row['rate']}", row["unseen"], unseen))
+            expected.append((f"{name} matches at {row['rate']}", row["matches"], matches))
+            # The next value would exceed the rate.
+            beyond = np.unique(values[:, ~member][values[:, ~member] > at]).min()
+            kept = unseen <= row["rate"] * (1 + 1e-9) < equal_rate(values, member, chance_of, beyond * (1 + 1e-5))[0]
+            expected.append((f"{name} cut at {row['rate']} is the loosest", kept, True))
+        expected += check_rates(root, latest, metrics, condition, sets, flips)
         expected.append((f"{name} excess", condition["excess"], excess))
         q = q_values(scores, member, stratum)
         expected += [
@@ -217,8 +344,17 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
         expected.append(("verdict.copied", verdict["copied"], ((q <= 0.05) & (pooled >= -cut)).sum()))
     found = counted > 0 or verdict["p_value"] <= 0.01
     expected.append(("verdict found", verdict["outcome"] == "found", found))
-    ledger = pq.read_table(root / latest["report"] / "ledger.parquet").column("q_value").to_numpy()
+    expected.append(("strata", metrics["strata"], len(set(stratum.tolist()))))
+    ledger = table.column("q_value").to_numpy()
     own = np.searchsorted(names, groups[: starts[1]])
+    revealed = q[member] <= 0.05
+    for condition, counts in zip(metrics["conditions"], hits, strict=True):
+        name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
+        expected += check_growth(name, condition["reach"], counts[revealed], condition["n"], m)
+    for image, found_in in enumerate(table.column("condition_matches").to_pylist()):
+        expected += [(f"ledger matches of {image}", a, b[own[image]]) for a, b in zip(found_in, hits, strict=True)]
+    expected += check_ledger(table, images, names, groups, starts[1], flips)
+    expected.append(("ledger.revealed", metrics["ledger"]["revealed"], int(revealed.sum())))
     expected += [(f"ledger q of {image}", ledger[image], q[place]) for image, place in enumerate(own)]
     faults += [
         f"{what}: {a} is reported, {b} is found" for what, a, b in expected if not math.isclose(a, b, abs_tol=1e-9)
@@ -244,6 +380,12 @@ def check(run: str | Path) -> list[str]:
         rate = metrics["false_match_rate"]
         best = np.sort(scored(synthetic, "calibration").min(1))
         cut = best[max(1, math.floor(round(len(best) * rate, 9))) - 1]
+        other = np.sort(scored(synthetic, "holdout").min(1))[max(1, math.floor(round(len(best) * rate, 9))) - 1]
+        if (
+            other != np.float32(metrics["crossfit"]["holdout_cut"])
+            or metrics["crossfit"]["calibration_cut"] != metrics["cut"]
+        ):
+            faults.append(f"crossfit: {metrics['crossfit']} is reported, {cut} and {other} are found")
     if (cut is None) != (metrics["cut"] is None) or (cut is not None and cut != np.float32(metrics["cut"])):
         faults.append(f"cut: {metrics['cut']} is reported, {cut} is found")
 
@@ -274,7 +416,21 @@ def check(run: str | Path) -> list[str]:
     return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, flips)
 
 
-if __name__ == "__main__":
-    found = check(sys.argv[1])
+def main(arguments: list[str]) -> int:
+    """Print the differences, or that there are none; one line where the directory is no finished run."""
+    if len(arguments) != 1:
+        print("give one run directory: python tests/bruteforce.py RUN")
+        return 2
+    try:
+        found = check(arguments[0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        print(
+            f"{arguments[0]} is no finished run that can be checked: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        )
+        return 2
     print("\n".join(found) or "every number agrees")
-    sys.exit(bool(found))
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

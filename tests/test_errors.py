@@ -45,3 +45,14 @@ def test_renaming_changes_that_key_alone():
         raise NotThere("no data.path here", "data.path")
     with pytest.raises(UserError, match=r"^data\.labels_file: bad$"), renamed("data.path", "given.samples"):
         raise UserError("bad", "data.labels_file")
+
+
+@pytest.mark.parametrize("key", [None, "data.path", "data.a_very_long_name_of_a_key"])
+def test_a_message_is_one_line_of_at_most_400_characters(key):
+    error = UserError("a\nb\r\x1b[31m\u2028\u202e\udce9" + "x" * 10_000 + "; do this", key)
+    assert len(f"side-ray: {error}") <= 400
+    assert str(error).isprintable()
+    assert str(error).endswith("; do this")
+    assert "a b \\x1b[31m\\u2028\\u202e\\udce9x" in str(error)
+    copy = pickle.loads(pickle.dumps(UserError(["one", "two"] + ["x"] * 100)))
+    assert str(copy).splitlines() == ["one", "two", *["x"] * 18, "… and 82 more"]

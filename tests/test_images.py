@@ -1,12 +1,9 @@
-import io
-
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from side_ray.images import IMAGE_TYPE, decode_column, decode_png, encode_png, image_column, to_float, to_uint8
 
@@ -50,8 +47,12 @@ def test_broken_bytes_are_refused(data):
         decode_png(data)
 
 
-def test_sixteen_bits_are_refused():
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(buffer, format="PNG")
-    with pytest.raises(ValueError, match="8 bits per channel"):
-        decode_png(buffer.getvalue())
+def test_sixteen_bits_of_gray_are_kept():
+    deep = np.arange(16, dtype=np.uint16).reshape(4, 4, 1) * 4369 + 7
+    read = decode_png(encode_png(deep))
+    assert read.dtype == np.float32
+    assert np.array_equal(np.rint(read * 257), deep)
+    assert encode_png(read) == encode_png(deep)
+    mixed = decode_column(image_column([deep, np.full((4, 4, 1), 3, np.uint8)]))
+    assert mixed.dtype == np.float32
+    assert (mixed[1] == 3).all()

@@ -12,9 +12,12 @@ from side_ray.config.data import DataSection
 from side_ray.config.dpm import DpmSection
 from side_ray.config.extract import ExtractSection, GivenSection
 from side_ray.config.score import ScoreSection
-from side_ray.config.studies import ControlSection, SweepSection, TheorySection
+from side_ray.config.studies import ControlSection, PrivacySection, SweepSection, TheorySection
 from side_ray.config.surrogate import SurrogateSection
 from side_ray.errors import UserError, check_credentials, masked
+
+MOST_SHARDS = 10**6
+"""Files of one condition."""
 
 
 def _check_credentials(value: Any, key: str) -> None:
@@ -71,6 +74,7 @@ class Config(Section):
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()
+    privacy: PrivacySection = PrivacySection()
     control: ControlSection | None = omitted_by_default(None)
     sweep: SweepSection = SweepSection()
 
@@ -123,6 +127,11 @@ class Config(Section):
                 f"surrogate.synthetic: {surrogate.synthetic} is not a multiple of extract.shard_size ({size}); "
                 f"use for example {fix}"
             )
+        for key, count in (("extract.samples", self.extract.samples), ("surrogate.synthetic", surrogate.synthetic)):
+            if count // size > MOST_SHARDS:
+                raise ValueError(
+                    f"{key}: {count:,} images are more than {MOST_SHARDS:,} shards; raise extract.shard_size"
+                )
         if surrogate.classes > surrogate.synthetic:
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "

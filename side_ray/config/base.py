@@ -38,11 +38,19 @@ def _distinct(values: list[float]) -> list[float]:
 LARGEST = 10**12
 """No count in a config is larger: bigger numbers are slips, and some would be allocated."""
 Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
+Batch = Annotated[Count, Field(le=2**20)]
+"""Images that are held together."""
+Side = Annotated[Count, Field(le=8192)]
+"""Of an image, in pixels."""
+Classes = Annotated[int, Field(strict=True, ge=2, le=10**6)]
+Actors = Annotated[Count, Field(le=10_000)]
+"""Processes of one kind."""
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Real = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Lambda = Annotated[Real, Field(ge=0, le=1e6)]
+MOST_GUIDANCE = 1e6
+Lambda = Annotated[Real, Field(ge=0, le=MOST_GUIDANCE)]
 LambdaGrid = Annotated[list[Lambda], AfterValidator(_distinct)]
 
 

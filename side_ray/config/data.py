@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, OpenSection, Real, Whole, omitted_by_default
+from side_ray.config.base import Count, OpenSection, Real, Side, Whole, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 IMAGE_KEYS = frozenset(
@@ -19,9 +19,10 @@ class DataSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("data.source",)
 
     source: str = "digits"
+    """The format of the images."""
     path: str | None = None
     """Where the images are: a local path or s3://bucket/prefix; a directory or an archive, depending on the source, or a
-    pattern with * and ? (**/ stands for any folders)."""
+    pattern with `*` and `?` (`**/` stands for any folders)."""
     holdout_path: str | None = None
     """Images that the DPM never saw, for the two unseen sets; absent, these are drawn from `path` like the members. For
     cifar10 its test batch is taken from there; for celeba_hq the same path means the images that are not in the identity
@@ -33,15 +34,15 @@ class DataSection(OpenSection):
     cut nor control, is only for given samples."""
     skip: Whole = omitted_by_default(0)
     """Images of the drawn order that are skipped before the members: those of the audit's sets, for the control."""
-    crop: Count | None = None
+    crop: Side | None = None
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
-    image_size: Count | None = None
+    image_size: Side | None = None
     """Side that the square is resized to; absent, all images must have one size."""
     value_range: tuple[Real, Real] | None = omitted_by_default(None)
-    """The values that become 0 and 255 in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8 bits
-    stay as they are."""
+    """The values that become black and white in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8
+    bits stay as they are."""
     grayscale: bool = False
-    """One channel; otherwise all images are converted to RGB."""
+    """One channel, of up to 16 bits; otherwise all images are converted to RGB of 8 bits."""
     labels: bool = True
     """Whether the source's labels are used, where it has any."""
     per_class: Count | None = None
@@ -51,6 +52,7 @@ class DataSection(OpenSection):
     all but the first of equal images, `near`: also of those whose normalized L2 distance is below `dedup_bound`
     (which compares all pairs: four times as many images take sixteen times as long)."""
     dedup_bound: Annotated[Real, Field(gt=0, le=2)] = 0.5
+    """Of `dedup` near."""
     skip_corrupt: bool = False
     """Leave out images that cannot be used instead of refusing the data set."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from side_ray.config.base import Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
+from side_ray.config.base import Batch, Classes, Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 DENOISER = "dpm.denoiser"
@@ -28,15 +28,21 @@ class Training(Section):
     """How a DPM is trained; an imported one needs none of these keys."""
 
     steps: Count = 10_000
-    batch_size: Count = 64
+    """Optimizer steps."""
+    batch_size: Batch = 64
     """Images per optimizer step, over all workers together."""
     grad_accumulation: Count = omitted_by_default(1)
     """Parts that a worker's share of the batch is run in, one after the other: for batches that the device cannot hold."""
     lr: Positive = 1e-4
+    """Learning rate of AdamW."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or down to 0 at the last step along half a cosine."""
     warmup_steps: Whole = 0
+    """First steps, in which the learning rate rises linearly from 0."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    """Of AdamW."""
     grad_clip: Positive = 1.0
+    """Largest norm of the gradient of all weights."""
     ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.9999
     """Decay of the averaged weights, or the most it comes to; the first steps have less, (1 + step) / (10 + step). 0 = no
     averaging."""
@@ -44,6 +50,7 @@ class Training(Section):
     """Power-function decay 1 − (1 + step / `ema_inv_gamma`)^−power, at most `ema_decay`: 2/3 for a million steps, 3/4 for
     fewer."""
     ema_inv_gamma: Positive = omitted_by_default(1.0)
+    """See `ema_power`."""
     flips: bool = False
     """Mirror images left to right at random: right for faces, wrong for digits."""
     checkpoint_every: Count = 1000
@@ -84,11 +91,14 @@ class DpmSection(Training, OpenSection):
     """Local directory or s3:// URI of a model, for example a diffusers pipeline, or `my_model.py:load`, a function that returns
     one; giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    """Noise schedule: how β grows over the timesteps."""
     timesteps: Annotated[int, Field(strict=True, ge=2, le=MOST_TIMESTEPS)] = 1000
+    """Timesteps T of the noise schedule."""
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    """What the network predicts: the noise ε, v, or the image x₀."""
     condition: Literal["none", "labels", "random", "unique"] = omitted_by_default("none")
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
-    condition_classes: Annotated[int, Field(strict=True, ge=2)] = omitted_by_default(10)
+    condition_classes: Classes = omitted_by_default(10)
     """Classes of condition random."""
     pixel_range: tuple[Real, Real] | None = omitted_by_default(None)
     """The values that black and white have in an imported model: [-1, 1], the default, [0, 1], [0, 255], …"""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from side_ray.config.base import Count, LambdaGrid, OpenSection, Section, Share, omitted_by_default
+from side_ray.config.base import Batch, Count, LambdaGrid, OpenSection, Section, Share, omitted_by_default
 from side_ray.registry import REGISTRIES
 
 Method = Literal["random", "ti", "td"]
@@ -16,16 +16,19 @@ class ExtractSection(OpenSection):
     registries: ClassVar = ("extract.sampler",)
 
     methods: Annotated[list[Method], Field(min_length=1)] = Field(default=["random", "ti", "td"])
+    """`random`: plain sampling; `td`: SIDE; `ti`: OL-TI, which needs the members' labels."""
     lambdas: LambdaGrid
     """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
     ti_lambdas: LambdaGrid | None = None
     """Guidance scales of OL-TI; those of `lambdas` where absent."""
     samples: Count
     """N_G: samples per condition."""
-    shard_size: Count = 1000
-    batch_size: Count = 100
+    shard_size: Batch = 1000
+    """Samples of one unit of work, written as one file. N_G is a multiple of it."""
+    batch_size: Batch = 100
+    """Images sampled at once; lower it if a device runs out of memory. It is part of the samples' fingerprint."""
     sampler: str = "ddim"
-    """A name of `diffusion.samplers`."""
+    """How images are drawn from the noise."""
     steps: Count = 50
     """Timesteps that the sampler visits."""
     samples_per_target: Count | None = omitted_by_default(None)

@@ -1,19 +1,39 @@
-"""Sections `theory`, `control` and `sweep`: studies beyond a single audit."""
+"""Sections `theory`, `privacy`, `control` and `sweep`: studies beyond a single audit."""
 
+import math
 from collections.abc import Hashable
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from side_ray.config.base import Count, LambdaGrid, Positive, Real, Section, Share, Whole
+from side_ray.config.base import (
+    MOST_GUIDANCE,
+    Actors,
+    Batch,
+    Classes,
+    Count,
+    LambdaGrid,
+    Positive,
+    Real,
+    Section,
+    Share,
+    Whole,
+    omitted_by_default,
+)
+from side_ray.config.dpm import MOST_TIMESTEPS
+
+Few = Annotated[Count, Field(le=10_000)]
+Guidance = Annotated[Positive, Field(le=MOST_GUIDANCE)]
+MOST_TRIALS = 100_000
+"""Settings of a sweep; each is an audit."""
 
 
 class TheorySection(Section):
     """What `side-ray theory` computes. An audit ignores it."""
 
-    images: Count = 2000
+    images: Batch = 2000
     """Members used as the training set, drawn at random where there are more."""
-    points: Annotated[int, Field(strict=True, ge=2)] = 200
+    points: Annotated[Batch, Field(ge=2)] = 200
     """Points per density estimate: of the smoothed training set at each ε, and samples of the model."""
     epsilons: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] = [
         1e-4,
@@ -21,17 +41,18 @@ class TheorySection(Section):
         1e-2,
     ]
     """ε of Eq. 2, a variance in squared units of images in [-1, 1] (ε² in arXiv 2410.02467v7)."""
-    timesteps: Annotated[list[Whole], Field(min_length=1)] = [50, 250, 500]
+    timesteps: Annotated[list[Annotated[Whole, Field(lt=MOST_TIMESTEPS)]], Field(min_length=1)] = [50, 250, 500]
     """Timesteps t at which the latents x_t and the middle block are analysed."""
-    draws: Count = 4
+    draws: Few = 4
     """Noise draws, hence latents, per image and t."""
-    classes: Annotated[int, Field(strict=True, ge=2)] | None = None
+    classes: Classes | None = None
     """Random labels and clusters; as many as there are true classes where absent, or 10."""
-    ode_steps: Count = 40
+    ode_steps: Few = 40
     """Runge-Kutta steps of the probability flow, four evaluations each."""
-    probes: Count = 1
+    probes: Few = 1
     """Random vectors of Hutchinson's trace estimate per evaluation."""
-    batch_size: Count = 100
+    batch_size: Batch = 100
+    """Images at once; lower it if a device runs out of memory."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -39,6 +60,15 @@ class TheorySection(Section):
             if len(set(getattr(self, key))) != len(getattr(self, key)):
                 raise ValueError(f"theory.{key}: holds a value twice; list each once")
         return self
+
+
+class PrivacySection(Section):
+    """The lower bound on the privacy loss ε of the training, where members and unseen images were told apart by a random draw."""
+
+    pairs: Whole = 1000
+    """Most pairs of a member and an unseen image; 0 = no bound. n pairs can show at most about ε = log(n/3)."""
+    canaries: str | None = omitted_by_default(None)
+    """The plan that `side-ray canaries` wrote, for a model that was trained elsewhere by it."""
 
 
 class ControlSection(Section):
@@ -85,32 +115,38 @@ class SweepSection(Section):
 
     lambdas: LambdaGrid | None = None
     """Guidance scales λ; those of extract.lambdas where absent. 0 is the Random baseline, which all classifiers share."""
-    lambda_range: tuple[Positive, Positive] | None = None
+    lambda_range: tuple[Guidance, Guidance] | None = None
     """search random: λ is drawn log-uniformly from [from, to] instead of from `lambdas`."""
-    classes: Annotated[list[Count], AfterValidator(_axis)] | None = None
+    classes: Annotated[list[Classes], AfterValidator(_axis)] | None = None
     """Numbers of classes C; a classifier of the data's own labels ignores them."""
     labels: Annotated[list[str], AfterValidator(_axis)] | None = None
+    """Values of surrogate.labels."""
     arch: Annotated[list[str], AfterValidator(_axis)] | None = None
     """The student's depth: small, resnet18, resnet34."""
-    steps: Annotated[list[Count], AfterValidator(_axis)] | None = None
+    steps: Annotated[list[Annotated[Count, Field(le=MOST_TIMESTEPS)]], AfterValidator(_axis)] | None = None
     """Sampler steps. The synthetic set is sampled with them too, so each number of steps has its own set and its own students."""
     intervals: Annotated[list[tuple[Share, Share]], AfterValidator(_axis)] | None = None
     """Values of extract.guidance_interval."""
     search: Literal["grid", "random"] = "grid"
-    trials: Count | None = None
+    """Every combination of the axes, or settings drawn at random."""
+    trials: Annotated[Count, Field(le=MOST_TRIALS)] | None = None
     """search random: how many settings are drawn."""
     score: Literal["ams", "ums", "ums_best"] = "ams"
     """The metric by which settings are ranked and stopped early."""
     band: str = "calibrated"
     """Where the metric is taken: `calibrated` is the calibrated cut, a band's name is that band and all stricter ones."""
     early_stopping: EarlyStopping | None = None
-    max_concurrent_trials: Count | None = None
+    """Stop the worst trials early; absent, all run to the end."""
+    max_concurrent_trials: Actors | None = None
     """As many as fit on the cluster where absent; a trial needs what a sampling actor needs (cluster.actor_cpus, .gpus)."""
-    retries: Whole = 2
+    retries: Annotated[Whole, Field(le=1000)] = 2
     """How often a trial is retried before it counts as failed."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        axes = (self.lambdas, self.classes, self.labels, self.arch, self.steps, self.intervals)
+        if self.search == "grid" and (trials := math.prod(len(axis) for axis in axes if axis)) > MOST_TRIALS:
+            raise ValueError(f"sweep: its lists make {trials:,} settings, more than {MOST_TRIALS:,}; shorten them")
         if self.search == "grid":
             for name in ("trials", "lambda_range"):
                 if getattr(self, name) is not None:

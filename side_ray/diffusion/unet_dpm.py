@@ -16,6 +16,9 @@ from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.processes import Schedule, load_process
 from side_ray.errors import UserError, first_line
 
+MOST_PARAMETERS = 10**10
+"""Of a U-Net that is trained here."""
+
 
 class UnetDpm(NetworkDpm):
     """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
@@ -116,9 +119,17 @@ def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UN
     halvings = 2 ** (levels - 1)
     if height % halvings or width % halvings:
         raise UserError(f"{levels} U-Net levels need sides divisible by {halvings}, the images are {height}×{width}")
-    try:
+
+    def make() -> UNet2DModel:
         return UNet2DModel(sample_size=(height, width), in_channels=channels, out_channels=channels, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+
+    try:
+        with torch.device("meta"):  # allocates nothing
+            parameters = sum(each.numel() for each in make().parameters())
+        if parameters > MOST_PARAMETERS:
+            raise UserError(f"this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
+        return make()
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"diffusers refuses this U-Net: {first_line(error)}") from error
 
 

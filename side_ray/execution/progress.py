@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from side_ray.errors import masked
+from side_ray.errors import printable
 from side_ray.report.wording import duration
 
 LINE_EVERY_S = 30.0
@@ -93,7 +93,7 @@ class Reporter:
         self._print(text, "warning")
 
     def _print(self, text: str, level: str) -> None:
-        text = masked(text)
+        text = printable(text)
         if self.as_json:
             line = {"at": round(time.time(), 3), "level": level, "step": self._step, "text": text}
             self.console.print(json.dumps(line, ensure_ascii=False), markup=False)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from side_ray.report import findings, svg, wording
 from side_ray.report.svg import Figure, slug
 from side_ray.report.training import training_figures
+from side_ray.report.verdict.rate_figure import rate_figures
 
 _SHARES = {
     "ams": "AMS (% of samples)",
@@ -36,6 +37,7 @@ def build_figures(
         *_lambda_figures(metrics),
         *_distributions(metrics, values),
         *_rarefaction(metrics),
+        *rate_figures(metrics),
         *training_figures(curves),
     ]
     return [figure for figure in made if figure is not None]
@@ -76,7 +78,8 @@ def lambda_curve(metrics: Mapping[str, Any], criterion: findings.Criterion, scor
     if not series:
         return None
     baseline = next((each for each in scored if each["method"] == "random"), None)
-    name, title = f"lambda-{criterion.kind}-{slug(criterion.name)}-{score}", wording.SCORES[score]
+    at = criterion.kind if criterion.name == criterion.kind else f"{criterion.kind}-{slug(criterion.name)}"
+    name, title = f"lambda-{at}-{score}", wording.SCORES[score]
     alt = f"{title}, {criterion.title[0].lower()}{criterion.title[1:]}, by guidance scale. " + _points_text(
         series, baseline, criterion, score
     )
@@ -237,12 +240,12 @@ def _finite(values: Any) -> np.ndarray:
 
 
 def _rarefaction(metrics: Mapping[str, Any]) -> Iterator[Figure]:
-    chosen = [each for each in _representatives(metrics, findings.main_criterion(metrics)) if each.get("richness")]
+    chosen = [each for each in _representatives(metrics, findings.main_criterion(metrics)) if findings.growth(each)]
     if not chosen:
         return
     name, title = "rarefaction", "Distinct training images by number of samples"
     ends = "; ".join(
-        f"{wording.condition_name(each)}: {each['richness']['distinct']:,} of {each['n']:,}" for each in chosen
+        f"{wording.condition_name(each)}: {findings.growth(each)['distinct']:,} of {each['n']:,}" for each in chosen
     )
     alt = f"Expected number of distinct training images among the first m samples. Found: {ends} samples."
     methods = findings.methods(metrics)
@@ -254,12 +257,12 @@ def _rarefaction(metrics: Mapping[str, Any]) -> Iterator[Figure]:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         svg.legend_above(axes)
-        caption = f"Every training image within {findings.richness_band(metrics)} counts. Dotted: extrapolation."
+        caption = f"Counted: {findings.richness_band(metrics)}. Dotted: extrapolation."
         yield Figure(name, "richness", title, caption, alt, svg.to_svg(axes, name, alt))
 
 
 def _rarefaction_line(axes: Axes, condition: Mapping[str, Any], methods: list[str]) -> None:
-    rows, method = condition["richness"]["curve"], condition["method"]
+    rows, method = findings.growth(condition)["curve"], condition["method"]
     m, distinct = np.array([row["m"] for row in rows]), np.array([row["distinct"] for row in rows], dtype=float)
     low, high = np.array([row["ci"] for row in rows], dtype=float).T
     drawn = m <= condition["n"]

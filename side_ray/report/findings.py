@@ -8,12 +8,11 @@ import numpy as np
 
 from side_ray.report import wording
 from side_ray.report.verdict import sentences
+from side_ray.statistics.richness import LEAST_COVERAGE
 
 Metrics = Mapping[str, Any]
 Condition = Mapping[str, Any]
 FALSE_MATCH_RATE = 0.001
-LEAST_COVERAGE = 0.5
-"""Sample coverage below which no number of images within reach is given."""
 UNINFORMATIVE = 0.05
 """Held-out false-match rate from which a band is no evidence of memorization."""
 
@@ -138,17 +137,25 @@ def within_reach(metrics: Metrics, condition: Condition) -> tuple[float, float, 
 
     None below a sample coverage of `LEAST_COVERAGE`, where the images found say too little about the others.
     """
-    found = condition.get("richness") or {}
-    if not found or found.get("coverage", 1.0) < LEAST_COVERAGE:
+    found = growth(condition)
+    if not found or not found["chao2"] or found.get("coverage", 1.0) < LEAST_COVERAGE:
         return None
     size = train_images(metrics) or float("inf")
     value, (low, high) = found["chao2"]["value"], found["chao2"]["ci"]
     return min(value, size), min(low, size), min(high, size)
 
 
+def growth(condition: Condition) -> Mapping[str, Any]:
+    """How the number of distinct images grows: of the revealed ones, or of all matched ones in a report without a ledger."""
+    return condition.get("reach") or condition.get("richness") or {}
+
+
 def richness_band(metrics: Metrics) -> str:
-    """The criterion behind a condition's `richness`."""
-    return "the calibrated cut" if metrics.get("cut") is not None else "the loosest cumulative band"
+    """The images that `growth` counts."""
+    if metrics.get("ledger"):
+        return "every revealed training image within the calibrated cut"
+    band = "the calibrated cut" if metrics.get("cut") is not None else "the loosest cumulative band"
+    return f"every training image within {band}"
 
 
 def few_matches(band: Mapping[str, Any]) -> bool:
@@ -201,10 +208,11 @@ def explanation(metrics: Metrics) -> list[str]:
 def _within(metrics: Metrics, criterion: Criterion) -> str:
     """What a match is."""
     if criterion.kind == "calibrated":
+        rate = sentences.measured_rate(metrics)
         return (
             f"A sample matches if its best match has {wording.cut_text(metrics)}, set so that "
             f"{wording.one_in(metrics.get('false_match_rate', FALSE_MATCH_RATE))} of {cut_source(metrics)} comes that close to "
-            "calibration images."
+            f"calibration images{f'; with unseen images that did not set the cut, {rate} do' if rate else ''}."
         )
     name, edges = wording.similarity_name(metrics["similarity"]), wording.edges_text(criterion.edges)
     return f"There is no calibrated cut, so a sample matches in the strictest band: {name} {edges}."
@@ -273,20 +281,7 @@ def _on_cut(metrics: Metrics) -> Iterator[Note]:
         for each, at, band in _bands(metrics)
         if at.kind == "calibrated" and band.get("holdout_count") is not None
     ]
-    beyond = [
-        f"{wording.condition_name(each)}: {wording.percent(band['holdout_ams'])} ({wording.interval(band['holdout_ci'])})"
-        for each, at, band in _bands(metrics)
-        if at.kind == "calibrated"
-        and band.get("holdout_ci")
-        and not band["holdout_ci"][0] <= rate <= band["holdout_ci"][1]
-    ]
-    if beyond:
-        yield Note(
-            "The cut does not keep its rate on held-out images",
-            f"It was set for {wording.one_in(rate)}; the 95% interval over samples excludes that rate here: {'; '.join(beyond)}. "
-            "Which images are unseen matters more than how many samples there are: raise data.holdout. The verdict does not "
-            "depend on this rate.",
-        )
+    yield from on_rate(metrics)
     short, control = [n for n, _ in checked], [band for _, band in checked]
     if short and min(short) * rate < wording.FEW_MATCHES:
         hits = sum(band["holdout_count"] for band in control)
@@ -295,6 +290,28 @@ def _on_cut(metrics: Metrics) -> Iterator[Note]:
             f"Of {wording.count(min(short))} samples about {min(short) * rate:g} are expected to match held-out images "
             "at the cut, so none or twice as many do not contradict the rate: read the interval. All conditions together: "
             f"{wording.count(hits)} of {wording.count(sum(short))} ({wording.percent(hits / sum(short))}).",
+        )
+
+
+def on_rate(metrics: Metrics) -> Iterator[Note]:
+    """A warning if unseen images are matched at the calibrated cut more or less often than the rate that it was set for."""
+    rate = metrics.get("false_match_rate", FALSE_MATCH_RATE)
+    intervals = [
+        (f"{wording.condition_name(each)}: {wording.percent(share)} ({wording.interval(bounds)})", bounds)
+        for each in metrics["conditions"]
+        for found in (each.get("crossfit") or {}, each.get("calibrated") or {})
+        for share, bounds in (
+            (found.get("unseen"), found.get("unseen_ci")),
+            (found.get("holdout_ams"), found.get("holdout_ci")),
+        )
+        if share is not None and bounds
+    ]
+    beyond = list(dict.fromkeys(text for text, (low, high) in intervals if not low <= rate <= high))
+    if beyond:
+        yield Note(
+            "The cut does not keep its rate on held-out images",
+            f"It was set for {wording.one_in(rate)}; the 95% interval excludes that rate here: {'; '.join(beyond)}. Which images "
+            "are unseen matters more than how many samples there are: raise data.holdout. The verdict does not depend on it.",
         )
 
 

@@ -1,17 +1,23 @@
-"""Matplotlib figures as SVG documents that are valid alone and can be embedded together in one page."""
+"""Matplotlib figures as SVG documents that are valid alone and can be embedded together in one page; and for papers."""
 
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import StepPatch
 
 INK, MUTED, GRID, SURFACE = "#1f2328", "#59636e", "#d8dee4", "#fefefe"
 # Blue and vermilion of Okabe and Ito, darkened for contrast on white; markers distinguish the methods without colour.
@@ -30,6 +36,8 @@ VARIABLES = {
 }
 """For each colour of the figures, the CSS variable that replaces it in the page."""
 
+_KEPT: ContextVar[dict[str, bytes] | None] = ContextVar("kept", default=None)
+_UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}}
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
@@ -124,6 +132,48 @@ def legend_above(axes: Axes) -> None:
         )
 
 
+@contextmanager
+def keeping() -> Iterator[dict[str, bytes]]:
+    """While the block runs, `to_svg` also draws what papers and tables take, into the yielded files: `NAME.png` (200 dpi),
+    `NAME.pdf`, and `NAME.csv` with the lines and histograms as rows of series, x and y."""
+    kept: dict[str, bytes] = {}
+    token = _KEPT.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT.reset(token)
+
+
+def _keep(axes: Axes, name: str, kept: dict[str, bytes]) -> None:
+    figure = axes.get_figure(root=True)
+    for kind, canvas in (("png", FigureCanvasAgg), ("pdf", FigureCanvasPdf)):
+        buffer = io.BytesIO()
+        canvas(figure).print_figure(buffer, format=kind, dpi=200, metadata=_UNDATED.get(kind))
+        kept[f"{name}.{kind}"] = buffer.getvalue()
+    lines = ["series,x,y"]
+    for panel in figure.axes if figure is not None else ():
+        for series, x, y in _data(panel):
+            label = series.replace('"', '""')
+            lines += [f'"{label}",{at!r},{value!r}' for at, value in zip(x, y, strict=True)]
+    kept[f"{name}.csv"] = ("\n".join(lines) + "\n").encode()
+
+
+def _data(axes: Axes) -> Iterator[tuple[str, list[float], list[float]]]:
+    """The series of one set of axes. One without a label is named after a labelled one of its colour: its dotted part."""
+    known = [(to_hex(line.get_color()), str(line.get_label())) for line in axes.lines]
+    labels = {colour: label for colour, label in known if not label.startswith("_")}
+    for line in axes.lines:
+        x, y = (np.asarray(values, float).ravel() for values in line.get_data())
+        own = str(line.get_label())
+        if x.size and x.size == y.size:
+            named = f"{labels.get(to_hex(line.get_color()), 'line')}, {line.get_linestyle()}"
+            yield named if own.startswith("_") else own, x.tolist(), y.tolist()
+    for patch in axes.patches:
+        if isinstance(patch, StepPatch) and not str(patch.get_label()).startswith("_"):
+            values, edges = (np.asarray(each, float) for each in patch.get_data()[:2])
+            yield str(patch.get_label()), ((edges[:-1] + edges[1:]) / 2).tolist(), np.asarray(values, float).tolist()
+
+
 def to_svg(axes: Axes, name: str, alt: str) -> str:
     """The axes' figure as an SVG document.
 
@@ -132,6 +182,8 @@ def to_svg(axes: Axes, name: str, alt: str) -> str:
         alt: text alternative, for screen readers.
     """
     figure = axes.get_figure(root=True)
+    if (kept := _KEPT.get()) is not None:
+        _keep(axes, name, kept)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)

@@ -125,7 +125,7 @@ class AuditResult:
 
     @cached_property
     def figures(self) -> dict[str, Drawing]:
-        """The figures of the report by name, for example `lambda-calibrated-calibrated-ams`."""
+        """The figures of the report by name, for example `lambda-calibrated-ams`."""
         found = sorted(entry.key for entry in self._store.list(f"{self._recorded.key}/figures"))
         return {Path(key).stem: Drawing(self._store.read(key).decode()) for key in found if key.endswith(".svg")}
 
@@ -242,7 +242,8 @@ class AuditResult:
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, C] as a PIL image."""
+    """An image [H, W, C] as of `decode_png` as a PIL image of 8 bits."""
+    image = np.rint(image).astype(np.uint8)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

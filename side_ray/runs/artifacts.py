@@ -20,9 +20,9 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 3, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 3, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"check": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
+VERSIONS |= {"report": 4, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS |= {"check": 1, "privacy": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -178,6 +178,12 @@ class Artifacts:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
+    @property
+    def neighborhood(self) -> ShardSet:
+        """The surroundings of every member: how densely the images of the audit lie there, and the nearest unseen image."""
+        artifact = self._artifact("scores", *self._scoring, "neighborhood")
+        return self._shards(artifact.child("split=member"), self.sizes["member"])
+
     def mirrored(self, condition: Condition) -> ShardSet:
         """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
         samples = self.samples(condition)
@@ -210,6 +216,10 @@ class Artifacts:
         names = [each.name for each in conditions(self.config)]
         settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    def losses(self, images: list[tuple[str, int]]) -> Artifact:
+        """The denoising losses of members and unseen images, given by split and id."""
+        return self._artifact("privacy", images, self._precision, self.config.run.seed, self.dpm.fingerprint)
 
     @cached_property
     def theory(self) -> Artifact:

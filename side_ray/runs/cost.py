@@ -193,7 +193,8 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
     if made := made_from_members(config.dpm):
         return made.flops(config.data.members, shape)
     if config.dpm.kind == "train":
-        unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
+        with torch.device("meta"):
+            unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(artifacts, shape)
         if isinstance(dpm, OptimalDpm):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
-from side_ray.runs.shards import whole
+from side_ray.runs.shards import ShardSet, whole
 from side_ray.storage import Store
 from side_ray.storage.sealed import read_table
 
@@ -184,6 +184,19 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
     """int64 [n], the labels of one split by id, −1 where an image has none; None if no image has one."""
     labels = _read_parts(store, prepared, [("split", "==", split)], ["id", "label"]).column("label")
     return None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy()
+
+
+@dataclass(frozen=True)
+class SplitShards(ShardSet):
+    """The images of a split, read like shards of samples, of which `sample_id` is the image's id; `directory` holds `prepare`."""
+
+    split: str = "member"
+
+    def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """The images of one shard. Raises what `read_split` does."""
+        chosen = [("split", "==", self.split), ("id", ">=", index * self.rows), ("id", "<", (index + 1) * self.rows)]
+        table = _read_parts(self.store, self.directory, chosen, ["id", "image"])
+        return table.rename_columns(["sample_id", "image"])
 
 
 def _read_parts(store: Store, prepared: str, chosen: list[Any], columns: list[str] | None = None) -> pa.Table:

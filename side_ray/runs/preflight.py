@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+import torch
+
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
@@ -14,6 +16,7 @@ from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, im
 from side_ray.runs.control import control_artifacts
 from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
+from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
@@ -59,6 +62,8 @@ class _Checks:
             yield lambda: check_given(self.artifacts)
         else:
             yield from (self.dpm, self.surrogate, self.steps)
+        if self.config.privacy.canaries is not None:
+            yield self.canaries
         yield self.score
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
@@ -87,7 +92,7 @@ class _Checks:
         """Check what is trained against the images."""
         config, (height, width, channels) = self.config, source.shape
         if config.dpm.kind == "train":
-            with naming("dpm.unet"):
+            with naming("dpm.unet"), torch.device("meta"):
                 new_unet(unet_section(config.dpm).model_dump(), (channels, height, width))
         if not source.labelled and config.dpm.condition == "labels":
             raise UserError(
@@ -111,6 +116,9 @@ class _Checks:
             with naming("extract.steps"):
                 sampler_of(self.config.extract).visited_timesteps(self.schedule)
 
+    def canaries(self) -> None:
+        read_plan(str(self.config.privacy.canaries))
+
     def score(self) -> None:
         Bands.make(self.config.score.bands, similarity_of(self.config.score))
 
@@ -127,7 +135,8 @@ def check_places(config: Config) -> None:
         del paths["dpm.path"]
     if config.given:
         paths["given.samples"] = config.given.samples
-    places = {key: path for key, path in paths.items() if path}
+    # A pattern with ** finds files at any depth.
+    places = {key: path.partition("/**")[0] for key, path in paths.items() if path}
     for key, path in places.items():
         if within(run, path):
             raise UserError(

@@ -10,17 +10,18 @@ import pyarrow.compute as pc
 from side_ray.config import ScoreSection
 from side_ray.errors import Damaged
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_groups
+from side_ray.runs.dataset import read_groups, read_labels
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.shards import ShardSet, whole
-from side_ray.search import Neighbors
+from side_ray.runs.shards import ShardSet, shards_of, whole
+from side_ray.search import Neighbors, closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.select import SPLITS
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
-from side_ray.statistics.evidence.strata import Strata
+from side_ray.statistics.evidence.rates import loosest
+from side_ray.statistics.evidence.strata import Strata, split_by_class
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join, reaches
 from side_ray.storage.sealed import read_table
@@ -28,6 +29,9 @@ from side_ray.storage.sealed import read_table
 HITS_SCHEMA = pa.schema(
     [("band", pa.string()), ("train_id", pa.int64()), ("sample_id", pa.int64()), ("count", pa.int64())]
 )
+
+Nearest = tuple[np.ndarray, np.ndarray]
+"""float32 [N], values of the nearest images, and int64 [N], their ids."""
 
 CENTROIDS = "centroids.parquet"
 """stratum int64 · centroid list<float32>, of features of the similarity."""
@@ -144,25 +148,77 @@ def read_pool(artifacts: Artifacts) -> PoolShape:
             table.filter(pc.field("split") == split).sort_by("id").column("stratum").to_numpy() for split in SPLITS
         ]
         stratum = np.concatenate(parts)
-    return PoolShape(sizes["member"], sizes["calibration"] + sizes["holdout"], group, stratum)
+        known = (read_labels(store, artifacts.prepare.key, split) for split in SPLITS)
+        labels = [each for each in known if each is not None]
+        if len(labels) == len(SPLITS):
+            stratum = split_by_class(stratum, np.concatenate(labels), np.arange(group.size) < starts[1])
+    return PoolShape(*_pool_sizes(artifacts), group, stratum)
+
+
+def _pool_sizes(artifacts: Artifacts) -> tuple[int, int]:
+    """Members, and unseen images of both sets."""
+    sizes = artifacts.sizes
+    return sizes["member"], sizes["calibration"] + sizes["holdout"]
 
 
 def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Condition, Competition]]:
     """The competition of members and unseen images for the samples of every condition, one condition in memory at a time.
 
+    Its pairs reach down to the cut, and to the loosest rate of unseen matches (`rates.RATES`).
+
     Raises:
         Damaged: a shard of scores cannot be read.
     """
-    similarity, members = similarity_of(artifacts.config.score), artifacts.sizes["member"]
+    similarity, shape = similarity_of(artifacts.config.score), PoolShape.plain(*_pool_sizes(artifacts))
     names = ["neighbor_ids", "neighbor_values", "unseen_neighbor_ids", "unseen_neighbor_values"]
     for condition in conditions(artifacts.config):
-        parts = []
+        parts: list[Competition] = []
+        limit = -np.inf
         for index in range(artifacts.sample_shards):
             table = artifacts.scores(condition).read(index, names)
             ids, values, unseen_ids, unseen_values = (_matrix(table.column(name)) for name in names)
-            member, unseen = Neighbors(ids, values), Neighbors(unseen_ids, unseen_values)
-            parts.append(compete(member, unseen, members, similarity, cut.value))
+            found = compete(
+                Neighbors(ids, values), Neighbors(unseen_ids, unseen_values), shape.members, similarity, limit
+            )
+            if not parts:
+                limit = min(
+                    float(closeness_of(np.float32(cut.value), similarity.larger_is_closer)), loosest(found, shape)
+                )
+            parts.append(found.within(limit))
         yield condition, Competition.join(parts)
+
+
+def read_crossed(artifacts: Artifacts) -> tuple[Cut, Cut]:
+    """The cuts that the calibration images and the holdout images give. Raises what `read_cut` does."""
+    score = artifacts.config.score
+    table = artifacts.cut.read_first(artifacts.cut_shards, ["best", "holdout_best"])
+    larger = SIMILARITIES[score.similarity].larger_is_closer
+    first, second = (
+        calibrated_cut(table.column(name).to_numpy(), score.false_match_rate, larger_is_closer=larger)
+        for name in ("best", "holdout_best")
+    )
+    return first, second
+
+
+def read_nearest(artifacts: Artifacts, condition: Condition) -> tuple[np.ndarray, Nearest, Nearest]:
+    """Each sample's best value against the members, and its nearest images of `calibration` and of `holdout`: values and ids.
+
+    Raises:
+        Damaged: a shard of scores cannot be read.
+    """
+    names = ["best", "calibration_best", "holdout_best", "calibration_best_id", "holdout_best_id"]
+    table = artifacts.scores(condition).read_first(artifacts.sample_shards, names)
+    best, calibration, holdout, calibration_id, holdout_id = (table.column(name).to_numpy() for name in names)
+    return best, (calibration, calibration_id), (holdout, holdout_id)
+
+
+def read_neighborhood(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By member: the mean distance float64 to the nearest images of the audit, and value float32 and number int64 of the nearest
+    unseen image, calibration images first. Raises Damaged."""
+    shards, names = artifacts.neighborhood, ["distance", "nearest_unseen", "nearest_unseen_id"]
+    table = shards.read_first(shards_of(artifacts.sizes["member"], shards.rows), names)
+    distance, value, number = (table.column(name).to_numpy() for name in names)
+    return distance, value, number
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

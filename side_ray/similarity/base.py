@@ -10,7 +10,8 @@ from side_ray.config.base import Section
 from side_ray.search import Metric, Neighbors
 
 Images = np.ndarray | Sequence[np.ndarray]
-"""uint8 [N, H, W, C], or N arrays uint8 [H, W, C] of any sizes; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA)."""
+"""[N, H, W, C], or N arrays [H, W, C] of any sizes, uint8 or (of 16 bits) float32 in 0 … 255; C is 1 (gray), 2 (gray, alpha),
+3 (RGB) or 4 (RGBA)."""
 Presets = Mapping[str, Mapping[str, tuple[float | None, float | None]]]
 """By the preset's name, by the band's name: (from, to), where None is an open end."""
 

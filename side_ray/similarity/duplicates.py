@@ -12,6 +12,7 @@ import heapq
 
 import numpy as np
 
+from side_ray.images import DEEP
 from side_ray.search import Index
 
 SIDE = 16
@@ -22,16 +23,18 @@ are at 0.113."""
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] → uint8 [N, h, w, C]: means over blocks, h and w at most `SIDE`; small images are left as they are."""
+    """Images uint8 [N, H, W, C] → uint8 [N, h, w, C]: means over blocks, h and w at most `SIDE`; small images are left as
+    they are. uint16 → float32 in 0 … 255: images of 16 bits may differ by less than a level of 8."""
     height, width = (min(side, SIDE) for side in images.shape[1:3])
     rows, columns = (np.arange(n) * side // n for n, side in zip((height, width), images.shape[1:3], strict=True))
-    sums = np.add.reduceat(np.add.reduceat(images, rows, axis=1, dtype=np.uint32), columns, axis=2)
+    sums = np.add.reduceat(np.add.reduceat(images, rows, axis=1, dtype=np.uint64), columns, axis=2)
     areas = np.outer(np.diff(np.r_[rows, images.shape[1]]), np.diff(np.r_[columns, images.shape[2]]))
-    return np.rint(sums / areas[None, :, :, None]).astype(np.uint8)
+    means = sums / areas[None, :, :, None]
+    return (means / DEEP).astype(np.float32) if images.dtype == np.uint16 else np.rint(means).astype(np.uint8)
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:
-    """float64 [N], ‖t − t̄‖ of thumbnails uint8 [N, h, w, C]."""
+    """float64 [N], ‖t − t̄‖ of thumbnails [N, h, w, C]."""
     values = thumbnails.astype(np.float64)
     return np.sqrt(((values - values.mean(axis=(1, 2), keepdims=True)) ** 2).sum(axis=(1, 2, 3)))
 
@@ -42,7 +45,7 @@ def near_pairs(
     """The near duplicates of some images among others.
 
     Args:
-        some, others: thumbnails uint8 [M, h, w, C] and [N, h, w, C].
+        some, others: thumbnails [M, h, w, C] and [N, h, w, C].
 
     Returns:
         Rows int64 [P] of `some` and of `others`, and their differences float64 [P] as shares of the contrast.

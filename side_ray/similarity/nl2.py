@@ -67,7 +67,7 @@ class Nl2(Similarity):
             raise UserError(
                 f"nl2 compares images of one size; these are {sizes}; resize them or use score.similarity sscd"
             )
-        array = np.asarray(images, np.uint8)
+        array = np.asarray(images)
         return array.reshape(len(array), -1).astype(np.float32)
 
     def denominator(self, neighbors: Neighbors) -> np.ndarray:

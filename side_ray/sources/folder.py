@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from side_ray.config.base import Section
 from side_ray.errors import UserError
-from side_ray.sources.base import UNIT_IMAGES, Place, Record, Source, Tally, Unit, slices
+from side_ray.sources.base import UNIT_IMAGES, Place, Record, Role, Source, Tally, Unit, slices
 from side_ray.sources.reading.files import Files, Listing, Unreadable, ZipFiles, mixed_splits, split_images
 from side_ray.sources.reading.manifests import Manifest, read_manifests
 from side_ray.sources.reading.pixels import EXTENSIONS
@@ -41,6 +41,7 @@ class FolderSource(Source):
 
     Options: ClassVar[type[Section]] = FolderOptions
     label_keys: ClassVar[frozenset[str]] = frozenset({"label_column"})
+    role: Role = "all"
 
     def __init__(
         self, files: Files, labels: bool = True, unit_images: int = UNIT_IMAGES, label_field: str | None = None
@@ -59,7 +60,9 @@ class FolderSource(Source):
 
     @classmethod
     def open(cls, place: Place, options: Any) -> Self:
-        return cls(place.files(), place.labels, label_field=getattr(options, "label_column", None))
+        source = cls(place.files(), place.labels, label_field=getattr(options, "label_column", None))
+        source.role = place.role
+        return source
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None, "_manifest": Manifest()}
@@ -92,7 +95,8 @@ class FolderSource(Source):
         if not self.labels:
             return listing, None
         if self._manifest.labels:
-            self._changed = True
+            # Labels of unseen images are used where there are any, and identify nothing.
+            self._changed |= self.role != "unseen"
             return listing, pa.array(
                 [self._manifest.labels.get(name) for name in listing.names.to_pylist()], pa.string()
             )

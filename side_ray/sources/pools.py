@@ -1,9 +1,10 @@
 """Opens the sources that a config names, and finds out what they hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from side_ray.config import DataSection, StorageSection
+from side_ray.config.base import Section
 from side_ray.errors import UserError, renamed
 from side_ray.sources import SOURCES
 from side_ray.sources.base import Place, Source
@@ -42,10 +43,21 @@ def open_pools(data: DataSection, storage: StorageSection) -> tuple[Source, ...]
     if apart is None:
         return (item.open(Place(path, labels=data.labels, storage=storage), options),)
     same = within(apart, path) and within(path, apart)
-    # The unseen images need no labels: nothing is trained on them.
     members = Place(path, "data.path", "members", data.labels, same, storage)
-    unseen = Place(apart, "data.holdout_path", "unseen", False, same, storage)
-    return item.open(members, options), item.open(unseen, options)
+    unseen = Place(apart, "data.holdout_path", "unseen", data.labels, same, storage)
+    return item.open(members, options), _unseen(item, unseen, options)
+
+
+def _unseen(item: type[Source], place: Place, options: Section) -> Source:
+    """The source of the unseen images, with their labels where it holds any: nothing is trained on them, so none are needed."""
+    if place.labels:
+        try:
+            source = item.open(place, options)
+            if source.labelled:
+                return source
+        except UserError:  # said again below, if it is not about labels
+            pass
+    return item.open(replace(place, labels=False), options)
 
 
 def open_samples(path: str, storage: StorageSection, column: str | None = None) -> Source:

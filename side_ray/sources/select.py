@@ -118,13 +118,14 @@ def without_near(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def capped(census: Census, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` random images of each class and pool, ascending; images without a label are kept."""
+    """At most `per_class` random images of each class, ascending; images without a label, or of `data.holdout_path`, are kept."""
     order = indices[np.random.default_rng([seed, 4]).permutation(len(indices))]
     group = census.label[order] * 2 + census.pool[order]
     by_group = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(group[by_group]) != 0])
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    kept = by_group[(rank < per_class) | (census.label[order][by_group] < 0)]
+    free = (census.label[order] < 0) | (census.pool[order] == 1)
+    kept = by_group[(rank < per_class) | free[by_group]]
     return np.sort(order[kept])
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from side_ray.config import Config
-from side_ray.errors import RunError, UserError
+from side_ray.errors import Damaged, RunError, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.near import ALIKE, BLOCK_IMAGES, DISTINCT, Duplicates, Near, alike_key, near_key
 from side_ray.execution.ingest.passes import (
@@ -36,6 +37,7 @@ from side_ray.similarity.duplicates import near_pairs, thumbnails
 from side_ray.sources.inventory import LEFT_OUT, check_enough, inventory, told
 from side_ray.sources.pools import transform_of
 from side_ray.sources.published.digits import load_digits
+from side_ray.sources.reading.pixels import Unusable
 from side_ray.sources.select import (
     SPLITS,
     Alike,
@@ -96,7 +98,7 @@ def _tell(info: dict[str, Any], reporter: Reporter) -> None:
 
 def _finish(artifact: Artifact, groups: dict[Split, Groups], left_out: dict[str, int], **info: Any) -> None:
     """Write what is known of duplicates, and mark the artifact as complete."""
-    write_table(artifact.store, f"{artifact.key}/{DUPLICATES}", duplicates_table(groups))
+    artifact.write_table(DUPLICATES, duplicates_table(groups))
     sizes = {split: each.size for split, each in groups.items()}
     info["distinct"] = {split: each.distinct for split, each in groups.items()}
     info["duplicates"] = {split: each.summary() for split, each in groups.items()}
@@ -126,13 +128,16 @@ def _write_digits(config: Config, artifact: Artifact, beside: Artifact | None) -
         write_table(artifact.store, f"{artifact.key}/{part_name(number)}", table)
     drawn = np.concatenate(list(chosen.values()))
     plan = pa.table({"unit": np.zeros(len(drawn), np.int32), "position": drawn})
-    write_table(artifact.store, f"{artifact.key}/{PLAN}", plan)
+    artifact.write_table(PLAN, plan)
     shape = list(source.images.shape[1:])
     _finish(artifact, groups, left_out, source="digits", shape=shape, classes=10, parts=len(SPLITS))
 
 
 def _read_table(artifact: Artifact, key: str, columns: list[str] | None = None) -> pa.Table:
-    return read_table(artifact.store, f"{artifact.key}/{key}", columns)
+    try:
+        return read_table(artifact.store, f"{artifact.key}/{key}", columns)
+    except Damaged as damage:
+        raise Damaged(damage.keys, damage.reason, artifact.marks) from None
 
 
 class _Preparation:
@@ -155,6 +160,7 @@ class _Preparation:
         census = Census.of(scans, self.unit_pools)
         broken = self._check_usable(census)
         self._tell_sources()
+        self._tell_depth()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
         self._check_enough(census, candidates)
@@ -251,6 +257,20 @@ class _Preparation:
             self.reporter.warn(
                 f"{doubt}; give the folder or a pattern of those that the model was trained on, if not all"
             )
+
+    def _tell_depth(self) -> None:
+        """Warn where gray images of 16 bits become RGB of 8."""
+        if transform_of(self.data).grayscale or not self.data.item("data.source").converts:
+            return
+        gray = transform_of(self.data.model_copy(update={"grayscale": True}))
+        with suppress(Unusable, UserError):
+            first = next(
+                (record for record in self.pools[0].read(next(self.pools[0].units())) if not record.error), None
+            )
+            if first and first.content is not None and gray(first.content).dtype == np.uint16:
+                self.reporter.warn(
+                    f"data.grayscale: {first.name} has 16 bits, of which RGB keeps 8; set it to true to keep all"
+                )
 
     def _check_usable(self, census: Census) -> int:
         """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises
@@ -395,7 +415,7 @@ class _Preparation:
             "group": np.concatenate([groups[split] for split in SPLITS])[order],
             "digest": pa.array(census.digest[rows].tolist(), pa.binary(census.digest.dtype.itemsize)),
         }
-        self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
+        self.artifact.write_table(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
             outputs.setdefault(unit, []).append(part_name(part))

@@ -1,5 +1,6 @@
 """Step: compute metrics.json, metrics.csv, the figures and index.html from the stored scores."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,36 +14,33 @@ from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.session import machine
-from side_ray.report import findings
+from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
 from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
 from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
+from side_ray.results.evidence import add_evidence
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
-from side_ray.runs.dataset import pixels_digest, read_groups, read_labels
-from side_ray.runs.plan import Condition
+from side_ray.runs.dataset import pixels_digest, read_groups
+from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import PAGE, PDF
-from side_ray.runs.scores import find_cut, read_competitions, read_conditions, read_mirrored, read_pool
+from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
 from side_ray.runs.status import spent
-from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
 from side_ray.stages.label import FOUND
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut
-from side_ray.statistics.evidence.ledger import ledger, weigh
 from side_ray.statistics.evidence.verdict import without_unseen
 from side_ray.statistics.scores import ConditionScores, compare, condition_metrics
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
-LEDGER = "ledger.parquet"
-"""One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 NETWORKS = ("teacher", "student", "ol_ti")
 """The parts of the surrogate's artifact."""
 
@@ -62,7 +60,9 @@ def report(audit: Audit) -> None:
         metrics = build_metrics(artifacts, scores, cut)
         q_values = None
         if cut is not None:
-            q_values = _weigh(artifacts, cut, metrics)
+            q_values = add_evidence(artifacts, cut, metrics)
+            for note in findings.on_rate(metrics):
+                audit.reporter.warn(f"{note.title}: {note.text}")
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
         if audit.config.control:
@@ -76,9 +76,12 @@ def report(audit: Audit) -> None:
             {"method": each.method, "lambda": each.scale, "best": found.best, "holdout_best": found.holdout_best}
             for each, found in scores.items()
         ]
-        figures = build_figures(metrics, curves=_curves(artifacts), values=values)
-        for figure in figures:
-            target.write(f"figures/{figure.name}.svg", figure.svg.encode())
+        with ExitStack() as stack:
+            files = stack.enter_context(svg.keeping()) if audit.config.report.figures else {}
+            figures = build_figures(metrics, curves=_curves(audit), values=values)
+        files |= {f"{figure.name}.svg": figure.svg.encode() for figure in figures}
+        for name, content in files.items():
+            target.write(f"figures/{name}", content)
         gallery, pairs = _pairs(artifacts, metrics, scores, q_values)
         config = audit.config.model_dump(mode="json")
         page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
@@ -105,27 +108,6 @@ def _print(audit: Audit, page: str) -> None:
             audit.reporter.warn(f"{PDF} is not made: {error}")
     if store.exists(PDF):
         store.delete(PDF)
-
-
-def _weigh(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.ndarray:
-    """Add the verdict and each condition's excess and discoveries to the metrics, and write `ledger.parquet`.
-
-    Returns:
-        float64 [m], the q-value of each training image.
-    """
-    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
-    pool = read_pool(artifacts)
-    found = {(str(each.method), each.scale): competition for each, competition in read_competitions(artifacts, cut)}
-    limit = float(closeness_of(np.float32(cut.value), larger))
-    evidence = weigh(pool, found, limit, cut.false_match_rate)
-    metrics["verdict"] = evidence.judgement.verdict.as_dict()
-    for row in metrics["conditions"]:
-        row |= evidence.conditions[row["method"], row["lambda"]]
-    labels = read_labels(artifacts.run.store, artifacts.prepare.key, "member")
-    columns = ledger(pool, evidence.judgement, found, labels, 1 if larger else -1)
-    columns["label"] = pa.array(columns["label"], pa.int64())
-    artifacts.report.write_table(LEDGER, pa.table(columns))
-    return np.asarray(columns["q_value"])
 
 
 def _extracted(
@@ -234,7 +216,7 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
     return {
         "run": artifacts.run.store.uri,
         "seed": config.run.seed,
-        "artifacts": artifacts.run.latest(),
+        "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
         "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
@@ -243,6 +225,22 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _made_from(artifacts: Artifacts) -> dict[str, Any]:
+    """The artifacts of this audit, as in `latest.json`, which another command in the same run directory may be changing."""
+    many = conditions(artifacts.config)
+    found: dict[str, Any] = {
+        "prepare": artifacts.prepare.key,
+        "samples": {each.name: artifacts.samples(each).directory for each in many},
+        "scores": {each.name: artifacts.scores(each).directory for each in many},
+        "hits": {each.name: artifacts.hits(each).directory for each in many},
+    }
+    if not artifacts.config.given:
+        found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+    if artifacts.cut_shards:
+        found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
+    return found
 
 
 def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
@@ -293,15 +291,18 @@ def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
     return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors") or code(key)}
 
 
-def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
+def _curves(audit: Audit) -> list[dict[str, Any]]:
     """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
-    curves = []
+    curves, artifacts = [], audit.artifacts
     surrogate = artifacts.surrogate
     trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in NETWORKS}
     for stage, artifact in trained.items():
         try:
             curve = {"stage": stage, **artifact.read_json(CURVE)}
-        except (FileNotFoundError, Damaged):  # a figure is not worth a new training
+        except FileNotFoundError:
+            continue
+        except Damaged as damage:  # a figure is not worth a new training
+            audit.reporter.warn(f"{damage}: the report lacks this loss curve, which only a new training would give")
             continue
         info = artifact.info()
         if "accuracy" in info:

@@ -20,11 +20,11 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import SplitShards, read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
-from side_ray.runs.shards import ShardSet
+from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.search import Counts, Levels, Neighbors, merge, normalize
 from side_ray.similarity import similarity_of
 from side_ray.sources.select import SPLITS, Split
@@ -39,7 +39,7 @@ class ScoringJob(ShardJob):
     """Scores of the samples `samples` (or of their mirror images) against the images of `splits`; their hits at `levels` are
     written to `hits`.
 
-    The job whose scores set the calibrated cut has neither `levels` nor `hits`.
+    The job whose scores set the cuts has neither `levels` nor `hits`.
     """
 
     samples: ShardSet
@@ -49,6 +49,8 @@ class ScoringJob(ShardJob):
     strata: Artifact | None = None
     """The strata that the samples are assigned to; None without unseen images."""
     mirrored: bool = False
+    neighborhood: bool = False
+    """Whether the samples are members, of which the surroundings are wanted."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Scorer(ShardActor):
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()
+        columns: dict[str, Any]
         job, shard = self.spec.jobs[task.job], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = job.samples.read(shard, ["sample_id", "image"])
@@ -99,8 +102,14 @@ class Scorer(ShardActor):
         row["seconds_read"] = time.perf_counter() - began
 
         began = time.perf_counter()
+        if job.neighborhood:
+            columns = {"id": sample_ids, **self._neighborhood(job.splits, queries)}
+            row["seconds_search"] = time.perf_counter() - began
+            job.output.write(shard, pa.table(columns))
+            row["rows"] = job.output.size(shard)
+            return
         nearest, values, counts = self._search(job.splits[0], queries, job.levels)
-        columns: dict[str, Any] = {
+        columns = {
             "sample_id": sample_ids,
             "best_id": pa.array(nearest.ids[:, 0], pa.int64()),
             "best": pa.array(values[:, 0], pa.float32()),
@@ -114,6 +123,9 @@ class Scorer(ShardActor):
                 columns["stratum"] = pa.array(
                     read_centroids(job.strata).assign(queries[0] if self.spec.flips else queries), pa.int64()
                 )
+        elif len(job.splits) > 1:
+            for split in job.splits[1:]:
+                columns[f"{split}_best"] = pa.array(self._search(split, queries, None)[1][:, 0], pa.float32())
         row["seconds_search"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -128,21 +140,39 @@ class Scorer(ShardActor):
         row |= {"retries": self.spec.prepared.store.retries - retries, "rows": job.output.size(shard)}
 
     def _unseen(self, splits: tuple[Split, ...], queries: np.ndarray, members: Neighbors) -> dict[str, Any]:
-        """The columns on unseen images: `holdout_best` in its own unit, the nearest ones of all splits in the members' unit."""
+        """The columns on unseen images: the nearest of each split in its own unit, those of all splits in the members' unit."""
         found = {split: self._search(split, queries, None) for split in splits}
         columns: dict[str, Any] = {}
-        if "holdout" in found:
-            columns["holdout_best"] = pa.array(found["holdout"][1][:, 0], pa.float32())
-        starts = np.cumsum([0, *(self.spec.sizes[split] for split in splits)])
-        moved = [
-            Neighbors(each.ids + start, each.values) for (each, *_), start in zip(found.values(), starts, strict=False)
-        ]
-        nearest = merge(moved, self.spec.score.neighbors, self.similarity.metric)
+        for split, (each, own, _) in found.items():
+            columns[f"{split}_best"] = pa.array(own[:, 0], pa.float32())
+            columns[f"{split}_best_id"] = pa.array(each.ids[:, 0], pa.int64())
+        nearest = self._merged({split: each for split, (each, *_) in found.items()})
         unit = self.similarity.denominator(members)
         values = self.similarity.values(nearest) if unit is None else normalize(nearest.values, unit[:, None])
         columns["unseen_neighbor_ids"] = _lists(nearest.ids, pa.int64())
         columns["unseen_neighbor_values"] = _lists(values, pa.float32())
         return columns
+
+    def _merged(self, found: dict[Split, Neighbors]) -> Neighbors:
+        """The nearest images of several splits, numbered through."""
+        starts = np.cumsum([0, *(self.spec.sizes[split] for split in found)])
+        moved = [Neighbors(each.ids + start, each.values) for each, start in zip(found.values(), starts, strict=False)]
+        return merge(moved, self.spec.score.neighbors, self.similarity.metric)
+
+    def _neighborhood(self, splits: tuple[Split, ...], queries: np.ndarray) -> dict[str, Any]:
+        """The columns of `Artifacts.neighborhood`: what an exact copy of each image would be told."""
+        found = {split: self._search(split, queries, None)[0] for split in splits}
+        nearest = self._merged(found)
+        unseen = self._merged({split: each for split, each in found.items() if split != "member"})
+        unit = self.similarity.denominator(nearest)
+        first = Neighbors(unseen.ids[:, :1], unseen.values[:, :1])
+        value = self.similarity.values(first) if unit is None else normalize(first.values, unit[:, None])
+        distances = nearest.values if self.similarity.metric == "l2" else np.sqrt(np.maximum(2 - 2 * nearest.values, 0))
+        return {
+            "distance": pa.array(distances.mean(axis=1), pa.float64()),
+            "nearest_unseen": pa.array(value[:, 0], pa.float32()),
+            "nearest_unseen_id": pa.array(unseen.ids[:, 0], pa.int64()),
+        }
 
     def _queries(self, images: np.ndarray, mirrored: bool) -> np.ndarray:
         """Features float32 [N, d] of uint8 images [N, H, W, C], or [2, N, d] of both orientations."""
@@ -195,6 +225,11 @@ def score(audit: Audit) -> None:
             scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
             for each in many
         ]
+        if artifacts.cut_shards:
+            output, prepared = artifacts.neighborhood, artifacts.prepare
+            members = SplitShards(prepared.store, prepared.key, prepared.fingerprint, output.rows)
+            shards = shards_of(artifacts.sizes["member"], output.rows)
+            jobs.append(ScoringJob(output, shards, members, SPLITS, neighborhood=True))
         if artifacts.probe_shards:
             first = many[0]
             output, samples = artifacts.mirrored(first), artifacts.samples(first)
@@ -222,7 +257,7 @@ def _score_synthetic(audit: Audit, search: SearchActors) -> None:
     artifacts = audit.artifacts
     if artifacts.cut_shards:
         learn_strata(audit)
-        job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration",))
+        job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration", "holdout"))
         run_scoring(audit, [job], search, "score: synthetic")
 
 
@@ -234,7 +269,7 @@ def learn_strata(audit: Audit) -> None:
         RunError: the worker died, or raised another exception.
     """
     artifacts, config = audit.artifacts, audit.config
-    if not artifacts.strata.done:
+    if not audit.has(artifacts.strata):
         ensure_ray(config.cluster)
         gpus = config.cluster.gpus if uses_gpu(config) else 0
         run_remotely(_write_strata, artifacts, title="strata", cpus=config.cluster.actor_cpus, gpus=gpus, retries=3)

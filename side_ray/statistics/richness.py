@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+LEAST_COVERAGE = 0.5
+"""Sample coverage below which the images found say too little about the others."""
+
 
 @dataclass(frozen=True)
 class Chao2:

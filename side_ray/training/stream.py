@@ -198,7 +198,8 @@ class Streamed(Members):
                 mine = part == each
                 pixels = decoded.take(int(mine.sum()))
                 if images is None:
-                    images = np.empty((len(part), *pixels.shape[1:]), np.uint8)
+                    images = np.empty((len(part), *pixels.shape[1:]), pixels.dtype)
+                images = images.astype(np.promote_types(images.dtype, pixels.dtype), copy=False)
                 images[mine] = pixels
                 ids[mine] = self.parts[each].ids[row[mine]]
             assert images is not None

@@ -1,21 +1,17 @@
 """Credentials in a URL: refused whatever key has them, and masked wherever they appear all the same."""
 
 import io
-import typing
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from rich.console import Console
 
 from side_ray.cli import actions
 from side_ray.config import Config
-from side_ray.config.base import OpenSection
 from side_ray.config.file import load_config, parse_config
 from side_ray.errors import UserError, masked
 from side_ray.execution.progress import Reporter
-from side_ray.registry import REGISTRIES
-from tests.audits import tiny_config, tiny_values
+from tests.audits import keys, tiny_config, tiny_values
 
 URLS = (
     "s3://key:hunter2@bucket/x",
@@ -24,22 +20,6 @@ URLS = (
     "https://host/x.zip?X-Amz-Credential=a&X-Amz-Signature=hunter2",
     "//key:hunter2@host/x",
 )
-
-
-def keys(model: type[BaseModel]) -> list[tuple[str, ...]]:
-    """Every key of a model and of the models in it, and the keys that registered items add."""
-    found = []
-    for name, field in model.model_fields.items():
-        inner = [field.annotation, *typing.get_args(field.annotation)]
-        sections = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
-        for section in sections:
-            found += [(name, *key) for key in keys(section)]
-        if not sections:
-            found.append((name,))
-    if issubclass(model, OpenSection):
-        options = [each for key in model.registries for each in REGISTRIES[key].options().values()]
-        found += [key for each in options for key in keys(each)]
-    return list(dict.fromkeys(found))
 
 
 KEYS = keys(Config)

@@ -1,23 +1,35 @@
 """Arbitrary configs, overrides and damaged image files: a value, or one bounded line; never another exception."""
 
+import gzip
+import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from side_ray.config import Config, StorageSection
 from side_ray.config.file import load_config
-from side_ray.errors import LONGEST_LINE, MOST_LINES, UserError
+from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
+from side_ray.errors import LONGEST_LINE, MOST_LINES, UserError, printable
+from side_ray.similarity.sscd import Sscd
 from side_ray.sources.pools import kind_of
 from side_ray.sources.reading.pixels import Transform, Unusable
+from side_ray.surrogate.encoders import open_teacher
+from side_ray.surrogate.resnet import ResNet, ResNetConfig
 from tests.audits import tiny_values
 from tests.formats import encoded, everything, pictures, pools, webdataset, write_folder, write_parquet, zipped
+from tests.similarity.networks import onnx_model
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +47,7 @@ VALUES = st.recursive(
 def check(error: UserError) -> None:
     lines = str(error).splitlines()
     assert 1 <= len(lines) <= MOST_LINES + 1
-    assert all(len(line) <= LONGEST_LINE + 100 for line in lines)
+    assert all(len(line) <= LONGEST_LINE and line == printable(line) for line in lines)
 
 
 @SETTINGS
@@ -109,6 +121,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     zipped(root / "f", root / "a.zip")
     write_parquet(root / "a.parquet", images, [0, 1, 0])
     (root / "a.tar").write_bytes(webdataset(images, [0, 1, 0]))
+    (root / "b.tar.gz").write_bytes(gzip.compress((root / "a.tar").read_bytes(), mtime=0))
     np.savez(root / "a.npz", images, np.arange(3))
     np.save(root / "a.npy", images)
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -119,7 +132,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 
 
 @SETTINGS
-@given(st.integers(0, 5), EDITS, END)
+@given(st.integers(0, 6), EDITS, END)
 def test_archives_and_tables(files, number, edits, end):
     name = sorted(files)[number]
     with tempfile.TemporaryDirectory() as directory:
@@ -130,5 +143,62 @@ def test_archives_and_tables(files, number, edits, end):
             assert source.count() != -1
             everything(source)
             source.left_out()
+        except UserError as error:
+            check(error)
+
+
+ROWS = [{"file_name": f"{n:05d}.png", "text": f"picture {n}", "label": n} for n in range(3)]
+MANIFESTS = {
+    "dataset.json": json.dumps({"labels": [[row["file_name"], row["label"]] for row in ROWS]}),
+    "metadata.jsonl": "\n".join(map(json.dumps, ROWS)),
+    "metadata.csv": "file_name,label,text\n" + "\n".join(f"{row['file_name']},1,a" for row in ROWS),
+    "00001.txt": "a picture",
+    "00001.json": json.dumps({"label": 3, "caption": "a picture"}),
+}
+
+
+@SETTINGS
+@given(st.sampled_from(sorted(MANIFESTS)), EDITS, END, st.text(max_size=20))
+def test_manifests(name, edits, end, rest):
+    with tempfile.TemporaryDirectory() as directory:
+        write_folder(Path(directory), pictures(3, (4, 4)), classes=0)
+        (Path(directory) / name).write_bytes(mutated(MANIFESTS[name].encode(), edits, end) + rest.encode())
+        try:
+            everything(pools("folder", directory)[0])
+        except UserError as error:
+            check(error)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A directory of each kind of weights that is read."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    save_pipeline(new_unet({"norm_num_groups": 8}, (1, 8, 8)), new_schedule("linear", 10).config, root / "pipeline")
+    (root / "encoder").mkdir()
+    (root / "encoder" / "weights.onnx").write_bytes(onnx_model())
+    network = ResNet(ResNetConfig(num_classes=2, blocks=(1, 1, 1, 1), width=4, in_channels=1))
+    (root / "teacher").mkdir()
+    torch.save(network.state_dict(), root / "teacher" / "weights.pt")
+    save_file(network.state_dict(), root / "teacher" / "weights.safetensors")
+    return root
+
+
+@SETTINGS
+@given(st.integers(0, 99), EDITS, END)
+def test_models(models, number, edits, end):
+    files = sorted(path for path in models.rglob("*") if path.is_file())
+    chosen = files[number % len(files)].relative_to(models)
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copytree(models / chosen.parts[0], Path(directory) / chosen.parts[0])
+        path = Path(directory) / chosen
+        path.write_bytes(mutated(path.read_bytes(), edits, end))
+        try:
+            if chosen.parts[0] == "pipeline":
+                load_dpm(Path(directory) / "pipeline")
+            elif chosen.parts[0] == "encoder":
+                Sscd(path, "resize320").embed(pictures(1, (8, 8)))
+            else:
+                open_teacher(str(path), None, "imagenet")
         except UserError as error:
             check(error)

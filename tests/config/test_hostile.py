@@ -1,12 +1,20 @@
 """Configs that nobody would write on purpose: each is one bounded line that names the place, and nothing is allocated first."""
 
+import sys
+import tracemalloc
+from contextlib import suppress
+
 import pytest
 import yaml
 
-from side_ray.config.file import load_config, override
+from side_ray.config import Config
+from side_ray.config.file import load_config, override, parse_config
 from side_ray.errors import LONGEST_LINE, UserError
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.preflight import preflight
+from side_ray.runs.status import planned
 from side_ray.storage import open_store
-from tests.audits import tiny_values
+from tests.audits import keys, tiny_config, tiny_values
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -99,6 +107,14 @@ def test_overrides_that_are_none(text):
         ("cluster__gpus", 1000),
         ("cluster__actor_cpus", 10**6),
         ("extract__lambdas", [0, 1e308]),
+        ("extract__samples", 10**10),
+        ("extract__shard_size", 10**9),
+        ("surrogate__classes", 10**9),
+        ("surrogate__width", 10**6),
+        ("data__image_size", 10**6),
+        ("theory__points", 10**9),
+        ("sweep__trials", 10**9),
+        ("score__bands", {"high": [0, float("inf")]}),
         ("dpm__unet", {"block_out_channels": [32] * 3000}),
         ("dpm__unet", {"layers_per_block": 3000}),
         ("data__members", 10**30),
@@ -131,3 +147,41 @@ def test_broken_endpoints(endpoint):
 def test_homes_that_do_not_exist():
     with pytest.raises(UserError, match="names a home directory that does not exist"):
         open_store("~nobody-of-this-name/x")
+
+
+NUMBERS = [key for key in keys(Config) if key[0] != "run"]
+OPENED: list[str] = []
+sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [10**12, 1e308, [0, 10**12], [1.0, 1e308]], ids=str)
+def test_no_number_is_allocated_or_makes_anything_be_read(value, tmp_path):
+    """Whatever key has it: it is refused, or costs nothing before the work starts."""
+    artifacts = Artifacts.open(tiny_config(tmp_path / "run"))
+    preflight(artifacts)  # loads what every config needs
+    planned(artifacts)
+    refused = 0
+    for key in NUMBERS:
+        values = tiny_values(str(tmp_path / "run"))
+        section = values
+        for name in key[:-1]:
+            section = section.setdefault(name, {})
+        section[key[-1]] = value
+        OPENED.clear()
+        tracemalloc.start()
+        try:
+            config = parse_config(values, "test")
+        except UserError:
+            refused += 1
+            assert not OPENED
+        else:
+            artifacts = Artifacts.open(config)
+            with suppress(UserError):
+                preflight(artifacts)
+            planned(artifacts)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 16 << 20, key
+    assert refused > len(NUMBERS) / 2

@@ -1,3 +1,5 @@
+import csv
+import io
 import re
 from xml.etree import ElementTree
 
@@ -54,7 +56,7 @@ def test_page_version_takes_every_colour_from_the_page(small, curves, values):
 
 
 def test_lambda_curve_says_its_points_and_draws_each_method(small):
-    figure = next(each for each in build_figures(small) if each.name == "lambda-calibrated-calibrated-ams")
+    figure = next(each for each in build_figures(small) if each.name == "lambda-calibrated-ams")
     assert (
         "Random 5.20%. SIDE λ 0.5: 2.90%, λ 2: 10.2%, λ 5: 14.7%, λ 10: 16.2%. OL-TI λ 1: 2.50%, λ 5: 0.20%."
         in figure.alt
@@ -65,7 +67,7 @@ def test_lambda_curve_says_its_points_and_draws_each_method(small):
 
 
 def test_lambda_curve_is_drawn_at_its_values(small):
-    figure = next(each for each in build_figures(small) if each.name == "lambda-calibrated-calibrated-ums_best")
+    figure = next(each for each in build_figures(small) if each.name == "lambda-calibrated-ums_best")
     line = next(
         element.get("d")
         for element in ElementTree.fromstring(figure.svg).iter(f"{SVG}path")
@@ -82,9 +84,9 @@ def test_lambda_curve_is_drawn_at_its_values(small):
 def test_distinct_images_of_another_sample_size_are_left_out(small):
     small["conditions"][3]["n"] = 4000
     made = {figure.name: figure for figure in build_figures(small)}
-    assert "λ 5:" in made["lambda-calibrated-calibrated-ams"].alt
-    assert "λ 5: 8" not in made["lambda-calibrated-calibrated-ums"].alt
-    assert made["lambda-calibrated-calibrated-ums"].caption == "Conditions of another N_G left out: 1."
+    assert "λ 5:" in made["lambda-calibrated-ams"].alt
+    assert "λ 5: 8" not in made["lambda-calibrated-ums"].alt
+    assert made["lambda-calibrated-ums"].caption == "Conditions of another N_G left out: 1."
 
 
 def test_one_guided_condition_without_a_baseline_is_still_drawn(small):
@@ -131,3 +133,21 @@ def test_matplotlib_settings_are_left_as_they_were(small):
     before = dict(matplotlib.rcParams)
     figures.build_figures(small)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_are_kept_for_papers_with_their_data(small, values):
+    small["conditions"] = [small["conditions"][place] for place in (0, 3, 4)]
+    with svg.keeping() as kept:
+        made = build_figures(small, values=values)
+    assert set(kept) == {f"{each.name}.{kind}" for each in made for kind in ("png", "pdf", "csv")}
+    assert kept["rarefaction.png"].startswith(b"\x89PNG")
+    assert kept["rarefaction.pdf"].startswith(b"%PDF")
+    rows = list(csv.DictReader(io.StringIO(kept["lambda-calibrated-ams.csv"].decode())))
+    side = [(float(row["x"]), float(row["y"])) for row in rows if row["series"] == "SIDE"]
+    wanted = [(each["lambda"], 100 * each["calibrated"]["ams"]) for each in small["conditions"][1:]]
+    assert np.allclose(side[1:], wanted)
+    assert len([row for row in rows if row["series"] == "SIDE, :"]) == len(side)
+    histogram = list(csv.DictReader(io.StringIO(kept["best-td-10.csv"].decode())))
+    assert sum(float(row["y"]) for row in histogram if row["series"] == "to training images") == pytest.approx(100)
+    build_figures(small)
+    assert set(kept) == {f"{each.name}.{kind}" for each in made for kind in ("png", "pdf", "csv")}

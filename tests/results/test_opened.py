@@ -81,7 +81,7 @@ def test_every_extracted_image_names_its_closest_sample(run, artifacts):
 
 
 def test_figures_and_pages_can_be_shown_and_saved(run, tmp_path):
-    assert {"best-td-2", "rarefaction", "lambda-calibrated-calibrated-ams"} <= set(run.figures)
+    assert {"best-td-2", "rarefaction", "lambda-calibrated-ams"} <= set(run.figures)
     drawing = run.figures["rarefaction"]
     assert drawing._repr_svg_().startswith("<svg")
     drawing.save(tmp_path / "figure.svg")

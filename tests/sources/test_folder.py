@@ -99,3 +99,32 @@ def test_identity_follows_the_content_and_not_the_place(tmp_path):
     victim.rename(victim.with_name("zz.png"))
     shutil.copy(tmp_path / "a" / "class-0" / "00000.png", victim.with_name("zz.png"))
     assert pools("folder", tmp_path / "b")[0].identity() != first
+
+
+def test_unseen_images_keep_their_labels_where_they_have_any(tmp_path):
+    write_folder(tmp_path / "members", pictures(4))
+    write_folder(tmp_path / "unseen", pictures(4, seed=1))
+    labelled, plain = (
+        pools("folder", tmp_path / "members", holdout_path=str(tmp_path / "unseen"), labels=labels)[1]
+        for labels in (True, False)
+    )
+    assert {record.label for record in everything(labelled)} == {"class-0", "class-1"}
+    assert {record.label for record in everything(plain)} == {None}
+    # A manifest of labels does not identify unseen images either, so prepared ones of an earlier version are taken up.
+    names = [record.name for record in everything(labelled)]
+    rows = "\n".join(f"{name},{number}" for number, name in enumerate(names))
+    (tmp_path / "unseen" / "metadata.csv").write_text(f"file_name,label\n{rows}\n")
+    labelled, plain = (
+        pools("folder", tmp_path / "members", holdout_path=str(tmp_path / "unseen"), labels=labels)[1]
+        for labels in (True, False)
+    )
+    assert [record.label for record in everything(labelled)] == ["0", "1", "2", "3"]
+    assert labelled.identity() == plain.identity()
+
+
+def test_unseen_images_whose_labels_cannot_be_read_are_taken_without(tmp_path):
+    write_folder(tmp_path / "members", pictures(4))
+    write_folder(tmp_path / "unseen", pictures(2))
+    write_folder(tmp_path / "unseen", pictures(2), classes=0)
+    source = pools("folder", tmp_path / "members", holdout_path=str(tmp_path / "unseen"))[1]
+    assert [record.label for record in everything(source)] == [None] * 4

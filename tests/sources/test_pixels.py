@@ -109,7 +109,10 @@ def test_values_of_an_unknown_range_never_come_out_black(dtype, kind):
 def test_a_given_range_is_scaled_to_a_byte():
     twelve = np.round(GRAY.astype(np.float64) * 4095 / 255)
     for content in (encoded(twelve.astype(np.uint16)), encoded(twelve.astype(np.float32), "TIFF"), twelve):
-        assert np.array_equal(Transform(grayscale=True, value_range=(0, 4095))(content)[:, :, 0], GRAY)
+        deep = Transform(grayscale=True, value_range=(0, 4095))(content)[:, :, 0]
+        assert deep.dtype == np.uint16
+        assert np.array_equal(np.round(deep * (4095 / 65535)), twelve)
+        assert np.array_equal(Transform(value_range=(0, 4095))(content), np.repeat(GRAY[:, :, None], 3, axis=2))
     with pytest.raises(Unusable, match="NaN"):
         Transform(value_range=(0, 1))(np.full((4, 4), np.nan))
     assert np.array_equal(Transform(value_range=(0, 4095))(encoded(RGB)), RGB)

@@ -10,7 +10,7 @@ import pytest
 
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import read_pool
-from tests.bruteforce import check
+from tests.bruteforce import check, main
 from tests.local import audit_here
 
 pytestmark = pytest.mark.long
@@ -34,10 +34,33 @@ def test_brute_force_would_notice_a_wrong_verdict(audited, tmp_path):
     metrics = json.loads(path.read_text())
     metrics["verdict"]["distinct"] -= 1
     metrics["conditions"][0]["excess"] += 0.005
+    metrics["conditions"][1]["crossfit"]["unseen_counts"][1] += 1
     path.write_text(json.dumps(metrics))
     faults = check(tmp_path / "run")
-    assert len(faults) == 2
-    assert "verdict.distinct" in faults[1]
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "method=random/lambda=0.0 excess",
+        "method=td/lambda=2.0 crossfit.unseen_counts",
+        "method=td/lambda=2.0 crossfit.unseen",
+        "verdict.distinct",
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"report": "report/x"}', "{"])
+def test_brute_force_of_what_is_no_run_ends_in_one_line(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "latest.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_training_loses_all_privacy(audited):
+    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/statistics/evidence/test_privacy.py`)."""
+    found = audited.report.read_json("metrics.json")["privacy"]
+    assert found["pairs"] == 60
+    loss = next(each for each in found["guessers"] if each["score"] == "loss" and each["share"] == 1)
+    assert loss["right"] == loss["guesses"] == 60
+    assert 2.5 < found["epsilon"] < found["most"] == pytest.approx(2.97, abs=0.01)
+    assert found["attacks"]["loss"]["auc"] > 0.98
 
 
 def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):
@@ -56,6 +79,9 @@ def test_strata_cover_every_image_and_the_ledger_every_member(audited):
     assert pool.stratum.shape == (180,)
     ledger = pq.read_table(Path(audited.run.store.uri) / audited.report.key / "ledger.parquet")
     assert ledger.column("train_id").to_pylist() == list(range(60))
+    metrics = audited.report.read_json("metrics.json")
+    assert len(metrics["ledger"]["rows"]) == min(metrics["ledger"]["revealed"], 50)
+    assert metrics["ledger"]["rows"][0]["matches"] > 0
     assert ledger.column("stratum").to_pylist() == pool.stratum[:60].tolist()
     extracted = pq.read_table(Path(audited.run.store.uri) / audited.report.key / "extracted.parquet")
     q = dict(zip(ledger.column("train_id").to_pylist(), ledger.column("q_value").to_pylist(), strict=True))

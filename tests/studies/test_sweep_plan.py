@@ -123,7 +123,7 @@ def test_the_best_setting_is_written_as_an_audit(plan_of):
     {
         "arch": ({"arch": ["resnet50"]}, r"sweep: cluster,classes=5,resnet50.*surrogate\.arch: "),
         "labels": ({"labels": ["clip"]}, r"sweep: clip.*surrogate\.labels: "),
-        "classes": ({"classes": [1]}, r"surrogate\.classes: input should be greater than or equal to 2"),
+        "classes": ({"classes": [1]}, r"sweep\.classes\.0: input should be greater than or equal to 2"),
         "too many classes": ({"classes": [900]}, r"surrogate\.classes: 900 classes cannot come from 400 images"),
         "interval": ({"intervals": [[0.8, 0.2]]}, r"extract\.guidance_interval: .* from < to"),
         "band": ({"band": "lo"}, r"sweep\.band: there is no band lo; known: calibrated, low, mid, high"),

@@ -24,12 +24,19 @@ class UnetSection(Section):
     block_out_channels: list[Annotated[Count, Field(le=8192)]] = Field(
         default=[128, 128, 256, 256, 512, 512], max_length=MOST_BLOCKS
     )
+    """Channels of each block, from the image down. Each must be a multiple of `norm_num_groups`."""
     down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
+    """One for each block, with or without attention."""
     up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
+    """One for each block on the way back up."""
     layers_per_block: Annotated[Count, Field(le=MOST_LAYERS)] = 2
+    """Residual layers of a block."""
     norm_num_groups: Count = 32
-    attention_head_dim: Count = 8
+    """Groups of the group normalization."""
+    attention_head_dim: Annotated[Count, Field(le=8192)] = 8
+    """Channels of an attention head."""
     dropout: Share = 0.0
+    """Share of activations that training drops."""
 
     @model_validator(mode="after")
     def _same_depth(self) -> Self:
@@ -45,6 +52,7 @@ class UnetSection(Section):
 
 class UnetOptions(Section):
     unet: UnetSection = UnetSection()
+    """The U-Net that is trained."""
 
 
 def unet_section(dpm: "DpmSection") -> UnetSection:

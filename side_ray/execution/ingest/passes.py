@@ -19,7 +19,7 @@ from side_ray.config import ClusterSection
 from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.progress import Bar
 from side_ray.execution.shard_pool import MOST_BLOCKS
-from side_ray.images import IMAGE_TYPE, encode_png
+from side_ray.images import DEEP, IMAGE_TYPE, encode_png
 from side_ray.registry import Carrier
 from side_ray.runs.dataset import SCHEMA
 from side_ray.runs.run import Artifact, part_name
@@ -59,7 +59,7 @@ PLAN_SCHEMA = pa.schema(
 
 
 def scan_key(unit: int) -> str:
-    return f"scan/scan-{unit:06d}.parquet"
+    return f"scan/images-{unit:06d}.parquet"
 
 
 def pixels_key(unit: int) -> str:
@@ -203,7 +203,7 @@ class Scan(Pass):
                 found |= {"digest": digest(pixels), "height": pixels.shape[0], "width": pixels.shape[1]}
                 small.append(thumbnails(pixels[None])[0])
                 if spec.near is not None:
-                    kept.append(pixels.ravel())
+                    kept.append(pixels.ravel() if pixels.dtype == np.uint8 else pixels.ravel() / np.float32(DEEP))
             except Unusable as error:
                 found["error"] = str(error)
             for name, values in columns.items():
@@ -220,9 +220,11 @@ def _stack(images: list[np.ndarray]) -> np.ndarray:
 
 
 def digest(pixels: np.ndarray) -> bytes:
-    """128-bit BLAKE2b hash of pixels uint8 [H, W, C] and of their shape."""
+    """128-bit BLAKE2b hash of pixels [H, W, C] and of their shape and depth."""
     hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     hashed.update(pixels.tobytes())
+    if pixels.dtype == np.uint16:
+        hashed.update(b"16")
     return hashed.digest()
 
 

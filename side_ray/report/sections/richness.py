@@ -5,6 +5,7 @@ from typing import Any
 from side_ray.report import findings
 from side_ray.report.sections import PageData, PageSection
 from side_ray.report.verdict import sentences
+from side_ray.statistics.richness import LEAST_COVERAGE
 
 
 class Richness(PageSection):
@@ -18,9 +19,9 @@ class Richness(PageSection):
         rows = [
             (each, findings.within_reach(data.metrics, each))
             for each in data.metrics["conditions"]
-            if each.get("richness")
+            if findings.growth(each)
         ]
         if not figures and not rows:
             return None
         band = findings.richness_band(data.metrics)
-        return {"figures": figures, "rows": rows, "band": band, "least": findings.LEAST_COVERAGE}
+        return {"figures": figures, "rows": rows, "band": band, "least": LEAST_COVERAGE, "growth": findings.growth}

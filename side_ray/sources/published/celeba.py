@@ -148,7 +148,10 @@ class CelebaSource(FolderSource):
         attributes = getattr(options, "attributes", ())
         labels_file = cls._find_list(place, options.labels_file, attributes) if listed else None
         least = options.min_per_class if listed else 1
-        return cls(files, labels_file, attributes, place.labels, least, place.role == "unseen" and place.same_path)
+        unseen = place.role == "unseen"
+        source = cls(files, labels_file, attributes, place.labels, least, unseen and place.same_path)
+        source.role = place.role
+        return source
 
     @classmethod
     def _find_list(cls, place: Place, given: str | None, attributes: Sequence[str]) -> Files | None:

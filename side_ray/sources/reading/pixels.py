@@ -1,4 +1,4 @@
-"""Converts encoded images to the pixels of the run: one size, 8 bits, gray or RGB."""
+"""Converts encoded images to the pixels of the run: one size, gray or RGB of 8 bits, or gray of 16."""
 
 import io
 import re
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from side_ray.images import DEEP
 from side_ray.sources.reading import jpegs, pngs
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "JPEG2000", "AVIF", "HEIF", "QOI", "SGI", "PCX", "PSD")
@@ -70,17 +71,17 @@ class Transform:
     """The conversion of an image to the pixels of the run.
 
     The orientation in EXIF is applied. Palettes, CMYK and other colour spaces become RGB by Pillow's conversion without colour
-    profiles, 16 bits gray become 8 by division by 257 (16-bit colour by dropping the low byte, as Pillow reads it), or
-    as `value_range` says. Values of 16 bits that never pass 4,095 are refused without it, because images of 8 or 12 bits
-    stored in 16 would come out black. An alpha channel that is opaque everywhere is dropped; real transparency,
-    floating-point pixels without `value_range` and animations are refused, because it is unknown how the model's training
-    converted them.
+    profiles. Gray of 16 bits stays so with `grayscale`, unless 8 hold it without loss; else it becomes 8 by division by 257
+    (16-bit colour by dropping the low byte, as Pillow reads it), or as `value_range` says. Values of 16 bits that never pass
+    4,095 are refused without it, because images of 8 or 12 bits stored in 16 would come out black. An alpha channel that is
+    opaque everywhere is dropped; real transparency, floating-point pixels without `value_range` and animations are refused,
+    because it is unknown how the model's training converted them.
 
     Attributes:
         crop: side of the square cut out of the middle; None = the shorter side where `size` is given, else no crop.
         size: side that the square is resized to (Lanczos with antialiasing); None = no resizing.
         grayscale: one channel (ITU-R 601 luma) instead of three.
-        value_range: the values that become 0 and 255, for images of more than 8 bits or of floating point.
+        value_range: the values that become black and white, for images of more than 8 bits or of floating point.
     """
 
     crop: int | None = None
@@ -98,7 +99,7 @@ class Transform:
         return 1 if self.grayscale else 3
 
     def __call__(self, content: bytes | np.ndarray) -> np.ndarray:
-        """Pixels uint8 [H, W, C], C of 1 or 3.
+        """Pixels uint8 [H, W, C], C of 1 or 3; or uint16 [H, W, 1], where 8 bits would lose some of them.
 
         Args:
             content: an encoded image, or pixels [H, W, 3] or [H, W] of any real dtype.
@@ -140,7 +141,9 @@ class Transform:
             return self._fit(self._eight_bits(image, pngs.is_deep(content) or _deep_tiff(image)))
 
     def _fit(self, image: Image.Image) -> np.ndarray:
-        image = image.convert("L" if self.grayscale else "RGB")
+        deep = image.mode == "I;16"
+        if not deep:
+            image = image.convert("L" if self.grayscale else "RGB")
         if self.crop or self.size:
             side = self.crop or min(image.size)
             if side > min(image.size):
@@ -149,8 +152,13 @@ class Transform:
             if (left, top, side, side) != (0, 0, *image.size):
                 image = image.crop((left, top, left + side, top + side))
         if self.size and image.width != self.size:
+            # Pillow resizes 16 bits only by picking pixels.
+            image = Image.fromarray(np.asarray(image).astype(np.float32)) if deep else image
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image)
+        if deep:
+            pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
+            pixels = pixels if (pixels % DEEP).any() else (pixels // DEEP).astype(np.uint8)
         return pixels[:, :, None] if self.grayscale else pixels
 
     def _eight_bits(self, image: Image.Image, deep: bool) -> Image.Image:
@@ -178,7 +186,8 @@ class Transform:
         return image
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
-        """uint8, from pixels of any dtype. Raises Unusable where the range of the values is not known."""
+        """uint8, or uint16 of gray images with `grayscale`, from pixels of any dtype. Raises Unusable where their range is not
+        known."""
         if values.dtype == np.uint8:
             return values
         if values.dtype == np.bool_:
@@ -199,7 +208,9 @@ class Transform:
         low, high = self.value_range or (0.0, 65535.0)
         if least < low or most > high:
             raise Unusable(f"has values from {least:g} to {most:g}, outside data.value_range [{low:g}, {high:g}]")
-        return np.round((values.astype(np.float64) - low) / ((high - low) / 255)).astype(np.uint8)
+        kept = np.uint16 if self.grayscale and values.ndim == 2 else np.uint8
+        most = np.iinfo(kept).max
+        return np.round((values.astype(np.float64) - low) / ((high - low) / most)).astype(kept)
 
 
 def _deep_tiff(image: Image.Image) -> bool:

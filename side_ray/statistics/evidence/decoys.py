@@ -89,63 +89,73 @@ def _best_first(pool: Entrants, value: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TopTest:
-    """A permutation test for few images: do members lead some stratum's ranking more than chance allows?
+    """A permutation test for few images: do members lead some stratum's ranking, or that of all strata, more than chance allows?
 
-    The statistic is the smallest hypergeometric tail probability of the number of members among the first k images of a
-    stratum, over all strata and all k ≤ `depth`; labels are permuted within strata. So strata and lengths are paid for.
+    The statistic is the smallest hypergeometric tail probability of the number of members among the first k images, over the
+    ranking of each stratum and the one of all together (by `standing`), and over all k ≤ `depth`. Labels are permuted within
+    strata. So strata and lengths are paid for.
     """
 
-    strata: np.ndarray
-    """int64 [S, 2], members and decoys of each stratum."""
+    rankings: list[tuple[np.ndarray, int, int]]
+    """The labels of each ranking (bool, whether a member; best first), with the members and decoys that take part in it: of each
+    stratum, then of all."""
     depth: int
     null: np.ndarray
     """float64 [`PERMUTATIONS`], ascending, the statistic under permuted labels."""
 
     @classmethod
     def of(cls, pool: Entrants, depth: int) -> "TopTest":
-        """The test for the strata of a pool."""
+        """The test of a pool."""
         numbers = np.unique(pool.stratum)
-        strata = np.array(
-            [
-                [(pool.is_member & (pool.stratum == s)).sum(), (~pool.is_member & (pool.stratum == s)).sum()]
-                for s in numbers
-            ]
-        )
         rng, lowest = np.random.default_rng(0), np.full(PERMUTATIONS, 0.0)
-        for members, decoys in strata:
-            length = min(depth, members + decoys)
-            left = np.full(PERMUTATIONS, float(members))
-            drawn = np.empty((PERMUTATIONS, length), bool)
-            for k in range(length):
-                drawn[:, k] = rng.random(PERMUTATIONS) < left / (members + decoys - k)
-                left -= drawn[:, k]
-            lowest = np.minimum(lowest, _smallest_tail(drawn, int(members), int(decoys)))
-        return cls(strata, depth, np.sort(lowest))
+        order, overall = _best_first(pool, pool.score), _best_first(pool, standing(pool))[:depth]
+        rankings = []
+        together = np.empty((PERMUTATIONS, overall.size), bool)
+        for number in numbers:
+            mine = pool.stratum == number
+            members, decoys = int((pool.is_member & mine).sum()), int((~pool.is_member & mine).sum())
+            drawn = _permuted(members, decoys, min(depth, members + decoys), rng)
+            lowest = np.minimum(lowest, _smallest_tail(drawn, members, decoys))
+            rankings.append((pool.is_member[order[mine[order]]], members, decoys))
+            # The images of a stratum stand in the same order in both rankings.
+            places = np.flatnonzero(mine[overall])
+            together[:, places] = drawn[:, : places.size]
+        members, decoys = int(pool.is_member.sum()), int((~pool.is_member).sum())
+        if numbers.size > 1 and overall.size:
+            lowest = np.minimum(lowest, _smallest_tail(together, members, decoys))
+            rankings.append((pool.is_member[overall], members, decoys))
+        return cls(rankings, depth, np.sort(lowest))
 
-    def p_value(self, leaders: list[np.ndarray]) -> float:
-        """The p-value of rankings given as labels (bool, whether a member; best first), one array per stratum."""
+    @property
+    def p_value(self) -> float:
+        """The p-value of the pool's own labels."""
         lowest = min(
             (
-                float(_smallest_tail(each[None, : self.depth], int(m), int(d))[0])
-                for each, (m, d) in zip(leaders, self.strata, strict=True)
-                if each.size
+                float(_smallest_tail(labels[None, : self.depth], members, decoys)[0])
+                for labels, members, decoys in self.rankings
+                if labels.size
             ),
             default=0.0,
         )
         return float((1 + np.searchsorted(self.null, lowest + 1e-9, side="right")) / (1 + self.null.size))
 
     def leading(self, members: int, decoys: int, alpha: float = 0.01) -> int:
-        """Members that must lead a stratum, before any decoy, for a p-value of `alpha`; `members` + 1 if none will do."""
+        """Members that must lead a ranking of so many images, before any decoy, for a p-value of `alpha`; `members` + 1 if none
+        will do."""
         lead = np.ones((1, min(self.depth, members)), bool)
         tails = _tails(lead, members, decoys)[0]
         enough = np.flatnonzero(tails <= self.null[max(int(alpha * (1 + self.null.size)) - 2, 0)] + 1e-9)
         return int(enough[0]) + 1 if enough.size else members + 1
 
 
-def leaders(pool: Entrants) -> list[np.ndarray]:
-    """The labels of every stratum's groups that win a sample, best first."""
-    order = _best_first(pool, pool.score)
-    return [pool.is_member[order[pool.stratum[order] == s]] for s in np.unique(pool.stratum)]
+def _permuted(members: int, decoys: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """bool [`PERMUTATIONS`, length], the first labels of random orders of a stratum's images."""
+    left = np.full(PERMUTATIONS, float(members))
+    drawn = np.empty((PERMUTATIONS, length), bool)
+    for k in range(length):
+        drawn[:, k] = rng.random(PERMUTATIONS) < left / (members + decoys - k)
+        left -= drawn[:, k]
+    return drawn
 
 
 def _smallest_tail(labels: np.ndarray, members: int, decoys: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from side_ray.statistics.evidence.decoys import Entrants, entrants, q_values, st
 from side_ray.statistics.evidence.excess import compare, excess
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.verdict import FDR, Judgement, judge
+from side_ray.statistics.richness import LEAST_COVERAGE, richness
 
 LEVELS = ("0.01", "0.05")
 Key = tuple[str, float]
@@ -74,8 +75,25 @@ def discoveries(pool: Entrants, found: Competition, shape: PoolShape) -> dict[st
     return counts
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """Where the members lie among the images of the audit; arrays [m]."""
+
+    distance: np.ndarray
+    """float64, mean distance to the nearest images (of features; for cosines of unit vectors)."""
+    nearest: np.ndarray
+    """float32, the value that an exact copy of the member has with its nearest unseen image."""
+    number: np.ndarray
+    """int64, that unseen image."""
+
+
 def ledger(
-    shape: PoolShape, judgement: Judgement, found: Mapping[Key, Competition], labels: np.ndarray | None, sign: int
+    shape: PoolShape,
+    judgement: Judgement,
+    found: Mapping[Key, Competition],
+    labels: np.ndarray | None,
+    around: Surroundings,
+    sign: int,
 ) -> dict[str, Any]:
     """One row for each training image, as columns.
 
@@ -84,11 +102,14 @@ def ledger(
         sign: 1 where larger values are closer, −1 where smaller ones are.
 
     Returns:
-        `train_id`; `label`; `group` and `group_size` (members that are duplicates of each other); `stratum`; `matches`, the
-        samples of all conditions within the cut, and `methods`, those that made them; `probability` with `probability_low` and
-        `probability_high`: of a match in one sample of the method and λ that matched it most, 95 % (Clopper–Pearson, for a λ
-        chosen beforehand); `best`, the closest value of a sample that the image's group wins (null without one); `q_value`;
-        `revealed` and `copied`.
+        `train_id`; `label`; `group` and `group_size` (members that are duplicates of each other); `stratum`; `local_density`, the
+        members' median of the mean distance to the nearest images over its own, so above 1 where images lie densely;
+        `nearest_unseen`, the value that an exact copy would have with its nearest unseen image, and `nearest_unseen_id` (those of
+        `calibration`, then those of `holdout`); `matches`, the samples of all conditions within the cut, `condition_matches`,
+        those of each condition in the order of metrics.json, and `methods`, those that made them; `probability` of a match in one
+        sample of the condition that matched it most, with `probability_low` and `probability_high`, 95 % (Clopper–Pearson, for a
+        condition chosen beforehand); `best`, the closest value of a sample that the image's group wins (null without one);
+        `q_value`; `revealed` and `copied`.
     """
     m, pool = shape.members, judgement.pool
     _, own, members = np.unique(shape.group[:m], return_inverse=True, return_counts=True)
@@ -99,6 +120,7 @@ def ledger(
     }
     stacked = np.stack(list(counts.values()))
     sizes = np.array([each.size for each in found.values()])
+    middle = float(np.median(around.distance))
     best = (stacked / sizes[:, None]).argmax(axis=0)
     hits, n = stacked[best, np.arange(m)], sizes[best]
     place = {group: row for row, group in enumerate(pool.group.tolist())}
@@ -112,7 +134,11 @@ def ledger(
         "group": shape.group[:m],
         "group_size": members[own],
         "stratum": shape.stratum[:m],
+        "local_density": [middle / distance if distance > 0 else None for distance in around.distance.tolist()],
+        "nearest_unseen": around.nearest,
+        "nearest_unseen_id": around.number,
         "matches": stacked.sum(axis=0),
+        "condition_matches": list(stacked.T),
         "methods": methods,
         "probability": hits / n,
         "probability_low": np.where(hits > 0, stats.beta.ppf(0.025, np.maximum(hits, 1), n - hits + 1), 0.0),
@@ -122,3 +148,43 @@ def ledger(
         "revealed": known & (judgement.q[rows] <= FDR) & pool.is_member[rows],
         "copied": known & judgement.copied[rows],
     }
+
+
+def reach(table: Mapping[str, Any], condition: int, n: int) -> dict[str, Any]:
+    """How many training images further samples of one condition would match, from its column of the ledger.
+
+    Only revealed images count: matches by chance, mostly single ones, would raise every estimate. No number is larger than the
+    training set, and none is given beyond the samples drawn below a coverage of `LEAST_COVERAGE`.
+
+    Args:
+        table: what `ledger` returns.
+        condition: its place in `condition_matches`.
+        n: its number of samples.
+
+    Returns:
+        The keys of `richness`; `chao2` is null, and `curve` ends at n, where they are withheld.
+    """
+    first = table["train_id"] == table["group"]
+    counts = np.array([each[condition] for each in table["condition_matches"]])
+    limit, found = float(first.sum()), richness(counts[first & table["revealed"] & (counts > 0)], n)
+    known = found["coverage"] >= LEAST_COVERAGE
+    capped = found["chao2"] | {
+        "value": min(found["chao2"]["value"], limit),
+        "ci": [min(x, limit) for x in found["chao2"]["ci"]],
+    }
+    capped["unseen"] = capped["value"] - found["distinct"]
+    curve = [
+        row | {"distinct": min(row["distinct"], limit), "ci": [min(x, limit) for x in row["ci"]]}
+        for row in found["curve"]
+        if known or not row["extrapolated"]
+    ]
+    return found | {"chao2": capped if known else None, "curve": curve}
+
+
+def leading_rows(table: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+    """The revealed images with the smallest q-values, the most matched first among equals, JSON-able; groups once."""
+    shown = np.flatnonzero(table["revealed"] & (table["train_id"] == table["group"]))
+    order = shown[np.lexsort((-table["matches"][shown], table["q_value"][shown]))][:most]
+    names = [name for name in table if name not in ("condition_matches", "group", "revealed")]
+    rows = [{name: table[name][i] for name in names} for i in order]
+    return [{name: value.item() if hasattr(value, "item") else value for name, value in row.items()} for row in rows]

@@ -6,7 +6,7 @@ exchangeable wherever the model knows neither.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -49,6 +49,13 @@ class Competition:
     """int64 [P], sample (row) of a pair within the cut."""
     images: np.ndarray
     """int64 [P], image of that pair."""
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    """float32 [P], its closeness; empty where it is not kept."""
+
+    def within(self, closeness: float) -> "Competition":
+        """The same with only those pairs that are at least so close."""
+        kept = self.values >= np.float32(closeness)
+        return replace(self, rows=self.rows[kept], images=self.images[kept], values=self.values[kept])
 
     @property
     def size(self) -> int:
@@ -64,10 +71,11 @@ class Competition:
             np.concatenate([part.closeness for part in parts]),
             np.concatenate([part.rows + start for part, start in zip(parts, starts[:-1], strict=True)]),
             np.concatenate([part.images for part in parts]),
+            np.concatenate([part.values for part in parts]),
         )
 
 
-def compete(member: Neighbors, unseen: Neighbors, members: int, similarity: Similarity, cut: float) -> Competition:
+def compete(member: Neighbors, unseen: Neighbors, members: int, similarity: Similarity, limit: float) -> Competition:
     """Let members and unseen images compete for each sample.
 
     Of equally near images one fixed random order decides, because an order by number would always prefer members.
@@ -76,7 +84,7 @@ def compete(member: Neighbors, unseen: Neighbors, members: int, similarity: Simi
         member: the nearest members of N samples: ids, and values in one unit per sample.
         unseen: their nearest unseen images (0 … d − 1), with values in the same unit.
         members: m.
-        cut: the value that a match must reach.
+        limit: the closeness that a pair must reach, −∞ for all of them.
     """
     images = np.concatenate([member.ids, unseen.ids + members], axis=1)
     values = np.concatenate([member.values, unseen.values], axis=1).astype(np.float64)
@@ -84,8 +92,8 @@ def compete(member: Neighbors, unseen: Neighbors, members: int, similarity: Simi
     images = np.take_along_axis(images, order, 1)
     found = similarity.values(Neighbors(images, np.take_along_axis(values, order, 1)))
     closeness = closeness_of(found, similarity.larger_is_closer)
-    rows, columns = np.nonzero(closeness >= closeness_of(np.float32(cut), similarity.larger_is_closer))
-    return Competition(images[:, 0], closeness[:, 0], rows, images[rows, columns])
+    rows, columns = np.nonzero(closeness >= np.float32(limit))
+    return Competition(images[:, 0], closeness[:, 0], rows, images[rows, columns], closeness[rows, columns])
 
 
 def _shuffled(images: np.ndarray) -> np.ndarray:

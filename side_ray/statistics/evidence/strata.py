@@ -1,13 +1,15 @@
 """Strata: kinds of images, so that like is compared with like.
 
 Clusters are learnt on generated images alone, and members, unseen images and samples are assigned by one rule, the nearest
-centroid. So nothing about a stratum knows which images are members, and within it members and unseen images stay exchangeable.
+centroid; where members and unseen images have labels, classes divide the clusters of images further. So nothing about a stratum
+knows which images are members, and within it members and unseen images stay exchangeable.
 """
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from scipy.cluster.vq import kmeans2
 
 from side_ray.statistics.evidence.decoys import Entrants
@@ -19,6 +21,8 @@ LEAST_EXPECTED = 5
 """A stratum has a cut of its own at a rate where so many of its unseen images are expected within it."""
 LOOSEST_RATE = 0.01
 SEED = 0
+UNLIKE = 1e-3
+"""A class is no stratum if its share of members has a smaller probability."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,43 @@ def merge_small(strata: Strata, features_strata: np.ndarray) -> Strata:
         target = others[between[np.ix_(mine, others)].min(axis=0).argmin()]
         stratum[mine] = stratum[target]
     return Strata(strata.centroids, np.unique(stratum, return_inverse=True)[1].astype(np.int64))
+
+
+def split_by_class(stratum: np.ndarray, labels: np.ndarray, is_member: np.ndarray) -> np.ndarray:
+    """Split strata by the classes of the images, where a class is large enough in a stratum to stand alone.
+
+    What remains of a stratum stays together, or joins the largest class where it is small. A class that holds a share of members
+    which chance does not explain, as where only members have labels, stays in the remainder too.
+
+    Args:
+        stratum: int64 [P], of every image of the pool.
+        labels: int64 [P], −1 for an image without a label.
+        is_member: bool [P].
+
+    Returns:
+        int64 [P], from 0.
+    """
+    share, found = float(is_member.mean()), np.full(stratum.size, -1)
+    for number in np.unique(stratum):
+        mine = stratum == number
+        cells = []
+        for label in np.unique(labels[mine & (labels >= 0)]):
+            cell = mine & (labels == label)
+            size = int(cell.sum())
+            if (
+                size >= LEAST_IMAGES / 2
+                and stats.binomtest(int((cell & is_member).sum()), size, share).pvalue >= UNLIKE
+            ):
+                cells.append(cell)
+        rest = mine & ~np.logical_or.reduce(cells, initial=False)
+        if cells and rest.sum() < LEAST_IMAGES / 2:
+            largest = max(range(len(cells)), key=lambda i: cells[i].sum())
+            cells[largest] = cells[largest] | rest
+        else:
+            cells.append(rest)
+        for cell in cells:
+            found[cell] = found.max() + 1
+    return found
 
 
 def _nearest(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:

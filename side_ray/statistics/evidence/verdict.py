@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from side_ray.statistics.evidence.decoys import Entrants, TopTest, entrants, leaders, q_values
+from side_ray.statistics.evidence.decoys import Entrants, TopTest, entrants, q_values
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.strata import stratum_cuts
 
@@ -93,8 +93,7 @@ def judge(shape: PoolShape, competitions: Sequence[Competition], cut: float, rat
     copied = revealed & (pool.score >= cuts[pool.stratum])
     claimable = math.ceil(pool.ratio / FDR - 1e-9)
     test = TopTest.of(pool, 2 * claimable)
-    tops = leaders(pool)
-    p_value = test.p_value(tops)
+    p_value = test.p_value
     detectable = _detectable(pool, test, claimable, samples)
     outcome, reason, remedy = _decide(pool, int(revealed.sum()), p_value, detectable)
     distinct = max(int(revealed.sum()), int(outcome == "found"))
@@ -132,7 +131,7 @@ def _decide(pool: Entrants, revealed: int, p_value: float, detectable: float | N
         return "found", "few", ""
     mirrored = Entrants(pool.score, ~pool.is_member, pool.stratum, pool.group)
     depth = 2 * math.ceil(mirrored.ratio / FDR)
-    if TopTest.of(mirrored, depth).p_value(leaders(mirrored)) <= ALPHA:
+    if TopTest.of(mirrored, depth).p_value <= ALPHA:
         return "cannot_say", "not_alike", _ALIKE
     if detectable is None or detectable > MOST_HIDDEN:
         return "cannot_say", "too_small", _LARGER
@@ -142,18 +141,21 @@ def _decide(pool: Entrants, revealed: int, p_value: float, detectable: float | N
 def _detectable(pool: Entrants, test: TopTest, claimable: int, samples: int) -> float | None:
     """The smallest share of members that, memorised, the rule would have found with 80 % power.
 
-    A memorised member that some sample copies leads its stratum. So the rule finds the plantings if their number comes to what
-    can be counted at the FDR, or if in one stratum enough of them lead for the permutation test. With N samples in all a
+    A memorised member that some sample copies leads its stratum and the whole ranking. So the rule finds the plantings if their
+    number comes to what can be counted at the FDR, or if enough of them lead for the permutation test. With N samples in all a
     memorised member is copied with probability 1 − (1 − 1/m)^N, as by a model that emits every training image equally often.
     None where all members would not be enough.
     """
     rng, members = np.random.default_rng(0), int(pool.is_member.sum())
     shown = -math.expm1(samples * math.log1p(-1 / members)) if members > 1 else 1.0
-    needed = np.array([test.leading(int(m), int(d)) for m, d in test.strata])
+    needed = np.array([test.leading(m, d) for _, m, d in test.rankings])
+    strata = np.array([m for _, m, _ in test.rankings][: len(np.unique(pool.stratum))])
 
     def power(count: int) -> float:
-        copied = rng.binomial(rng.multivariate_hypergeometric(test.strata[:, 0], count, PLANTINGS), shown)
-        return float(((copied >= needed).any(axis=1) | (copied.sum(axis=1) >= claimable)).mean())
+        copied = rng.binomial(rng.multivariate_hypergeometric(strata, count, PLANTINGS), shown)
+        total = copied.sum(axis=1)
+        led = (copied >= needed[: strata.size]).any(axis=1) | (total >= needed[-1])
+        return float((led | (total >= claimable)).mean())
 
     if power(members) < POWER:
         return None

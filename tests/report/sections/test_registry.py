@@ -36,13 +36,15 @@ def motto():
 
 
 def test_config_knows_the_keys_of_registered_sections_only(motto):
-    assert list(ReportSection().model_dump()) == ["title", "redact", "pdf", "gallery", "pairs", "motto"]
+    assert list(ReportSection().model_dump()) == ["title", "redact", "pdf", "figures", "gallery", "pairs", "motto"]
     assert ReportSection().model_dump()["motto"] == "count twice"
     assert ReportSection(motto="<trust>").options(MottoOptions).motto == "<trust>"
     with pytest.raises(ValueError, match=r"report\.motto: string should have at least 3 characters, not 'x'"):
         ReportSection(motto="x")
     SECTIONS.unregister("motto")
-    with pytest.raises(ValueError, match=r"report\.motto: unknown key; known here: title, redact, pdf, gallery, pairs"):
+    with pytest.raises(
+        ValueError, match=r"report\.motto: unknown key; known here: title, redact, pdf, figures, gallery, pairs"
+    ):
         ReportSection(motto="count thrice")
 
 

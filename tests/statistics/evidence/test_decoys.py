@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from side_ray.statistics.evidence.decoys import Entrants, TopTest, entrants, leaders, q_values
+from side_ray.statistics.evidence.decoys import Entrants, TopTest, entrants, q_values
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 
 
@@ -43,26 +43,24 @@ def test_duplicates_are_one_image_and_mixed_groups_prove_nothing():
 
 def test_the_test_for_few_is_exact_for_one_ranking():
     # Only k = 1 … 1: the p-value is the chance that a member leads.
-    test = TopTest.of(pool(list(range(30, 0, -1)), "M" * 10 + "u" * 20), depth=1)
-    assert test.p_value([np.array([True])]) == pytest.approx(1 / 3, abs=0.02)
-    assert test.p_value([np.array([False])]) == 1
+    scores = list(range(30, 0, -1))
+    assert TopTest.of(pool(scores, "M" * 10 + "u" * 20), depth=1).p_value == pytest.approx(1 / 3, abs=0.02)
+    assert TopTest.of(pool(scores, "u" * 20 + "M" * 10), depth=1).p_value == 1
 
 
-def test_the_test_for_few_keeps_its_level_and_sees_seven_leaders():
+def test_the_test_for_few_keeps_its_level():
     rng = np.random.default_rng(1)
-    labels = np.array([True] * 100 + [False] * 200)
-    strata = np.repeat([0, 1, 2], 100)
-    scores = rng.random(300)
-    null = []
-    test = TopTest.of(Entrants(scores, labels, rng.permutation(strata), np.arange(300)), depth=20)
-    for _ in range(400):
-        shuffled = Entrants(rng.random(300), labels, np.resize([0, 1, 2], 300), np.arange(300))
-        null.append(TopTest(np.array([[34, 66], [33, 67], [33, 67]]), 20, test.null).p_value(leaders(shuffled)))
-    assert stats.binomtest(int((np.array(null) <= 0.05).sum()), 400, 0.05).pvalue > 0.001
-    scores[:8] += 2
-    assert (
-        test.p_value(
-            leaders(Entrants(scores, labels, np.zeros(300, int), np.arange(300)))[:1] + [np.empty(0, bool)] * 2
-        )
-        < 0.01
-    )
+    labels, strata = np.array([True] * 100 + [False] * 200), np.resize([0, 1, 2], 300)
+    null = [TopTest.of(Entrants(rng.random(300), labels, strata, np.arange(300)), 10).p_value for _ in range(100)]
+    assert stats.binomtest(int((np.array(null) <= 0.05).sum()), 100, 0.05).pvalue > 0.001
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_the_test_for_few_sees_eight_leaders_in_one_stratum_or_over_all(spread):
+    rng = np.random.default_rng(1)
+    labels, strata = np.array([True] * 100 + [False] * 200), np.resize([0, 1, 2, 3], 300)
+    scores = rng.random(300) + 5 * strata
+    scores[np.flatnonzero(labels)[:8] if spread else np.flatnonzero(labels & (strata == 2))[:8]] += 2
+    test = TopTest.of(Entrants(scores, labels, strata, np.arange(300)), 20)
+    assert test.p_value < 0.01
+    assert test.leading(100, 200) <= 8

@@ -18,18 +18,20 @@ def distances():
 
 def test_both_sides_share_the_normalizer_of_the_whole_pool(distances):
     m, unit = 60, np.linspace(0.5, 3, 20)[:, None]  # any unit that a sample's two lists share
-    found = compete(nearest(distances[:, :m] / unit), nearest(distances[:, m:] / unit), m, Nl2(), 1.2)
+    found = compete(nearest(distances[:, :m] / unit), nearest(distances[:, m:] / unit), m, Nl2(), -1.8)
     values = distances / (0.5 * np.sort(distances, axis=1)[:, :50].mean(axis=1, keepdims=True))
     assert found.winner.tolist() == values.argmin(axis=1).tolist()
     assert found.closeness == pytest.approx(-values.min(axis=1), rel=1e-5)
     pairs = np.zeros(values.shape, bool)
     pairs[found.rows, found.images] = True
-    assert (pairs == (values <= 1.2)).all()
+    assert (pairs == (values <= 1.8)).all()
+    near = found.within(-1.7)
+    assert len(near.rows) == (values <= 1.7).sum() < len(found.rows)
 
 
 def test_exchanging_members_and_unseen_images_exchanges_the_winners(distances):
     distances[:, 75:] = distances[:, :75]  # every member has a twin among the unseen images
-    found = compete(nearest(distances[:, :75]), nearest(distances[:, 75:]), 75, Nl2(), 0.5)
+    found = compete(nearest(distances[:, :75]), nearest(distances[:, 75:]), 75, Nl2(), -0.5)
     members = found.winner < 75
     assert 3 <= members.sum() <= 17  # ties are drawn, neither side wins them all
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from side_ray.statistics.evidence.decoys import Entrants
-from side_ray.statistics.evidence.strata import LEAST_IMAGES, Strata, learn, merge_small, stratum_cuts
+from side_ray.statistics.evidence.strata import LEAST_IMAGES, Strata, learn, merge_small, split_by_class, stratum_cuts
 
 
 def test_kinds_of_images_are_told_apart_and_all_assigned_by_one_rule():
@@ -35,3 +35,15 @@ def test_a_stratum_has_its_own_cut_only_with_enough_unseen_images():
     few = Entrants(scores[:600], np.zeros(600, bool), np.repeat([0, 1], 300), np.arange(600))
     assert stratum_cuts(few, 0.001, 0.5)[1] is None
     assert stratum_cuts(few, 0.001, 0.5)[0].tolist() == [0.5, 0.5]
+
+
+def test_classes_divide_strata_where_they_are_large_and_hold_members_by_chance():
+    rng = np.random.default_rng(0)
+    stratum = np.repeat([0, 1, 2], [200, 100, 60])
+    labels = np.concatenate([np.repeat([0, 1, 2, -1], [90, 60, 40, 10]), np.repeat([0, 5], [80, 20]), np.full(60, -1)])
+    is_member = rng.random(360) < 0.4
+    is_member[150:190] = True  # class 2 names members only
+    found = split_by_class(stratum, labels, is_member)
+    assert [set(found[part].tolist()) for part in (slice(0, 90), slice(90, 150), slice(150, 200))] == [{0}, {1}, {2}]
+    assert set(found[200:300].tolist()) == {3}  # its small class joins the large one
+    assert set(found[300:].tolist()) == {4}

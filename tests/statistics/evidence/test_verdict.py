@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bench.verdict import CASES, summary, trials
-from side_ray.statistics.evidence.ledger import ledger, weigh
+from side_ray.statistics.evidence.ledger import Surroundings, leading_rows, ledger, reach, weigh
 from side_ray.statistics.evidence.pool import Competition, PoolShape
-from side_ray.statistics.evidence.verdict import judge
+from side_ray.statistics.evidence.verdict import FDR, judge
 
 
 def won_by(winners: list[int], closeness: float = 0.0) -> Competition:
@@ -17,7 +17,7 @@ def won_by(winners: list[int], closeness: float = 0.0) -> Competition:
 
 @pytest.mark.parametrize(
     ("case", "outcome"),
-    [("nothing", "none_found"), ("10 % planted", "found"), ("half blank, one kind planted", "found")],
+    [("nothing, d = m", "none_found"), ("10 % planted, d = 2 m", "found"), ("half blank, one kind planted", "found")],
 )
 def test_simulated_victims(case, outcome):
     for trial in trials(CASES[case], 1):
@@ -68,7 +68,8 @@ def test_every_condition_and_every_image_gets_its_numbers():
     assert random["excess"] == 1
     assert guided["excess"] == pytest.approx(1 / 34 - 33 / 34 * 0.5)
     assert guided["excess_over_random"]["difference"] < 0
-    table = ledger(shape, evidence.judgement, found, None, -1)
+    around = Surroundings(np.linspace(1, 2, 50), np.full(50, 0.7, np.float32), np.arange(50))
+    table = ledger(shape, evidence.judgement, found, None, around, -1)
     assert table["matches"][:3].tolist() == [5, 1, 1]
     assert table["methods"][0] == ["random"]
     assert table["methods"][31] == ["td"]
@@ -76,17 +77,39 @@ def test_every_condition_and_every_image_gets_its_numbers():
     assert table["probability_low"][0] < 5 / 34 < table["probability_high"][0]
     assert table["revealed"].sum() == evidence.judgement.verdict.distinct
     assert table["best"][49] is None
+    assert table["local_density"][0] == pytest.approx(1.5)
+    assert [each.tolist() for each in table["condition_matches"][:2]] == [[5, 0], [1, 0]]
+    rows = leading_rows(table, 10)
+    assert [row["matches"] for row in rows[:2]] == [5, 1]
+    assert len(rows) == 10
+
+
+def test_images_within_reach_never_exceed_the_training_set_and_are_withheld_at_low_coverage():
+    counts = np.array([1] * 20 + [2] * 2 + [0] * 8)
+    table = {"train_id": np.arange(30), "group": np.arange(30), "revealed": np.arange(30) < 29}
+    withheld = reach(table | {"condition_matches": counts[:, None]}, 0, 1000)
+    assert withheld["coverage"] < 0.5
+    assert withheld["chao2"] is None
+    assert max(row["m"] for row in withheld["curve"]) == 1000
+    counts = np.array([1] * 12 + [3] * 10 + [0] * 8)
+    found = reach(table | {"condition_matches": counts[:, None]}, 0, 1000)
+    assert found["chao2"]["value"] == 30
+    assert found["chao2"]["ci"][1] == 30
+    assert max(row["m"] for row in found["curve"]) == 2000
+    assert max(row["ci"][1] for row in found["curve"]) <= 30
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 def test_rates_hold_in_500_simulations(case):
+    """With 500 runs the standard error of a share of 5 % is 1 %."""
     numbers = summary(list(trials(CASES[case], 500)))
     assert numbers["cannot_say"] <= 0.10
-    assert numbers["realised_fdr"] <= 0.05 + 0.01
-    assert numbers["different"] <= 0.05 + 0.03
+    assert numbers["realised_fdr"] <= FDR
+    assert numbers.get("different", 0.0) <= 0.05 + 2 * 0.01
+    assert numbers["covered"] >= 0.93
     if CASES[case].planted:
         assert numbers["found"] >= 0.8
-        assert numbers["covered"] >= 0.93
+        assert numbers["covered"] <= 0.97
     else:
         assert numbers["found"] <= 0.05

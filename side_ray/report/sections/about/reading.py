@@ -5,6 +5,7 @@ from typing import Any
 from side_ray.report import findings, wording
 from side_ray.report.sections import PageData, PageSection
 from side_ray.report.sections.conditions import extra_columns
+from side_ray.report.verdict import sentences
 from side_ray.similarity import SIMILARITIES
 
 
@@ -20,6 +21,7 @@ class Reading(PageSection):
         return {
             "false_match_rate": wording.one_in(rate),
             "cut_source": findings.cut_source(data.metrics),
+            "measured_rate": sentences.measured_rate(data.metrics),
             "similarity": wording.similarity_name(similarity),
             "explanation": SIMILARITIES[name].explain(similarity) if name in SIMILARITIES else "",
             "verdict": "verdict" in data.metrics,
