@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from side_ray.execution.stopping import LINE
+from side_ray.execution.node.stopping import LINE
 
 BEGIN = """
 import hashlib, os, signal, sys, time
