@@ -12,6 +12,7 @@ from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
 from side_ray.runs.shards import ShardSet, whole
+from side_ray.sources.select import Split
 from side_ray.storage import Store
 from side_ray.storage.sealed import read_table
 
@@ -22,6 +23,7 @@ SCHEMA = pa.schema(
         pa.field("image", IMAGE_TYPE, nullable=False),
         pa.field("label", pa.int64()),
         pa.field("group", pa.int64(), nullable=False),
+        pa.field("caption", pa.string()),
     ]
 )
 DUPLICATES = "duplicates.parquet"
@@ -127,6 +129,7 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str, groups: np.nd
             "image": image_column(source.images[indices]),
             "label": pa.nulls(len(indices), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
             "group": pa.array(np.arange(len(indices)) if groups is None else groups, pa.int64()),
+            "caption": pa.nulls(len(indices), pa.string()),
         },
         schema=SCHEMA,
     )
@@ -190,7 +193,7 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
 class SplitShards(ShardSet):
     """The images of a split, read like shards of samples, of which `sample_id` is the image's id; `directory` holds `prepare`."""
 
-    split: str = "member"
+    split: Split = "member"
 
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """The images of one shard. Raises what `read_split` does."""
