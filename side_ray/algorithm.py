@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from side_ray.config import Config
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
+from side_ray.execution.privacy import privacy
 from side_ray.execution.progress import Reporter
-from side_ray.execution.repair import mending
+from side_ray.execution.repair import check_finished, mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
@@ -49,6 +50,7 @@ ALGORITHM = (
     Step("train_surrogate", train_surrogate, "From line 8 on: the time-dependent classifier, by TDKD (Eq. 13, 155)."),
     Step("extract", extract, "N_G images for each λ in the set S_λ, sampled from p_θ(x)·p_t(y|x)^λ (Eq. 151, 152)."),
     Step("score", score, "Output, D_extracted: which samples match which training images (Eq. 14, 15)."),
+    Step("privacy", privacy, "Not in the paper: how much does the model say about which images it was trained on?"),
     Step("control", control, "Not in the paper: do the classifiers produce matches without the model?"),
     Step("report", report, "Not in the paper: counts, intervals, figures and evidence on one page."),
 )
@@ -90,6 +92,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))
+        check_finished(audit)
     began = time.monotonic()
     run_steps(audit, [step.stage for step in steps(config, last)])
     try:

@@ -190,11 +190,22 @@ def divided(stratum: np.ndarray, labels: np.ndarray, member: np.ndarray) -> np.n
     return found
 
 
-def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """By image: the smallest (m/d)(D + 1)/T at which it counts, ranked by how far it stands above its stratum's median."""
-    standing = np.array(
-        [s - np.median(scores[(stratum == k) & np.isfinite(scores)]) for s, k in zip(scores, stratum, strict=True)]
-    )
+def typical_of(images: np.ndarray, names: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
+    """By image of the pool: −(its value with the nearest other image, normalized by the 49 nearest others)."""
+    found = []
+    for name in names:
+        image = images[name]
+        versions = (image, image[:, ::-1]) if flips else (image,)
+        every = np.min([np.sqrt(((images - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
+        others = np.sort([every[groups == other].min() for other in names if other != name])[: NEAREST - 1]
+        found.append(0.0 if others[0] == 0 else -others[0] / (ALPHA * others.mean()))
+    return np.array(found)
+
+
+def q_values(scores: np.ndarray, member: np.ndarray, stratum: np.ndarray, typical: np.ndarray) -> np.ndarray:
+    """By image: the smallest (m/d)(D + 1)/T at which it counts, ranked by how far it stands above what its stratum's images have
+    with each other."""
+    standing = np.array([s - np.median(typical[stratum == k]) for s, k in zip(scores, stratum, strict=True)])
     q = np.ones(len(scores))
     rates = [
         (
@@ -303,6 +314,7 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
     every = strata_of(root / latest["strata"], images)
     labels = labels_of(root / latest["prepare"])
     stratum = (every if labels is None else divided(every, *labels))[names]
+    typical = typical_of(images, names, groups, flips)
     stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
     faults = [] if (every == stored).all() else ["strata: an image is in another one"]
     table, hits = pq.read_table(root / latest["report"] / "ledger.parquet"), []
@@ -332,12 +344,12 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
             expected.append((f"{name} cut at {row['rate']} is the loosest", kept, True))
         expected += check_rates(root, latest, metrics, condition, sets, flips)
         expected.append((f"{name} excess", condition["excess"], excess))
-        q = q_values(scores, member, stratum)
+        q = q_values(scores, member, stratum, typical)
         expected += [
             (f"{name} discoveries.{level}", condition["discoveries"][level]["distinct"], (q <= float(level)).sum())
             for level in ("0.01", "0.05")
         ]
-    q, verdict = q_values(pooled, member, stratum), metrics["verdict"]
+    q, verdict = q_values(pooled, member, stratum, typical), metrics["verdict"]
     counted = int((q <= 0.05).sum())
     expected.append(("verdict.distinct", verdict["distinct"], counted or int(verdict["outcome"] == "found")))
     if verdict["stratum_rate"] is None:

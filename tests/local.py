@@ -14,6 +14,7 @@ from rich.console import Console
 from side_ray.config import Config
 from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.passes import Failure, Pass
+from side_ray.execution.privacy import privacy
 from side_ray.execution.progress import Reporter
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.runs.artifacts import Artifacts
@@ -28,8 +29,8 @@ from side_ray.stages.train_dpm import train_dpm
 from side_ray.surrogate.resnet import ResNet
 from tests.audits import tiny_config
 
-USERS = ("extract", "score", "import_samples")
-"""The stages that make shards."""
+USERS = ("stages.extract", "stages.score", "stages.import_samples", "execution.privacy")
+"""The modules of steps that make shards."""
 
 
 def run_here(
@@ -66,7 +67,7 @@ def audit_here(uri: str | Path, **changes: Any) -> Artifacts:
         "extract__samples": 100,
     } | changes
     config = tiny_config(uri, **changes)
-    return stages_here(config, [prepare, train_dpm, synthesize, _student, extract, score, report])
+    return stages_here(config, [prepare, train_dpm, synthesize, _student, extract, score, privacy, report])
 
 
 def stages_here(config: Config, stages: Sequence[Callable[[Audit], None]]) -> Artifacts:
@@ -84,11 +85,13 @@ def without_ray() -> Iterator[None]:
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         for name in USERS:
-            stack.enter_context(patch(f"side_ray.stages.{name}.run_shards", run_here))
+            stack.enter_context(patch(f"side_ray.{name}.run_shards", run_here))
         stack.enter_context(patch("side_ray.stages.prepare.run_pass", pass_here))
-        for name in ("prepare", "score"):
+        for name in ("prepare", "score", "synthesize"):
             stack.enter_context(patch(f"side_ray.stages.{name}.ensure_ray"))
-        stack.enter_context(patch("side_ray.stages.score.run_remotely", lambda function, *given, **_: function(*given)))
+        for name in ("score", "synthesize"):
+            path = f"side_ray.stages.{name}.run_remotely"
+            stack.enter_context(patch(path, lambda function, *given, **_: function(*given)))
         yield
     torch.set_num_threads(threads)
 

@@ -363,6 +363,15 @@ def test_what_is_copied_is_there_and_reaches_the_builder(target: str, extra: str
 
 
 @TARGETS
+def test_what_the_wheel_is_made_of_is_copied_before_it_is_built(target: str, extra: str) -> None:
+    instructions = stages()[target]
+    (build,) = (place for place, (_, rest) in enumerate(instructions) if ".[" in rest)
+    copied = {name for instruction, rest in instructions[:build] if instruction == "COPY" for name in rest.split()[:-1]}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {path.partition("/")[0] for path in [*wheel["packages"], *wheel["force-include"]]} <= copied
+
+
+@TARGETS
 def test_build_arguments_are_declared_where_they_are_used(target: str, extra: str) -> None:
     declared = {"PYTHON"}
     for instruction, rest in stages()[target][1:]:

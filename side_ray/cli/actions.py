@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
+from side_ray.execution.node.stopping import stoppable
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -155,25 +156,38 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
 
 
 def guarded(action: Callable[[], object]) -> int:
-    """Call `action` and return the exit code. A UserError is printed on stderr as one line, without a traceback."""
-    try:
-        action()
-    except UserError as error:
-        print(f"{PROGRAM}{error}", file=sys.stderr)
-        return error.exit_code
-    except Damaged as damage:
-        print(f"{PROGRAM}{bounded(str(damage))}; run side-ray audit, which makes it again", file=sys.stderr)
-        return RunError.exit_code
-    except KeyboardInterrupt:
-        print("side-ray: stopped; finished work is kept: run the same command again to resume", file=sys.stderr)
-        return 130
-    except Exception as error:
+    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr."""
+    failure: BaseException | None = None
+    with stoppable(_kill) as stop:
+        try:
+            action()
+        except BaseException as error:
+            failure = error
+        if stop.number:
+            _kill()
+            stop.leave()
+    return 0 if failure is None else _tell(failure)
+
+
+def _kill() -> None:
+    if session := sys.modules.get("side_ray.execution.session"):
+        session.kill()
+
+
+def _tell(failure: BaseException) -> int:
+    if isinstance(failure, UserError):
+        print(f"{PROGRAM}{failure}", file=sys.stderr)
+        return failure.exit_code
+    if isinstance(failure, Damaged):
+        print(f"{PROGRAM}{bounded(str(failure))}; run side-ray audit, which makes it again", file=sys.stderr)
+    elif not isinstance(failure, Exception):
+        raise failure
+    else:
         if os.environ.get("SIDE_RAY_TRACEBACK"):
-            print(masked(traceback.format_exc()), file=sys.stderr)
-        fault = bounded(one_line(error))
+            print(masked("".join(traceback.format_exception(failure))), file=sys.stderr)
+        fault = bounded(one_line(failure))
         print(f"side-ray: an error that is not expected ({fault}); SIDE_RAY_TRACEBACK=1 shows where", file=sys.stderr)
-        return RunError.exit_code
-    return 0
+    return RunError.exit_code
 
 
 def run_verb(name: str, path: str, overrides: list[str], fail_above: int | None = None) -> int:

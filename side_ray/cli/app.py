@@ -8,7 +8,7 @@ import side_ray
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 stopped for a reason outside the config, finished work is kept; 2 wrong arguments or config; "
-    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 interrupted."
+    "3 done, but what was to be checked does not hold (--fail-worse, remake); 130 or 143 stopped by SIGINT or SIGTERM."
 )
 app = typer.Typer(
     no_args_is_help=True,
@@ -308,6 +308,22 @@ def doctor(
     from side_ray.cli import actions, reading
 
     raise typer.Exit(actions.guarded(lambda: reading.doctor(run, endpoint, as_json)))
+
+
+@app.command("canaries", epilog=_examples("canaries images --pairs 300 --out canaries.csv"))
+def canaries(
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Images to choose from, in any format")],
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs of images; n of them can show at most about ε = log(n/3)")
+    ] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw")] = 0,
+    out: Annotated[str, typer.Option(metavar="FILE.csv", help="The plan to write")] = "canaries.csv",
+    endpoint: Endpoint = None,
+) -> None:
+    """Plan which images to train on and which to leave out, by fair coins, to audit the privacy loss of a training elsewhere."""
+    from side_ray.cli import actions, reading
+
+    raise typer.Exit(actions.guarded(lambda: reading.canaries(images, pairs, seed, out, endpoint)))
 
 
 @app.command("models", epilog=_examples("models", "models --json"))

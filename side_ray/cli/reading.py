@@ -169,6 +169,13 @@ def doctor(run: str | None, endpoint: str | None, as_json: bool) -> None:
         raise CheckFailed(f"doctor: {len(wrong)} of {len(found)} checks failed: {', '.join(wrong)}")
 
 
+def canaries(images: str, pairs: int, seed: int, out: str, endpoint: str | None) -> None:
+    """Write a plan of canaries, and print what to do with it. Raises UserError."""
+    from side_ray.sources.canaries import plan_canaries
+
+    print("\n".join(plan_canaries(images, pairs, seed, out, endpoint)))
+
+
 def models(as_json: bool) -> None:
     """Print what can be audited, and by what."""
     from side_ray.setup.kinds import kinds, kinds_lines

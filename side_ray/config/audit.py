@@ -12,7 +12,7 @@ from side_ray.config.data import DataSection
 from side_ray.config.dpm import DpmSection
 from side_ray.config.extract import ExtractSection, GivenSection
 from side_ray.config.score import ScoreSection
-from side_ray.config.studies import ControlSection, SweepSection, TheorySection
+from side_ray.config.studies import ControlSection, PrivacySection, SweepSection, TheorySection
 from side_ray.config.surrogate import SurrogateSection
 from side_ray.errors import UserError, check_credentials, masked
 
@@ -74,6 +74,7 @@ class Config(Section):
     storage: StorageSection = StorageSection()
     cluster: ClusterSection = ClusterSection()
     theory: TheorySection = TheorySection()
+    privacy: PrivacySection = PrivacySection()
     control: ControlSection | None = omitted_by_default(None)
     sweep: SweepSection = SweepSection()
 

@@ -17,9 +17,12 @@ Cpus = Annotated[Count, Field(le=4096)]
 
 
 class RunSection(Section):
+    """Where the run is kept, and its seed."""
+
     uri: Annotated[str, Field(min_length=1)]
     """Run directory: a local path (relative to the working directory) or s3://bucket/prefix."""
     seed: Whole = 0
+    """Everything random follows from it: the draw of the members, training, and the seed of every sample."""
 
 
 class ReportSection(OpenSection):
@@ -28,6 +31,7 @@ class ReportSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("report.sections",)
 
     title: str = "Memorization audit"
+    """The page's title."""
     redact: Literal["none", "blur", "omit"] = "none"
     """What is done to the images of the page, training images and samples alike: `blur`, or `omit` to leave them out."""
     pdf: bool = True
@@ -37,21 +41,27 @@ class ReportSection(OpenSection):
 
 
 class StorageSection(Section):
+    """How S3 is reached, and how much of it is cached."""
+
     endpoint: str | None = None
     """URL of an S3-compatible server; credentials come from the environment and the AWS chain, never from the config."""
     region: str | None = None
+    """The bucket's region; that of the environment or of the AWS configuration where absent."""
     cache_gb: Positive = 50.0
     """Size (GiB) of the cache of weights downloaded from object storage ($SIDE_RAY_CACHE); what was not used for longest is
     removed first."""
 
 
 class ClusterSection(Section):
+    """What an audit may use of the cluster or of the machine."""
+
     address: str | None = None
     """A running Ray cluster; absent, a submitted job uses its own cluster and anything else starts Ray on this machine."""
     train_workers: Workers = 1
     """Workers that train the DPM together, or [least, most] for a number that follows the size of the cluster. The
     classifiers have BatchNorm and are trained by one worker."""
     train_cpus: Cpus = 2
+    """CPUs of a training worker, and of the task that labels the synthetic set."""
     train_cache_gb: Positive = 8.0
     """Images (GiB of 8-bit pixels) that a training worker keeps in memory; a larger set is read from storage in every epoch."""
     train_failures: Annotated[int, Field(strict=True, ge=-1)] = 3
@@ -59,9 +69,11 @@ class ClusterSection(Section):
     actors: tuple[Actors, Actors] = (1, 2)
     """Minimum and maximum number of actors in the pools that sample and score."""
     actor_cpus: Cpus = 1
+    """CPUs of a sampling or scoring actor."""
     gpus: Annotated[Real, Field(ge=0, le=64)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In which training and sampling compute; the guiding classifier, the similarity and the scores always use float32."""
 
     @property
     def most_train_workers(self) -> int:

@@ -19,9 +19,10 @@ class DataSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("data.source",)
 
     source: str = "digits"
+    """The format of the images."""
     path: str | None = None
     """Where the images are: a local path or s3://bucket/prefix; a directory or an archive, depending on the source, or a
-    pattern with * and ? (**/ stands for any folders)."""
+    pattern with `*` and `?` (`**/` stands for any folders)."""
     holdout_path: str | None = None
     """Images that the DPM never saw, for the two unseen sets; absent, these are drawn from `path` like the members. For
     cifar10 its test batch is taken from there; for celeba_hq the same path means the images that are not in the identity
@@ -51,6 +52,7 @@ class DataSection(OpenSection):
     all but the first of equal images, `near`: also of those whose normalized L2 distance is below `dedup_bound`
     (which compares all pairs: four times as many images take sixteen times as long)."""
     dedup_bound: Annotated[Real, Field(gt=0, le=2)] = 0.5
+    """Of `dedup` near."""
     skip_corrupt: bool = False
     """Leave out images that cannot be used instead of refusing the data set."""
 

@@ -1,5 +1,6 @@
 """Section `dpm`: the diffusion model under audit, and how it is trained."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,6 +15,9 @@ TRAINED = "unet"
 KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 """Values of `dpm.kind` that are not a kind of model themselves, and the kind that each makes."""
 
+FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+"""A path that names a function in a Python file."""
+
 MOST_BLOCKS, MOST_LAYERS = 16, 32
 """The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
 MOST_TIMESTEPS = 100_000
@@ -24,15 +28,21 @@ class Training(Section):
     """How a DPM is trained; an imported one needs none of these keys."""
 
     steps: Count = 10_000
+    """Optimizer steps."""
     batch_size: Batch = 64
     """Images per optimizer step, over all workers together."""
     grad_accumulation: Count = omitted_by_default(1)
     """Parts that a worker's share of the batch is run in, one after the other: for batches that the device cannot hold."""
     lr: Positive = 1e-4
+    """Learning rate of AdamW."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or down to 0 at the last step along half a cosine."""
     warmup_steps: Whole = 0
+    """First steps, in which the learning rate rises linearly from 0."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    """Of AdamW."""
     grad_clip: Positive = 1.0
+    """Largest norm of the gradient of all weights."""
     ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.9999
     """Decay of the averaged weights, or the most it comes to; the first steps have less, (1 + step) / (10 + step). 0 = no
     averaging."""
@@ -40,6 +50,7 @@ class Training(Section):
     """Power-function decay 1 − (1 + step / `ema_inv_gamma`)^−power, at most `ema_decay`: 2/3 for a million steps, 3/4 for
     fewer."""
     ema_inv_gamma: Positive = omitted_by_default(1.0)
+    """See `ema_power`."""
     flips: bool = False
     """Mirror images left to right at random: right for faces, wrong for digits."""
     checkpoint_every: Count = 1000
@@ -77,19 +88,45 @@ class DpmSection(Training, OpenSection):
     """Train a U-Net, import a model from `path`, or the name of a kind in `diffusion.denoisers` that is made from the members,
     such as `optimal`, their closed-form optimum."""
     path: str | None = None
-    """Local directory or s3:// URI of a model, for example a diffusers pipeline; giving it makes `kind` import."""
+    """Local directory or s3:// URI of a model, for example a diffusers pipeline, or `my_model.py:load`, a function that returns
+    one; giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    """Noise schedule: how β grows over the timesteps."""
     timesteps: Annotated[int, Field(strict=True, ge=2, le=MOST_TIMESTEPS)] = 1000
+    """Timesteps T of the noise schedule."""
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    """What the network predicts: the noise ε, v, or the image x₀."""
     condition: Literal["none", "labels", "random", "unique"] = omitted_by_default("none")
     """Train with a class condition: the members' own labels, random labels, or a label of its own for each image."""
     condition_classes: Classes = omitted_by_default(10)
     """Classes of condition random."""
+    pixel_range: tuple[Real, Real] | None = omitted_by_default(None)
+    """The values that black and white have in an imported model: [-1, 1], the default, [0, 1], [0, 255], …"""
+    pixel_mean: Annotated[list[Real], Field(min_length=1)] | None = omitted_by_default(None)
+    """In place of `pixel_range`: what the model's training subtracted from pixels in [0, 1], for each channel or for all."""
+    pixel_std: Annotated[list[Positive], Field(min_length=1)] | None = omitted_by_default(None)
+    """With `pixel_mean`: what it then divided them by."""
+    variant: str | None = omitted_by_default(None)
+    """Which weights of an imported pipeline, where it has several: `fp16`, for example."""
+    weights: Literal["model", "ema"] = omitted_by_default("model")
+    """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
+    null_class: Whole | None = omitted_by_default(None)
+    """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it."""
+    files: list[str] = omitted_by_default([])
+    """With a function as `path`: local files that it reads, such as weights. They are copied into the run with its own."""
+    check: bool = omitted_by_default(True)
+    """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 
     @property
     def denoiser(self) -> str | None:
         """The kind of model in `diffusion.denoisers`; None for an imported one, which is told by its directory."""
         return KINDS.get(self.kind, self.kind)
+
+    @property
+    def function(self) -> tuple[str, str] | None:
+        """The Python file and the function in it, if `path` names one."""
+        found = FUNCTION.fullmatch(self.path or "")
+        return (found[1], found[2]) if found else None
 
     def training_settings(self) -> dict[str, Any]:
         """What the trained weights depend on, of the keys of this section."""
@@ -100,7 +137,9 @@ class DpmSection(Training, OpenSection):
             for name in options.model_fields
             if name not in trained
         }
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", *others})
+        return self.model_dump(
+            mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", "check", *others}
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -111,10 +150,28 @@ class DpmSection(Training, OpenSection):
 
     @model_validator(mode="after")
     def _path_with_import(self) -> Self:
+        if self.files and not self.function:
+            raise ValueError("dpm.files: is for a function as dpm.path (my_model.py:load); drop it")
+        if len({file.rpartition("/")[2] for file in self.files}) != len(self.files):
+            raise ValueError("dpm.files: two files have the same name; rename one, they are copied into one directory")
         if self.kind == "import" and not self.path:
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
+        for name in ("pixel_range", "pixel_mean", "pixel_std", "variant", "weights", "null_class"):
+            if self.kind != "import" and getattr(self, name) not in (None, "model"):
+                raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
+        if self.pixel_range is not None and self.pixel_range[0] == self.pixel_range[1]:
+            raise ValueError(
+                "dpm.pixel_range: black and white have the same value; give the model's own [black, white]"
+            )
+        if (self.pixel_mean is None) != (self.pixel_std is None):
+            raise ValueError("dpm.pixel_mean: goes with dpm.pixel_std; give both")
+        if self.pixel_mean is not None and self.pixel_std is not None:
+            if self.pixel_range is not None:
+                raise ValueError("dpm.pixel_range: is given by dpm.pixel_mean and dpm.pixel_std too; drop one of them")
+            if len(self.pixel_mean) != len(self.pixel_std):
+                raise ValueError("dpm.pixel_std: must have as many numbers as dpm.pixel_mean")
         if self.kind != "train" and self.condition != "none":
             raise ValueError(
                 f"dpm.condition: {self.condition} is for training; an imported model has its own condition; drop it"

@@ -16,6 +16,7 @@ class ExtractSection(OpenSection):
     registries: ClassVar = ("extract.sampler",)
 
     methods: Annotated[list[Method], Field(min_length=1)] = Field(default=["random", "ti", "td"])
+    """`random`: plain sampling; `td`: SIDE; `ti`: OL-TI, which needs the members' labels."""
     lambdas: LambdaGrid
     """Guidance scales λ of SIDE (td); 0 is the Random baseline and must be among them."""
     ti_lambdas: LambdaGrid | None = None
@@ -23,9 +24,11 @@ class ExtractSection(OpenSection):
     samples: Count
     """N_G: samples per condition."""
     shard_size: Batch = 1000
+    """Samples of one unit of work, written as one file. N_G is a multiple of it."""
     batch_size: Batch = 100
+    """Images sampled at once; lower it if a device runs out of memory. It is part of the samples' fingerprint."""
     sampler: str = "ddim"
-    """A name of `diffusion.samplers`."""
+    """How images are drawn from the noise."""
     steps: Count = 50
     """Timesteps that the sampler visits."""
     samples_per_target: Count | None = omitted_by_default(None)

@@ -26,12 +26,15 @@ class ScoreSection(OpenSection):
     registries: ClassVar[tuple[str, ...]] = ("score.similarity",)
 
     similarity: str = "nl2"
+    """What is compared: pixels (`nl2`, for images up to about 64 × 64) or descriptors."""
     bands: BandSpec | None = None
     """A preset's name or {low: [from, to], mid: …, high: …}; null is an open end. By default the similarity's own preset."""
     engine: Literal["auto", "faiss", "torch"] = "auto"
+    """What searches for neighbours. Results are the same; `auto` takes what a short probe finds faster."""
     shards: Annotated[Count, Field(le=10_000)] | None = None
     """Parts that the training features are split into, one actor each; chosen by their size where absent."""
     neighbors: Annotated[int, Field(strict=True, ge=50, le=10_000)] = 50
+    """Closest training images that are stored for each sample."""
     false_match_rate: Annotated[Real, Field(gt=0, lt=0.5)] = 0.001
     """Share of the synthetic set that may reach the calibrated cut by matching images that the DPM never saw."""
     flips: Literal["auto"] | bool = omitted_by_default("auto")

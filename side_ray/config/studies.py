@@ -1,4 +1,4 @@
-"""Sections `theory`, `control` and `sweep`: studies beyond a single audit."""
+"""Sections `theory`, `privacy`, `control` and `sweep`: studies beyond a single audit."""
 
 import math
 from collections.abc import Hashable
@@ -18,6 +18,7 @@ from side_ray.config.base import (
     Section,
     Share,
     Whole,
+    omitted_by_default,
 )
 from side_ray.config.dpm import MOST_TIMESTEPS
 
@@ -51,6 +52,7 @@ class TheorySection(Section):
     probes: Few = 1
     """Random vectors of Hutchinson's trace estimate per evaluation."""
     batch_size: Batch = 100
+    """Images at once; lower it if a device runs out of memory."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -58,6 +60,15 @@ class TheorySection(Section):
             if len(set(getattr(self, key))) != len(getattr(self, key)):
                 raise ValueError(f"theory.{key}: holds a value twice; list each once")
         return self
+
+
+class PrivacySection(Section):
+    """The lower bound on the privacy loss ε of the training, where members and unseen images were told apart by a random draw."""
+
+    pairs: Whole = 1000
+    """Most pairs of a member and an unseen image; 0 = no bound. n pairs can show at most about ε = log(n/3)."""
+    canaries: str | None = omitted_by_default(None)
+    """The plan that `side-ray canaries` wrote, for a model that was trained elsewhere by it."""
 
 
 class ControlSection(Section):
@@ -109,6 +120,7 @@ class SweepSection(Section):
     classes: Annotated[list[Classes], AfterValidator(_axis)] | None = None
     """Numbers of classes C; a classifier of the data's own labels ignores them."""
     labels: Annotated[list[str], AfterValidator(_axis)] | None = None
+    """Values of surrogate.labels."""
     arch: Annotated[list[str], AfterValidator(_axis)] | None = None
     """The student's depth: small, resnet18, resnet34."""
     steps: Annotated[list[Annotated[Count, Field(le=MOST_TIMESTEPS)]], AfterValidator(_axis)] | None = None
@@ -116,6 +128,7 @@ class SweepSection(Section):
     intervals: Annotated[list[tuple[Share, Share]], AfterValidator(_axis)] | None = None
     """Values of extract.guidance_interval."""
     search: Literal["grid", "random"] = "grid"
+    """Every combination of the axes, or settings drawn at random."""
     trials: Annotated[Count, Field(le=MOST_TRIALS)] | None = None
     """search random: how many settings are drawn."""
     score: Literal["ams", "ums", "ums_best"] = "ams"
@@ -123,6 +136,7 @@ class SweepSection(Section):
     band: str = "calibrated"
     """Where the metric is taken: `calibrated` is the calibrated cut, a band's name is that band and all stricter ones."""
     early_stopping: EarlyStopping | None = None
+    """Stop the worst trials early; absent, all run to the end."""
     max_concurrent_trials: Actors | None = None
     """As many as fit on the cluster where absent; a trial needs what a sampling actor needs (cluster.actor_cpus, .gpus)."""
     retries: Annotated[Whole, Field(le=1000)] = 2

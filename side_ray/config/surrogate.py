@@ -8,7 +8,11 @@ from side_ray.config.base import Batch, Classes, Count, Positive, Real, Section,
 
 
 class SurrogateSection(Section):
+    """The labels of the synthetic set, and the classifiers that guide: SIDE's student and OL-TI."""
+
     labels: Literal["cluster", "classifier", "random"] = "cluster"
+    """Implicit labels of the synthetic set: clusters of its own images, the predictions of a classifier of the members' labels,
+    or random ones."""
     classes: Classes = 100
     """Clusters or random labels; for a classifier this is ignored: it has one class per label of the members."""
     synthetic: Count = 50_000
@@ -32,19 +36,29 @@ class SurrogateSection(Section):
     cohesion: Annotated[Real, Field(ge=-1, lt=1)] = 0.5
     """Minimum mean cosine similarity of a cluster's images to its centroid (centred features); looser clusters are dropped."""
     arch: Literal["small", "resnet18", "resnet34"] = "resnet34"
+    """Network of all classifiers; `small` has three residual blocks."""
     stem: Literal["cifar", "imagenet"] = "imagenet"
+    """First layers: a 3×3 convolution, for images up to about 64 × 64, or a 7×7 convolution of stride 2 with max-pooling."""
     width: Annotated[Count, Field(le=4096)] = 64
     """Channels of the first stage."""
     loss: Literal["kl", "cross_entropy"] = "kl"
+    """Of the student, against the labels' probabilities (Eq. 13) or only the most probable label."""
     temperature: Positive = 1.0
+    """Softens both sides of loss kl."""
     steps: Count = 20_000
+    """Steps of the student."""
     ti_steps: Count = 5_000
     """Steps of the OL-TI baseline and of the teacher, which are both trained on clean images only."""
     batch_size: Batch = 128
+    """Images per step, of all classifiers."""
     lr: Positive = 1e-4
+    """Learning rate of AdamW."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
+    """Constant, or down to 0 at the last step along half a cosine."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    """Of AdamW."""
     checkpoint_every: Count = 1000
+    """Most steps that a kill may cost."""
 
     @model_validator(mode="after")
     def _labels_together(self) -> Self:

@@ -4,35 +4,38 @@ Weights are read from safetensors only: a pickled checkpoint can run code when i
 """
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.processes import NoiseProcess, Schedule
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
 from side_ray.registry import REGISTRIES
+
+Denoised = tuple[torch.Tensor, torch.Tensor]
 
 
 class Dpm(Protocol):
     """What the sampler needs of a diffusion model of any kind."""
 
-    schedule: DDPMScheduler
-    alphas_cumprod: torch.Tensor
-    """ᾱ_t, float64 [T], on the CPU."""
-    num_train_timesteps: int
+    schedule: Schedule
+    """Its noise process; a `DDPMScheduler` if that is variance-preserving."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     num_classes: int | None
     """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not."""
     condition: Condition | None
     """How often a class-conditional model saw each class."""
+    codec: PixelCodec | None
+    """The values that pixels have in x_t; None = [−1, 1]. What it diffuses is called x all the same."""
 
     @property
     def device(self) -> torch.device: ...
 
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and the original timestep t int64 [B] in 0 … T−1."""
+        """ε̂ float32 [B, C, H, W] of a variance-preserving model, for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1."""
         ...
 
     def differentiable_eps(
@@ -41,10 +44,34 @@ class Dpm(Protocol):
         """ε̂ as of `eps`, with autograd to x_t; t may also be float64 [B], between the trained timesteps."""
         ...
 
+    def denoise(self, z_t: torch.Tensor, t: float, class_labels: torch.Tensor | None = None) -> Denoised:
+        """(ẑ₀, ε̂), each float32 [B, C, H, W], for z_t float32 [B, C, H, W] at one time t of the process."""
+        ...
+
     def to(self, device: torch.device | str) -> Self: ...
 
 
-def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
+class VariancePreservingDpm(Dpm, Protocol):
+    """A model with a noise schedule ᾱ_t."""
+
+    alphas_cumprod: torch.Tensor
+    """ᾱ_t, float64 [T], on the CPU."""
+    num_train_timesteps: int
+
+
+def variance_preserving(dpm: Dpm) -> VariancePreservingDpm:
+    """The model, if it is variance-preserving with pixels in [−1, 1].
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(dpm.schedule, NoiseProcess) or getattr(dpm, "codec", None) is not None:
+        raise UserError("densities and latents are computed only for variance-preserving models of pixels in [-1, 1]")
+    model: Any = dpm
+    return model
+
+
+def load_dpm(directory: Path | str, device: torch.device | str = "cpu", *, code: bool = False) -> Dpm:
     """Open a diffusion model of any kind in `denoisers`.
 
     Args:
@@ -53,6 +80,7 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
             `scheduler_config.json` beside it or in `scheduler/`, what `OptimalDpm.save` wrote, or what another registered
             kind recognizes.
         device: where to put it.
+        code: whether code in the directory may be executed, as the kind `function` does: only if the user's own config names it.
 
     Raises:
         UserError: nothing there, only pickled weights, weights that do not fit the config, or a model of another kind.
@@ -63,5 +91,26 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
     kinds = REGISTRIES["dpm.denoiser"]
     for name in kinds.names:
         if kinds[name].recognizes(directory):
-            return kinds[name].load(directory, device)
+            if kinds[name].runs_code and not code:
+                raise UserError(
+                    f"the model in {directory} is Python code, which is executed only where dpm.path names it"
+                )
+            model: Dpm = kinds[name].load(directory, device)
+            return with_codec(model, PixelCodec.load(directory))
     raise UserError(f"no diffusion model in {directory}: it is of none of the kinds {', '.join(kinds.names)}")
+
+
+def with_codec(model: Dpm, codec: PixelCodec | None) -> Dpm:
+    """The model, of pixels in the range of `codec`; None leaves it as it is.
+
+    Raises:
+        UserError: the codec has numbers for another number of channels.
+    """
+    if codec is not None:
+        if not codec.fits(model.image_shape[0]):
+            raise UserError(
+                f"the pixels' range has {len(codec.black)} numbers, the model {model.image_shape[0]} channels; give one "
+                "for each channel, or one for all"
+            )
+        model.codec = codec
+    return model

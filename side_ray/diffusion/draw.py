@@ -19,6 +19,7 @@ from side_ray.diffusion.guidance import Guidance
 from side_ray.diffusion.sampler import Noise, sample, target_of
 from side_ray.diffusion.samplers import SAMPLERS
 from side_ray.diffusion.samplers.base import Sampler
+from side_ray.diffusion.spaces.view import View
 from side_ray.images import to_uint8
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -138,7 +139,9 @@ def _batch(
 ) -> torch.Tensor:
     """One batch, float32 [B, C, H, W]."""
     device, dtype = model.device, PRECISIONS[settings.precision]
-    guidance = None if surrogate is None or targets is None else surrogate.guidance(targets.to(device))
+    guidance = None
+    if surrogate is not None and targets is not None:
+        guidance = View.of(model).guidance(surrogate.guidance(targets.to(device)))
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         return sample(
             model,

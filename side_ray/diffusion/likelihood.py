@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.dpm import VariancePreservingDpm
 from side_ray.diffusion.noise_process import log_sigma, timestep_at
 from side_ray.diffusion.sampler import Noise
 
@@ -53,7 +53,7 @@ def exact_divergence(eps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def log_likelihood(
-    dpm: Dpm,
+    dpm: VariancePreservingDpm,
     x: torch.Tensor,
     *,
     steps: int,
@@ -84,7 +84,12 @@ def log_likelihood(
 
 
 def draw(
-    dpm: Dpm, noise: Noise, *, steps: int, divergence: Divergence, class_labels: torch.Tensor | None = None
+    dpm: VariancePreservingDpm,
+    noise: Noise,
+    *,
+    steps: int,
+    divergence: Divergence,
+    class_labels: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One sample of p_θ per row of `noise`, and its density, by integrating the flow from the noise to the image.
 
@@ -97,7 +102,7 @@ def draw(
     return x, _log_prior(dpm, start) - integral
 
 
-def _log_prior(dpm: Dpm, noise: torch.Tensor) -> torch.Tensor:
+def _log_prior(dpm: VariancePreservingDpm, noise: torch.Tensor) -> torch.Tensor:
     """log density of x̃_T, which is N(0, I/ᾱ_T)."""
     precision = float(dpm.alphas_cumprod[-1])
     squares = (noise.flatten(1) ** 2).sum(1)
@@ -105,7 +110,7 @@ def _log_prior(dpm: Dpm, noise: torch.Tensor) -> torch.Tensor:
 
 
 def _flow(
-    dpm: Dpm,
+    dpm: VariancePreservingDpm,
     x: torch.Tensor,
     start: float,
     end: float,

@@ -38,8 +38,8 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
 def load_schedule(directory: Path) -> DDPMScheduler:
     """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
 
-    Which scheduler class wrote it does not matter: only the noise levels and the prediction type are taken from it. Early
-    diffusers wrote `predict_epsilon` instead of the prediction type: false means x₀, which it calls `sample`.
+    Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from
+    it. Early diffusers wrote `predict_epsilon` instead of the prediction type: false means x₀, which it calls `sample`.
 
     Args:
         directory: the directory that holds `scheduler_config.json`.
@@ -62,14 +62,18 @@ def load_schedule(directory: Path) -> DDPMScheduler:
         raise UserError(f"{path}: num_train_timesteps must be a number from 2 to {MOST_TIMESTEPS:,}, not {timesteps!r}")
     if config.get("prediction_type", "epsilon") not in PREDICTIONS:
         raise UserError(f"{path}: prediction_type {config['prediction_type']!r} is not one of {', '.join(PREDICTIONS)}")
-    if config.get("rescale_betas_zero_snr"):
-        raise UserError(f"{path}: rescale_betas_zero_snr is not supported, since x₀ cannot be told from ε at zero SNR")
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    if zero_snr and config.get("prediction_type", "epsilon") == "epsilon":
+        raise UserError(
+            f"{path}: rescale_betas_zero_snr with prediction_type epsilon: x₀ cannot be told from ε at zero SNR"
+        )
     try:
         schedule = DDPMScheduler.from_config(config)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no valid scheduler config: {first_line(error)}") from error
     levels = alphas_cumprod(schedule)
-    if len(levels) != config["num_train_timesteps"] or not bool(((levels > 0) & (levels < 1)).all()):
+    positive = levels[:-1] if zero_snr else levels
+    if len(levels) != config["num_train_timesteps"] or not bool((positive > 0).all() and (levels < 1).all()):
         raise UserError(f"{path}: the betas must be num_train_timesteps values that keep every ᾱ_t strictly in (0, 1)")
     return schedule
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.dpm import Denoised
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.processes import Schedule, VariancePreserving, load_process, process_of
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
 
 KIND = "optimal"
@@ -32,20 +33,23 @@ class OptimalDpm:
     the training images, so that memory does not grow with their number. Results have the dtype of `x_t`.
 
     Args:
-        images: float32 [N, C, H, W] in [−1, 1], N ≥ 1.
-        schedule: the noise schedule.
+        images: float32 [N, C, H, W] in [−1, 1] (or as `codec` has them), N ≥ 1.
+        schedule: the noise process.
     """
 
     num_classes: int | None = None
     condition: Condition | None = None
+    codec: PixelCodec | None = None
 
-    def __init__(self, images: torch.Tensor, schedule: DDPMScheduler) -> None:
+    def __init__(self, images: torch.Tensor, schedule: Schedule) -> None:
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"images must be [N, C, H, W] with N ≥ 1, got {tuple(images.shape)}")
         self.images = images.float().contiguous()
         self.schedule = schedule
-        self.alphas_cumprod = alphas_cumprod(schedule)
-        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.process = process_of(schedule)
+        if isinstance(self.process, VariancePreserving):
+            self.alphas_cumprod = self.process.alphas_cumprod
+        self.num_train_timesteps = self.process.timesteps
         channels, height, width = images.shape[1:]
         self.image_shape = (channels, height, width)
 
@@ -57,6 +61,17 @@ class OptimalDpm:
         """Move the training images; returns itself."""
         self.images = self.images.to(device)
         return self
+
+    def denoise(self, z_t: torch.Tensor, t: float, class_labels: torch.Tensor | None = None) -> Denoised:
+        """(ẑ₀, ε̂) at one time t, shape and dtype of `z_t` [B, C, H, W]. Raises what `eps` does."""
+        whole = isinstance(self.process, VariancePreserving)
+        times = torch.full((len(z_t),), t, dtype=torch.int64 if whole else torch.float64, device=z_t.device)
+        signal, sigma = self.process.level(t)
+        if not whole or signal == 0:
+            _, mean = self.posterior(z_t, times)
+            return mean.to(z_t.dtype), ((z_t.double() - signal * mean) / sigma).to(z_t.dtype)
+        eps = self.eps(z_t, times, class_labels)
+        return (z_t - sigma * eps) / signal, eps
 
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """ε*(x_t, t), shape and dtype of `x_t` [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
@@ -127,7 +142,7 @@ class OptimalDpm:
         """Write `images.safetensors`, `config.json` and `scheduler/scheduler_config.json`."""
         directory.mkdir(parents=True, exist_ok=True)
         save_file({"images": self.images.cpu()}, directory / "images.safetensors")
-        self.schedule.save_pretrained(directory / "scheduler")
+        self.process.save(directory / "scheduler")
         (directory / "config.json").write_text(json.dumps({"kind": KIND, "images": len(self.images)}) + "\n")
 
     @classmethod
@@ -137,7 +152,7 @@ class OptimalDpm:
         Raises:
             UserError: a file is missing or broken.
         """
-        schedule = load_schedule(directory / "scheduler")
+        schedule = load_process(directory / "scheduler")
         expected = read_json(directory / "config.json").get("images")
         path = directory / "images.safetensors"
         try:
@@ -150,9 +165,8 @@ class OptimalDpm:
         return cls(images, schedule)
 
     def _levels(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt(ᾱ_t) and sqrt(1−ᾱ_t), float64 [B]."""
-        alpha_bar = alpha_bar_at(self.alphas_cumprod, t)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        """α_t and σ_t, float64 [B]; √ᾱ_t and √(1−ᾱ_t) where the process is variance-preserving."""
+        return self.process.levels(t)
 
 
 class ExactPosterior:

@@ -1,21 +1,24 @@
 """The sampler's loop, with or without guidance, and what a sample's seed determines: its noise and its target.
 
-Guidance has one form for all samplers, so that λ means the same everywhere: ε̂ = ε − √(1−ᾱ_t)·λ·∇ₓ log p_t(y|x_t)
-(Dhariwal & Nichol 2021, Algorithm 2). After it, x̂₀ = (x_t − √(1−ᾱ_t)·ε̂) / √ᾱ_t is clamped to [−1, 1], and the samplers
-re-derive ε from the clamped x̂₀. Without this, guidance pushes x̂₀ out of range step by step and the error accumulates. The
-model and the classifier are given the *original* timestep index, however few steps a sampler visits.
+Everything is said as z_t = α_t·z_0 + σ_t·ε, whatever the noise process and whatever the network outputs. Guidance has one form
+for all samplers, so that λ means the same everywhere: λ·∇ log p_t(y|z_t) is added to the score, which adds
+σ²/α·λ·∇ log p_t(y|z_t) to ẑ₀. This is ε̂ = ε − σ·λ·∇ log p_t(y|z_t) (Dhariwal & Nichol 2021, Algorithm 2). After it ẑ₀ is
+clamped to the range of pixels, and the samplers re-derive ε from the clamped ẑ₀. Without this, guidance pushes ẑ₀ out of range
+step by step and the error accumulates. The model and the classifier are given the *original* timestep, however few steps a
+sampler visits.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.dpm import Denoised, Dpm
 from side_ray.diffusion.guidance import Guidance
+from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.samplers.base import Sampler
+from side_ray.diffusion.spaces.bounds import Bounds
 from side_ray.errors import RunError
 
 
@@ -74,7 +77,8 @@ def sample(
         class_labels: int64 [B] for a class-conditional model; guidance is added on top of the condition.
 
     Returns:
-        x̂₀, float32 [B, C, H, W] in [−1, 1], on the model's device.
+        x̂₀, float32 [B, C, H, W], on the model's device; pixels are in [−1, 1], colours outside of it come from a model that
+        does not clip.
 
     Raises:
         UserError: the sampler cannot take its number of steps on this noise schedule.
@@ -82,19 +86,35 @@ def sample(
     """
     visited = sampler.visited_timesteps(dpm.schedule)
     advance = sampler.begin(dpm.schedule, noise.normal)
-    start, end = (fraction * dpm.num_train_timesteps for fraction in guidance_interval)
+    process, codec = process_of(dpm.schedule), getattr(dpm, "codec", None)  # kinds from outside may have no codec
+    bounded = Bounds.of(dpm.schedule, codec)
+    start, end = (fraction * process.timesteps for fraction in guidance_interval)
 
-    x = noise.normal().to(dpm.device)
+    x = process.first(noise.normal()).to(dpm.device)
     with torch.no_grad():
-        for k, timestep in enumerate(visited):
-            alpha_bar = float(dpm.alphas_cumprod[timestep])
-            signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
-            t = torch.full((len(x),), timestep, dtype=torch.int64, device=dpm.device)
-            eps = dpm.eps(x, t, class_labels)
-            if guidance is not None and start <= timestep < end:
-                eps = eps - sigma * guidance(x, t)
-            x0 = ((x - sigma * eps) / signal).clamp(-1, 1)
-            x = advance(x, x0, k)
+        for k, time in enumerate(visited):
+            level = process.level(time)
+            z0, eps = denoised(dpm, x, time, level, class_labels)
+            guided = z0
+            if guidance is not None and start <= time < end and level[0] >= process.guided_from:
+                t = torch.full((len(x),), time, dtype=time_dtype(time), device=dpm.device)
+                guided = process.guided(x, z0, eps, guidance(x, t), level)
+            x = advance(x, bounded(guided, z0), k)
     if not bool(torch.isfinite(x).all()):
         raise RunError("sampling ended in NaN: the model's weights are broken, or a guidance gradient overflowed")
-    return x
+    return x if codec is None else codec.decode(x)
+
+
+def denoised(
+    dpm: Dpm, x: torch.Tensor, time: float, level: tuple[float, float], class_labels: torch.Tensor | None
+) -> Denoised:
+    """(ẑ₀, ε̂) of a model, also of one from outside of the package that only gives ε̂."""
+    if hasattr(dpm, "denoise"):
+        return dpm.denoise(x, time, class_labels)
+    eps = dpm.eps(x, torch.full((len(x),), int(time), device=dpm.device), class_labels)
+    return (x - level[1] * eps) / level[0], eps
+
+
+def time_dtype(time: float) -> torch.dtype:
+    """Of a classifier's times: whole for the timesteps of variance-preserving models."""
+    return torch.int64 if isinstance(time, int) else torch.float32

@@ -10,27 +10,29 @@ from safetensors import SafetensorError
 
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
+from side_ray.diffusion.denoisers.network import NetworkDpm
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod, load_schedule
+from side_ray.diffusion.processes import Schedule, load_process
 from side_ray.errors import UserError, first_line
 
 MOST_PARAMETERS = 10**10
 """Of a U-Net that is trained here."""
 
 
-class UnetDpm:
-    """A `UNet2DModel` with its noise schedule; ε, v and x₀ prediction all come out as ε̂.
+class UnetDpm(NetworkDpm):
+    """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
 
     Args:
         unet: in eval mode. With 2·C output channels (learned variance) the first C are taken.
-        schedule: its `prediction_type` says what the U-Net outputs.
+        schedule: its noise process, which says what the U-Net outputs.
         condition: how often a class-conditional U-Net saw each class; by default all equally often.
 
     Raises:
         UserError: the U-Net's config has no image size, its channels do not fit, or its class embedding takes no class indices.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: DDPMScheduler, condition: Condition | None = None) -> None:
+    def __init__(self, unet: UNet2DModel, schedule: Schedule, condition: Condition | None = None) -> None:
         config = unet.config
         channels, size = config["in_channels"], config["sample_size"]
         sides = [size, size] if isinstance(size, int) else size
@@ -40,13 +42,8 @@ class UnetDpm:
             raise UserError(f"a U-Net from {channels} to {config['out_channels']} channels is no diffusion model")
         if config["class_embed_type"] is not None:
             raise UserError(f"class_embed_type {config['class_embed_type']!r} is not supported, only num_class_embeds")
+        super().__init__(schedule, (channels, *sides), config["num_class_embeds"], condition)
         self.unet = unet
-        self.schedule = schedule
-        self.alphas_cumprod = alphas_cumprod(schedule)
-        self.num_train_timesteps = len(self.alphas_cumprod)
-        self.image_shape = (channels, *sides)
-        self.num_classes: int | None = config["num_class_embeds"]
-        self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
 
     @property
     def device(self) -> torch.device:
@@ -57,39 +54,13 @@ class UnetDpm:
         self.unet.to(device)
         return self
 
-    @torch.no_grad()
-    def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1, without autograd.
-
-        Raises:
-            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
-        """
-        return self.differentiable_eps(x_t, t, class_labels)
-
-    def differentiable_eps(
-        self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """ε̂ float32 [B, C, H, W] with autograd to x_t [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
-
-        A fractional t reaches the U-Net as it is: its embedding is made of sinusoids of t.
-
-        Raises:
-            ValueError: as for `eps`.
-        """
+    def output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
         if self.unet.training:
             raise ValueError("the U-Net is in training mode: call .eval() before sampling")
         if (class_labels is None) != (self.num_classes is None):
             raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
-        x_t = x_t.float()
-        output = self.unet(x_t, t, class_labels=class_labels, return_dict=False)[0].float()[:, : self.image_shape[0]]
-        prediction = self.schedule.config["prediction_type"]
-        if prediction == "epsilon":
-            return output
-        alpha_bar = alpha_bar_at(self.alphas_cumprod, t).to(x_t.device).view(-1, 1, 1, 1)
-        signal, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
-        if prediction == "v_prediction":
-            return signal * output + sigma * x_t
-        return (x_t - signal * output) / sigma
+        output: torch.Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
+        return output.float()[:, : self.image_shape[0]]
 
 
 def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDpm:
@@ -98,11 +69,18 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
     Raises:
         UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
     """
-    if (directory / "model_index.json").exists():
-        _check_index(directory / "model_index.json")
-    unet_dir = directory / "unet" if (directory / "unet").is_dir() else directory
-    scheduler_dir = directory / "scheduler" if (directory / "scheduler").is_dir() else directory
-    unet, schedule = _load_unet(unet_dir), load_schedule(scheduler_dir)
+    if (directory / INDEX).exists():
+        _check_index(directory / INDEX)
+    else:
+        check_alone(path.name for path in directory.iterdir() if path.is_dir())
+    layout = Layout.of(names_in(directory))
+    unet = _load_unet(directory / layout.unet, layout.variant)
+    if not (directory / layout.scheduler / "scheduler_config.json").exists():
+        raise UserError(
+            f"{directory} has a U-Net and no scheduler_config.json, like a training's checkpoint: put that of the finished "
+            "pipeline into it as scheduler/scheduler_config.json"
+        )
+    schedule = load_process(directory / layout.scheduler)
     classes = unet.config["num_class_embeds"]
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
@@ -185,18 +163,18 @@ def middle_block(
 
 def _check_index(path: Path) -> None:
     """Refuse pipelines with more than a pixel-space U-Net and a scheduler: latent or text-to-image models."""
-    components = {name: value for name, value in read_json(path).items() if not name.startswith("_")}
+    index = read_json(path)
+    components = {name: value for name, value in index.items() if not name.startswith("_")}
     if set(components) != {"unet", "scheduler"} or components["unet"] != ["diffusers", "UNet2DModel"]:
         found = ", ".join(sorted(components)) or "nothing"
-        raise UserError(f"{path} must list a UNet2DModel and a scheduler and nothing else, found: {found}")
+        raise UserError(f"{path}: {index.get('_class_name', 'a pipeline')} of {found}: {REFUSED}")
 
 
-def _load_unet(directory: Path) -> UNet2DModel:
+def _load_unet(directory: Path, variant: str) -> UNet2DModel:
     if not (directory / "config.json").exists():
         raise UserError(f"no U-Net in {directory}: config.json is missing")
     if not any(directory.glob("*.safetensors")):
-        pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        if pickled:
+        if pickled := sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED):
             raise UserError(
                 f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened: convert them to "
                 "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
@@ -215,10 +193,15 @@ def _load_unet(directory: Path) -> UNet2DModel:
     if not isinstance(given.get("layers_per_block", 1), int) or given.get("layers_per_block", 1) > MOST_LAYERS:
         raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{directory / 'config.json'} is not a UNet2DModel")
+        raise UserError(f"{directory / 'config.json'} is of a {given['_class_name']}: {REFUSED}")
     try:
         unet, info = UNet2DModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+            directory,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error

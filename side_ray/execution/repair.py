@@ -1,17 +1,28 @@
-"""Repair of damaged files: delete them and make them again."""
+"""Repair of damaged files: find them, delete them, and make them again."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from side_ray.errors import Damaged, RunError
+from side_ray.errors import Damaged, RunError, joined
 from side_ray.execution.audit import Audit
+from side_ray.execution.ingest.passes import PLAN
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.control import control_artifacts, control_conditions, control_hits, control_samples, control_scores
+from side_ray.runs.plan import conditions
+from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
+from side_ray.storage.sealed import MISSING, open_json, sealed_table
 
 MOST_REPAIRS = 3
 """Repairs of one file."""
+READERS = 8
 
 Result = TypeVar("Result")
+Check = Callable[[], bool]
+"""Raises Damaged; returns whether a file has a seal."""
 
 
 def mending(audit: Audit, work: Callable[[], Result]) -> Result:
@@ -41,3 +52,125 @@ def repairing(store: Store, work: Callable[[], Result], remake: Callable[[Damage
             for key in damage.doomed:
                 store.delete(key)
             remake(damage)
+
+
+def check_finished(audit: Audit) -> None:
+    """Compare every file of an audit whose report exists with its digest. What is damaged or missing is said in one line for each
+    stage, and deleted, so that the stages make it again. Does nothing before there is a report."""
+    if not _begun(audit.artifacts.report):
+        return
+    checks = list(_checks(audit.artifacts))
+    damages: dict[str, list[Damaged]] = {}
+    unsealed = 0
+    with audit.reporter.bar("check", len(checks), "files") as bar, ThreadPoolExecutor(READERS) as readers:
+        for found in readers.map(_outcome, checks):
+            if isinstance(found, Damaged):
+                damages.setdefault(found.keys[0].split("/")[0], []).append(found)
+            else:
+                unsealed += not found
+            bar.advance(1)
+    for each in map(joined, damages.values()):
+        audit.reporter.warn(f"{each}: making it again")
+        for key in each.doomed:
+            audit.run.store.delete(key)
+    if unsealed:
+        audit.reporter.say(
+            f"{unsealed:,} files are of an earlier version, without digests; they are accepted as they are, and their digests "
+            "are recorded"
+        )
+
+
+def _begun(artifact: Artifact) -> bool:
+    try:
+        artifact.check()
+    except FileNotFoundError:
+        return False
+    except Damaged:
+        pass
+    return True
+
+
+def _outcome(check: Check) -> bool | Damaged:
+    try:
+        return check()
+    except Damaged as damage:
+        return damage
+
+
+def _checks(artifacts: Artifacts) -> Iterator[Check]:
+    """One check for each artifact, each table in one, and each shard. The report checks itself."""
+    config, first = artifacts.config, conditions(artifacts.config)[0]
+    made, shards = (
+        [artifacts.prepare],
+        [(artifacts.cut, artifacts.cut_shards), (artifacts.synthetic, artifacts.cut_shards)],
+    )
+    scored = [(artifacts.scores(each), artifacts.hits(each)) for each in conditions(config)]
+    sampled = [artifacts.samples(each) for each in conditions(config)]
+    if artifacts.cut_shards:
+        made.append(artifacts.strata)
+    if artifacts.probe_shards:
+        shards.append((artifacts.mirrored(first), artifacts.probe_shards))
+    if not config.given:
+        parts = {"student": "td", "ol_ti": "ti"}
+        networks = [name for name, method in parts.items() if method in config.extract.methods]
+        made += [artifacts.dpm, artifacts.surrogate, *map(artifacts.surrogate.child, networks)]
+    if config.control:
+        other = control_artifacts(artifacts)
+        made += [other.prepare, other.dpm, artifacts.control]
+        many = control_conditions(config)
+        sampled += [control_samples(artifacts, other, each) for each in many]
+        scored += [(control_scores(artifacts, other, each), control_hits(artifacts, other, each)) for each in many]
+    count = artifacts.sample_shards
+    shards += [(each, count) for each in sampled]
+    for artifact in made:
+        yield from _of_artifact(artifact)
+    for each, number in shards:
+        yield from (_of_shard(each, index) for index in range(number))
+    for scores, hits in scored:
+        yield from (_of_scores(scores, hits, index) for index in range(count))
+
+
+def _of_artifact(artifact: Artifact) -> Iterator[Check]:
+    def whole() -> bool:
+        try:
+            artifact.check(content=True)
+        except FileNotFoundError:
+            raise Damaged(artifact.marks, MISSING) from None
+        return True
+
+    yield whole
+    for entry in artifact.own():
+        if entry.key.endswith(".parquet"):
+            yield _of_table(artifact, entry.key)
+    for name in ("labels.json", PLAN):  # can be made again without the rest
+        if artifact.store.exists(f"{artifact.key}/{name}"):
+            yield _of_table(artifact, f"{artifact.key}/{name}")
+
+
+def _of_table(artifact: Artifact, key: str) -> Check:
+    def whole() -> bool:
+        try:
+            if key.endswith(".json"):
+                return open_json(key, artifact.store.read(key))[1]
+            return sealed_table(artifact.store, key)
+        except FileNotFoundError:
+            raise Damaged([key], MISSING, artifact.marks) from None
+        except Damaged as damage:
+            raise Damaged(damage.keys, damage.reason, artifact.marks) from None
+
+    return whole
+
+
+def _of_shard(shards: ShardSet, index: int) -> Check:
+    return lambda: sealed_table(shards.store, shards.key(index))
+
+
+def _of_scores(scores: ShardSet, hits: ShardSet, index: int) -> Check:
+    def whole() -> bool:
+        try:
+            sealed = sealed_table(hits.store, hits.key(index))
+        except Damaged as damage:
+            raise Damaged(damage.keys, damage.reason, [scores.key(index)]) from None
+        return sealed_table(scores.store, scores.key(index)) and sealed
+
+    return whole

@@ -11,7 +11,8 @@ import torch
 
 from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
-from side_ray.execution.node_memory import shared_array
+from side_ray.execution.node.memory import shared_array
+from side_ray.execution.session import fitting
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import Groups, read_groups, read_split
 from side_ray.runs.run import Artifact
@@ -176,8 +177,7 @@ def reserved(gpus: float, parts: int, nodes: list[float]) -> float:
     """
     if not gpus:
         return 0.0
-    fit = sum(int(node * int(1 / gpus)) if gpus < 1 else int(node // gpus) for node in nodes)
-    return gpus if fit > parts else 0.0
+    return gpus if sum(fitting(gpus, node) for node in nodes) > parts else 0.0
 
 
 def uses_gpu(config: Config) -> bool:

@@ -14,7 +14,7 @@ from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.audit import Audit
 from side_ray.execution.metrics import count_shard
 from side_ray.execution.progress import Bar
-from side_ray.execution.session import ensure_ray
+from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.shards import ShardSet
 
 MOST_BLOCKS = 2000
@@ -145,7 +145,11 @@ def run_shards(
         audit.reporter.say(f"{title}: {total:,} {unit} exist already")
         return
     left = sum(job.rows(indices) for job, indices in zip(jobs, missing, strict=True))
-    ensure_ray(audit.config.cluster)
+    cluster = audit.config.cluster
+    ensure_ray(cluster)
+    gpus = cluster.gpus if actor.uses_gpu(audit.config) else 0
+    if waiting := check_room(cluster, "actor_cpus", gpus, min(cluster.actors[0], len(tasks)), "actors"):
+        audit.reporter.warn(waiting)
     with audit.reporter.bar(title, total, unit, done=total - left) as bar:
         outcome = run_tasks(actor, spec(), tasks, audit.config, bar)
     for note in sorted(outcome.notes):

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from side_ray.config import Config
 from side_ray.report.table import rows_csv
+from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_labels
 from side_ray.runs.plan import conditions
@@ -13,7 +15,9 @@ from side_ray.runs.scores import read_competitions, read_crossed, read_nearest, 
 from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES
 from side_ray.statistics.cut import Cut
-from side_ray.statistics.evidence.ledger import Surroundings, leading_rows, ledger, reach, weigh
+from side_ray.statistics.evidence.decoys import Entrants, entrants
+from side_ray.statistics.evidence.ledger import Key, Surroundings, leading_rows, ledger, reach, weigh
+from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.rates import crossfit, equal_rates
 
 LEDGER = "ledger.parquet"
@@ -63,6 +67,7 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     written = ledger(pool, evidence.judgement, found, labels, around, sign)
     for place, row in enumerate(metrics["conditions"]):
         row["reach"] = reach(written, place, row["n"])
+    metrics["privacy"] = privacy_metrics(artifacts, pool, _by_model_alone(artifacts.config, pool, found))
     once = written["train_id"] == written["group"]
     metrics["ledger"] = {
         **{name: int((written[name] & once).sum()) for name in ("revealed", "copied")},
@@ -70,3 +75,11 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     }
     target.write_table(LEDGER, pa.table(written | {"label": pa.array(written["label"], pa.int64())}))
     return np.asarray(written["q_value"])
+
+
+def _by_model_alone(config: Config, pool: PoolShape, found: dict[Key, Competition]) -> Entrants | None:
+    """The competition for samples that the members have shaped through the DPM alone: not for those of a classifier that was
+    trained on the members' labels, which would say itself who they are."""
+    methods = {"random"} if config.surrogate.labels == "classifier" else {"random", "td"}
+    chosen = [each for (method, _), each in found.items() if method in methods]
+    return entrants(pool, chosen) if chosen else None

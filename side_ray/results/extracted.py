@@ -56,6 +56,16 @@ def closest(
     return [found[train_id] for train_id in sorted(found)]
 
 
+def names_of(store: Store, prepared: str, split: str) -> dict[int, str]:
+    """The name in the source of every image of a split, by id."""
+    found = {}
+    for key in part_keys(Artifact(store, prepared)):
+        table = read_columns(store, key, ["id", "split", "image.path"])
+        for row in table.filter(pc.equal(table.column("split"), split)).to_pylist():
+            found[row["id"]] = row["image"]["path"]
+    return found
+
+
 def members_of(store: Store, prepared: str, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """`file` (name in the source) and `label` of training images, by id; None where they have none.
 

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 
 from side_ray.errors import UserError
-from side_ray.runs.run import DONE, PAGE, PDF, PURGED
+from side_ray.runs.run import DONE, DONE_COPY, PAGE, PDF, PURGED
 from side_ray.storage import Entry, Store
 
 STAGES = ("prepare", "synthetic", "samples", "control_samples", "features", "inputs")
@@ -49,7 +49,7 @@ def purge(store: Store) -> list[str]:
         The keys of the pages.
     """
     keys = [entry.key for entry in private(store)]
-    for marker in (key for key in keys if key.endswith(f"/{DONE}")):
+    for marker in (key for key in keys if key.endswith((f"/{DONE}", f"/{DONE_COPY}"))):
         store.delete(marker)
     for key in [*STAGES, *(key for key in keys if key.split("/")[0] not in STAGES)]:
         store.delete(key)
@@ -57,7 +57,8 @@ def purge(store: Store) -> list[str]:
     pages += [PAGE] if store.exists(PAGE) else []
     for page in pages:
         # The report is to be made again, with pairs, if the audit is.
-        store.delete(f"{page.rpartition('/')[0]}/{DONE}".removeprefix("/"))
+        for marker in (DONE, DONE_COPY):
+            store.delete(f"{page.rpartition('/')[0]}/{marker}".removeprefix("/"))
         without = _PAIRS.sub(r"\1null\2", _PICTURE.sub(REMOVED, store.read(page).decode()))
         store.write(page, without.encode())
     store.write(

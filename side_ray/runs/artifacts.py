@@ -1,6 +1,5 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import Damaged, UserError
+from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
@@ -22,6 +22,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 5, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS |= {"check": 1, "privacy": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -95,13 +96,24 @@ class Artifacts:
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            return self._artifact("dpm", "import", _content_hash(self.config))
+            found = find_model(self.config)
+            parts = identity(self.config, found)
+            artifact = self._artifact("dpm", "import", *parts)
+            if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
+                earlier = self._artifact("dpm", "import", known)
+                return earlier if earlier.done else artifact
+            return artifact
         if made := made_from_members(dpm):
             return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()
         if dpm.condition != "random":
             settings.pop("condition_classes", None)
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
+
+    @cached_property
+    def check(self) -> Artifact:
+        """The look at some samples of an imported model beside its training images."""
+        return self._artifact("check", *self._sampling, self.prepare.fingerprint)
 
     @cached_property
     def given(self) -> Source:
@@ -174,11 +186,10 @@ class Artifacts:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
-    @property
-    def neighborhood(self) -> ShardSet:
-        """The surroundings of every member: how densely the images of the audit lie there, and the nearest unseen image."""
+    def neighborhood(self, split: Split) -> ShardSet:
+        """The surroundings of every image of a split: how densely the images of the audit lie there, and the nearest ones."""
         artifact = self._artifact("scores", *self._scoring, "neighborhood")
-        return self._shards(artifact.child("split=member"), self.sizes["member"])
+        return self._shards(artifact.child(f"split={split}"), self.sizes[split])
 
     def mirrored(self, condition: Condition) -> ShardSet:
         """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
@@ -212,6 +223,10 @@ class Artifacts:
         names = [each.name for each in conditions(self.config)]
         settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
+
+    def losses(self, images: list[tuple[str, int]]) -> Artifact:
+        """The denoising losses of members and unseen images, given by split and id."""
+        return self._artifact("privacy", images, self._precision, self.config.run.seed, self.dpm.fingerprint)
 
     @cached_property
     def theory(self) -> Artifact:
@@ -288,21 +303,6 @@ def _file_hash(key: str, path: str) -> str:
         return digest_of_weights(Path(path))
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
-
-
-def _content_hash(config: Config) -> str:
-    """SHA-256 over the imported model's files, because other weights at the same path are another model."""
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    entries = sorted(store.list(), key=lambda entry: entry.key)
-    if not entries:
-        raise UserError(f"dpm.path: {config.dpm.path} holds no files; give the directory of a diffusers pipeline")
-    digest = hashlib.sha256()
-    for entry in entries:
-        if Path(entry.key).suffix in {".json", ".safetensors"}:
-            digest.update(entry.key.encode() + b"\0")
-            digest.update(hashlib.sha256(store.read(entry.key)).digest())
-    return digest.hexdigest()
 
 
 def image_shape(artifacts: Artifacts) -> tuple[int, int, int]:

@@ -10,19 +10,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.optimal import OptimalDpm
+from side_ray.diffusion.processes import process_of
+from side_ray.diffusion.sampler import denoised, sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
+from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
-from side_ray.runs.preflight import fetch_import, schedule_of
+from side_ray.runs.preflight import schedule_of
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -62,11 +66,12 @@ def estimate(artifacts: Artifacts) -> Estimate:
 
 
 def _guided_steps(artifacts: Artifacts) -> int:
-    """Number of visited timesteps within the guidance interval."""
+    """Number of visited timesteps at which the classifier guides."""
     extract, schedule = artifacts.config.extract, schedule_of(artifacts)
-    start, end = (edge * schedule.config["num_train_timesteps"] for edge in extract.guidance_interval)
+    process = process_of(schedule)
+    start, end = (edge * process.timesteps for edge in extract.guidance_interval)
     visited = sampler_of(extract).visited_timesteps(schedule)
-    return sum(start <= timestep < end for timestep in visited)
+    return sum(start <= time < end and process.level(time)[0] >= process.guided_from for time in visited)
 
 
 def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
@@ -154,9 +159,10 @@ def probe(artifacts: Artifacts) -> float:
 def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     config = artifacts.config
     if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch())
+        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
     if config.dpm.kind == "import":
-        return load_dpm(fetch_import(config, shape))
+        with imported(config, shape) as (_, model):
+            return model
     if made := made_from_members(config.dpm):
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)
@@ -191,12 +197,26 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
             unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(artifacts, shape)
-        assert isinstance(dpm, UnetDpm)
+        if isinstance(dpm, OptimalDpm):
+            return Optimal.flops(len(dpm.images), shape)
+        if not isinstance(dpm, UnetDpm):
+            return _flops_of(dpm)
         unet = dpm.unet
     with torch.no_grad():
         zero = torch.zeros(1, dtype=torch.int64)
         conditional = unet.config["num_class_embeds"] is not None
         return _count(unet, torch.zeros(1, *shape), zero, *([zero] if conditional else []))
+
+
+def _flops_of(dpm: Dpm) -> int:
+    """FLOPs of one evaluation of any model, counted as it runs."""
+    counter, labels = (
+        FlopCounterMode(display=False),
+        None if dpm.num_classes is None else torch.zeros(1, dtype=torch.int64),
+    )
+    with counter:
+        denoised(dpm, torch.zeros(1, *dpm.image_shape), 0, process_of(dpm.schedule).level(0), labels)
+    return counter.get_total_flops()
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

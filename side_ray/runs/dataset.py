@@ -12,6 +12,7 @@ from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
 from side_ray.runs.shards import ShardSet, whole
+from side_ray.sources.select import Split
 from side_ray.storage import Store
 from side_ray.storage.sealed import read_table
 
@@ -192,7 +193,7 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
 class SplitShards(ShardSet):
     """The images of a split, read like shards of samples, of which `sample_id` is the image's id; `directory` holds `prepare`."""
 
-    split: str = "member"
+    split: Split = "member"
 
     def read(self, index: int, columns: list[str] | None = None) -> pa.Table:
         """The images of one shard. Raises what `read_split` does."""

@@ -1,25 +1,26 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.processes import Schedule
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
+from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
+from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
-from side_ray.storage import open_store, within
+from side_ray.storage import within
 from side_ray.surrogate.encoders import open_teacher
 
 
@@ -50,7 +51,7 @@ class _Checks:
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts, self.config = artifacts, artifacts.config
         self.source: Description | None = None
-        self.schedule: DDPMScheduler | None = None
+        self.schedule: Schedule | None = None
 
     def in_order(self) -> Iterator[Callable[[], None]]:
         """Those of `prepare` first."""
@@ -61,6 +62,8 @@ class _Checks:
             yield lambda: check_given(self.artifacts)
         else:
             yield from (self.dpm, self.surrogate, self.steps)
+        if self.config.privacy.canaries is not None:
+            yield self.canaries
         yield self.score
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
@@ -113,6 +116,9 @@ class _Checks:
             with naming("extract.steps"):
                 sampler_of(self.config.extract).visited_timesteps(self.schedule)
 
+    def canaries(self) -> None:
+        read_plan(str(self.config.privacy.canaries))
+
     def score(self) -> None:
         Bands.make(self.config.score.bands, similarity_of(self.config.score))
 
@@ -129,7 +135,8 @@ def check_places(config: Config) -> None:
         del paths["dpm.path"]
     if config.given:
         paths["given.samples"] = config.given.samples
-    places = {key: path for key, path in paths.items() if path}
+    # A pattern with ** finds files at any depth.
+    places = {key: path.partition("/**")[0] for key, path in paths.items() if path}
     for key, path in places.items():
         if within(run, path):
             raise UserError(
@@ -147,8 +154,8 @@ def check_places(config: Config) -> None:
             raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
 
 
-def schedule_of(artifacts: Artifacts) -> DDPMScheduler:
-    """The noise schedule of the DPM: that of the config, or the imported model's own.
+def schedule_of(artifacts: Artifacts) -> Schedule:
+    """The noise process of the DPM: that of the config, or the imported model's own.
 
     Raises:
         UserError: the imported model cannot be opened.
@@ -157,8 +164,9 @@ def schedule_of(artifacts: Artifacts) -> DDPMScheduler:
     if config.dpm.kind != "import":
         return new_schedule(config.dpm.schedule, config.dpm.timesteps)
     if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch()).schedule
-    return load_dpm(fetch_import(config, image_shape(artifacts))).schedule
+        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None).schedule
+    with imported(config, image_shape(artifacts)) as (_, model):
+        return model.schedule
 
 
 def _check_batch(config: Config) -> None:
@@ -184,25 +192,6 @@ def _check_control(artifacts: Artifacts) -> None:
     if len(counts) == (1 if config.data.holdout_path is None else 2):
         with naming("control.members"):
             check_enough(other.config.data, counts, inventory(other.pools, counts, [[]] * len(counts)))
-
-
-def fetch_import(config: Config, shape: tuple[int, int, int]) -> Path:
-    """Local directory of the imported pipeline, after a check that its images have `shape` (C, H, W).
-
-    Raises:
-        UserError: it cannot be opened, or its images have another shape.
-    """
-    assert config.dpm.path is not None
-    store = open_store(config.dpm.path, key="dpm.path", **config.storage.model_dump())
-    directory = store.fetch_dir("")
-    with naming("dpm.path"):
-        made = tuple(load_dpm(directory).image_shape)
-    if made != shape:
-        raise UserError(
-            f"dpm.path: {config.dpm.path} makes images of shape {made}, the data has {shape}; give the data set that this "
-            "model was trained on"
-        )
-    return directory
 
 
 def check_given(artifacts: Artifacts) -> None:

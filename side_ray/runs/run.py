@@ -85,22 +85,27 @@ class Artifact:
         return [f"{self.key}/{name}" for name in (DONE, DONE_COPY)]
 
     def _marked(self) -> tuple[dict[str, Any], bool]:
-        """The content of the mark or, if that is damaged, of its copy, and whether it is the mark itself and sealed. Raises what
-        `check` does."""
+        """The content of the mark or, if that is missing or damaged, of its copy, and whether it is the mark itself and sealed.
+        Raises what `check` does."""
         first, copy = self.marks
+        info: Any = None
+        wrong: Damaged | None = Damaged([first], "is damaged", [copy])
         try:
             info, sealed = open_json(first, self.store.read(first))
-            if not isinstance(info, dict) or (FILES in info and not sealed):
-                raise Damaged([first], "is damaged")
-            return info, sealed
+            if sealed:
+                return info, True
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.key} is not complete") from None
+            wrong = None
         except Damaged as damage:
-            with suppress(FileNotFoundError, Damaged):
-                info, sealed = open_json(copy, self.store.read(copy))
-                if sealed:
-                    return info, False
-            raise Damaged([first], damage.reason, [copy]) from None
+            wrong = Damaged([first], damage.reason, [copy])
+        # Every version that writes digests writes the copy too.
+        with suppress(FileNotFoundError, Damaged):
+            kept, sealed = open_json(copy, self.store.read(copy))
+            if sealed:
+                return kept, False
+        if isinstance(info, dict) and FILES not in info:
+            return info, False  # of an earlier version
+        raise wrong or FileNotFoundError(f"{self.key} is not complete")
 
     def adopt(self) -> str:
         """Write the mark again if it is damaged, or if an earlier version wrote it without digests. Returns what was done, or "".
@@ -112,16 +117,16 @@ class Artifact:
             return ""
         if FILES in info:
             write_json(self.store, self.marks[0], info)
-            return f"{self.marks[0]} was damaged and is restored from its copy"
+            return f"{self.marks[0]} was missing or damaged and is restored from its copy"
         parts = 0
-        for entry in self._own():
+        for entry in self.own():
             if entry.key.endswith(".parquet"):
                 read_table(self.store, entry.key)
                 parts += entry.key == f"{self.key}/{part_name(parts)}"
-        self.finish(**info, **({PARTS: parts} if parts else {}))
+        self.finish(**info | ({PARTS: parts} if parts else {}))
         return f"{self.key} is of an earlier version, without digests; it is accepted as it is, and its digests are recorded"
 
-    def _own(self) -> list[Entry]:
+    def own(self) -> list[Entry]:
         """The files that belong to the artifact and not to another one in it, sorted by key."""
         entries = sorted(self.store.list(self.key))
         apart = [entry.key.removesuffix(DONE) for entry in entries if entry.key.endswith(f"/{DONE}")]
@@ -134,7 +139,7 @@ class Artifact:
         The mark is written twice, so that no damage to one small file makes a training of days start again. It lists the files
         of the artifact, but for tables, which are sealed one by one.
         """
-        for entry in self._own():
+        for entry in self.own():
             name = entry.key.removeprefix(f"{self.key}/")
             if name not in self.files and not name.endswith(".parquet"):
                 self.files[name] = {"size": entry.size, "sha256": digest_of(self.store, entry.key)}
@@ -178,9 +183,9 @@ class Artifact:
         self.store.write(f"{self.key}/{name}", data)
         self._list(name, data)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a sealed Parquet file that `finish` will list."""
-        self._list(name, write_table(self.store, f"{self.key}/{name}", table))
+    def write_table(self, name: str, table: pa.Table, rows: int | None = None) -> None:
+        """Write a sealed Parquet file that `finish` will list, with row groups of at most `rows` rows."""
+        self._list(name, write_table(self.store, f"{self.key}/{name}", table, rows=rows))
 
     def write_json(self, name: str, value: Any, listed: bool = True) -> None:
         """Write a JSON value, an object with its seal. `listed`: without this file the artifact is not complete."""

@@ -152,7 +152,11 @@ def read_pool(artifacts: Artifacts) -> PoolShape:
         labels = [each for each in known if each is not None]
         if len(labels) == len(SPLITS):
             stratum = split_by_class(stratum, np.concatenate(labels), np.arange(group.size) < starts[1])
-    return PoolShape(*_pool_sizes(artifacts), group, stratum)
+        larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
+        around = [_whole(artifacts.neighborhood(split), sizes[split], ["typical"]) for split in SPLITS]
+        typical = closeness_of(pa.concat_tables(around).column("typical").to_numpy(), larger).astype(np.float64)
+        return PoolShape(*_pool_sizes(artifacts), group, stratum, typical)
+    return PoolShape(*_pool_sizes(artifacts), group, stratum, np.zeros(group.size))
 
 
 def _pool_sizes(artifacts: Artifacts) -> tuple[int, int]:
@@ -215,10 +219,14 @@ def read_nearest(artifacts: Artifacts, condition: Condition) -> tuple[np.ndarray
 def read_neighborhood(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By member: the mean distance float64 to the nearest images of the audit, and value float32 and number int64 of the nearest
     unseen image, calibration images first. Raises Damaged."""
-    shards, names = artifacts.neighborhood, ["distance", "nearest_unseen", "nearest_unseen_id"]
-    table = shards.read_first(shards_of(artifacts.sizes["member"], shards.rows), names)
+    names = ["distance", "nearest_unseen", "nearest_unseen_id"]
+    table = _whole(artifacts.neighborhood("member"), artifacts.sizes["member"], names)
     distance, value, number = (table.column(name).to_numpy() for name in names)
     return distance, value, number
+
+
+def _whole(shards: ShardSet, size: int, columns: list[str]) -> pa.Table:
+    return shards.read_first(shards_of(size, shards.rows), columns)
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

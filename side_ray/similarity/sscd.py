@@ -19,7 +19,7 @@ class SscdOptions(Section):
     trust_checkpoint: bool = omitted_by_default(False)
     """Run weights in TorchScript, a program that can read and write files: only from a place that you trust."""
     preprocessing: Literal["resize288", "resize320", "center224"] = "resize288"
-    """`encoder.POLICIES`."""
+    """How images are prepared: the short side resized to 288, both sides to 320, or a centre crop of 224."""
 
 
 class Sscd(Similarity):

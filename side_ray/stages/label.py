@@ -35,10 +35,11 @@ def label(audit: Audit) -> None:
     """
     config, artifacts = audit.config, audit.artifacts
     surrogate = artifacts.surrogate
-    if "td" not in config.extract.methods or all(
-        surrogate.store.exists(f"{surrogate.key}/{name}") for name in (LABELS, FOUND)
-    ):
+    missing = [name for name in (LABELS, FOUND) if not surrogate.store.exists(f"{surrogate.key}/{name}")]
+    if "td" not in config.extract.methods or not missing:
         return
+    if len(missing) == 1:
+        audit.reporter.warn(f"{surrogate.key}/{missing[0]} is missing: making it again")
     if config.surrogate.wants_labels:
         require_labels(audit, "surrogate.teacher")
         train_classifier(audit, "teacher")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from side_ray.config import Config
-from side_ray.errors import RunError, UserError
+from side_ray.errors import Damaged, RunError, UserError
 from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.near import ALIKE, BLOCK_IMAGES, DISTINCT, Duplicates, Near, alike_key, near_key
 from side_ray.execution.ingest.passes import (
@@ -99,7 +99,7 @@ def _tell(info: dict[str, Any], reporter: Reporter) -> None:
 
 def _finish(artifact: Artifact, groups: dict[Split, Groups], left_out: dict[str, int], **info: Any) -> None:
     """Write what is known of duplicates, and mark the artifact as complete."""
-    write_table(artifact.store, f"{artifact.key}/{DUPLICATES}", duplicates_table(groups))
+    artifact.write_table(DUPLICATES, duplicates_table(groups))
     sizes = {split: each.size for split, each in groups.items()}
     info["distinct"] = {split: each.distinct for split, each in groups.items()}
     info["duplicates"] = {split: each.summary() for split, each in groups.items()}
@@ -129,13 +129,16 @@ def _write_digits(config: Config, artifact: Artifact, beside: Artifact | None) -
         write_table(artifact.store, f"{artifact.key}/{part_name(number)}", table)
     drawn = np.concatenate(list(chosen.values()))
     plan = pa.table({"unit": np.zeros(len(drawn), np.int32), "position": drawn})
-    write_table(artifact.store, f"{artifact.key}/{PLAN}", plan)
+    artifact.write_table(PLAN, plan)
     shape = list(source.images.shape[1:])
     _finish(artifact, groups, left_out, source="digits", shape=shape, classes=10, parts=len(SPLITS))
 
 
 def _read_table(artifact: Artifact, key: str, columns: list[str] | None = None) -> pa.Table:
-    return read_table(artifact.store, f"{artifact.key}/{key}", columns)
+    try:
+        return read_table(artifact.store, f"{artifact.key}/{key}", columns)
+    except Damaged as damage:
+        raise Damaged(damage.keys, damage.reason, artifact.marks) from None
 
 
 class _Preparation:
@@ -411,7 +414,7 @@ class _Preparation:
             "group": np.concatenate([groups[split] for split in SPLITS])[order],
             "digest": pa.array(census.digest[rows].tolist(), pa.binary(census.digest.dtype.itemsize)),
         }
-        self._put(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
+        self.artifact.write_table(PLAN, pa.table(plan, schema=PLAN_SCHEMA), rows=4096)
         outputs: dict[int, list[str]] = {}
         for unit, part in sorted({(int(unit), int(part)) for unit, part in zip(units, parts, strict=True)}):
             outputs.setdefault(unit, []).append(part_name(part))

@@ -27,7 +27,7 @@ from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
-from side_ray.runs.plan import Condition
+from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import PAGE, PDF
 from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
 from side_ray.runs.status import spent
@@ -78,7 +78,7 @@ def report(audit: Audit) -> None:
         ]
         with ExitStack() as stack:
             files = stack.enter_context(svg.keeping()) if audit.config.report.figures else {}
-            figures = build_figures(metrics, curves=_curves(artifacts), values=values)
+            figures = build_figures(metrics, curves=_curves(audit), values=values)
         files |= {f"{figure.name}.svg": figure.svg.encode() for figure in figures}
         for name, content in files.items():
             target.write(f"figures/{name}", content)
@@ -221,7 +221,7 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
     return {
         "run": artifacts.run.store.uri,
         "seed": config.run.seed,
-        "artifacts": artifacts.run.latest(),
+        "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
         "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
@@ -230,6 +230,22 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _made_from(artifacts: Artifacts) -> dict[str, Any]:
+    """The artifacts of this audit, as in `latest.json`, which another command in the same run directory may be changing."""
+    many = conditions(artifacts.config)
+    found: dict[str, Any] = {
+        "prepare": artifacts.prepare.key,
+        "samples": {each.name: artifacts.samples(each).directory for each in many},
+        "scores": {each.name: artifacts.scores(each).directory for each in many},
+        "hits": {each.name: artifacts.hits(each).directory for each in many},
+    }
+    if not artifacts.config.given:
+        found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+    if artifacts.cut_shards:
+        found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
+    return found
 
 
 def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
@@ -268,21 +284,30 @@ def _version(distribution: str) -> str | None:
 
 
 def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
-    """SHA-256 of every weight file of the DPM and the surrogate, by its path in the run. Raises Damaged."""
+    """SHA-256 of every weight file of the DPM and the surrogate, and of code that opens one, by its path in the run. Raises
+    Damaged."""
     networks = [artifacts.dpm, *(artifacts.surrogate.child(name) for name in NETWORKS)]
     found = [each.digests() for each in networks if each.done]
-    return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors")}
+
+    def code(key: str) -> bool:
+        """Whether it is a file of a model that the user's code opens."""
+        return artifacts.config.dpm.function is not None and key.startswith(f"{artifacts.dpm.key}/")
+
+    return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors") or code(key)}
 
 
-def _curves(artifacts: Artifacts) -> list[dict[str, Any]]:
+def _curves(audit: Audit) -> list[dict[str, Any]]:
     """The loss curve of every trained network, the student's accuracy by timestep, and the clusters."""
-    curves = []
+    curves, artifacts = [], audit.artifacts
     surrogate = artifacts.surrogate
     trained = {"dpm": artifacts.dpm} | {name: surrogate.child(name) for name in NETWORKS}
     for stage, artifact in trained.items():
         try:
             curve = {"stage": stage, **artifact.read_json(CURVE)}
-        except (FileNotFoundError, Damaged):  # a figure is not worth a new training
+        except FileNotFoundError:
+            continue
+        except Damaged as damage:  # a figure is not worth a new training
+            audit.reporter.warn(f"{damage}: the report lacks this loss curve, which only a new training would give")
             continue
         info = artifact.info()
         if "accuracy" in info:

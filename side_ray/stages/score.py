@@ -20,7 +20,7 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import SplitShards, read_split
+from side_ray.runs.dataset import SplitShards, read_groups, read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
@@ -50,7 +50,7 @@ class ScoringJob(ShardJob):
     """The strata that the samples are assigned to; None without unseen images."""
     mirrored: bool = False
     neighborhood: bool = False
-    """Whether the samples are members, of which the surroundings are wanted."""
+    """Whether the samples are the images of a split, of which the surroundings are wanted."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ class Scorer(ShardActor):
 
         began = time.perf_counter()
         if job.neighborhood:
-            columns = {"id": sample_ids, **self._neighborhood(job.splits, queries)}
+            assert isinstance(job.samples, SplitShards)
+            own = self._own(job.samples.split)[sample_ids.to_numpy()]
+            columns = {"id": sample_ids, **self._neighborhood(job.splits, queries, own)}
             row["seconds_search"] = time.perf_counter() - began
             job.output.write(shard, pa.table(columns))
             row["rows"] = job.output.size(shard)
@@ -159,16 +161,31 @@ class Scorer(ShardActor):
         moved = [Neighbors(each.ids + start, each.values) for each, start in zip(found.values(), starts, strict=False)]
         return merge(moved, self.spec.score.neighbors, self.similarity.metric)
 
-    def _neighborhood(self, splits: tuple[Split, ...], queries: np.ndarray) -> dict[str, Any]:
-        """The columns of `Artifacts.neighborhood`: what an exact copy of each image would be told."""
+    def _own(self, split: Split) -> np.ndarray:
+        """int64 [n], the number in the pool of the group of every image of a split."""
+        before = SPLITS[: SPLITS.index(split)]
+        start, size = sum(self.spec.sizes[each] for each in before), self.spec.sizes[split]
+        found = read_groups(self.spec.prepared.store, self.spec.prepared.key, split, size)
+        own = np.arange(size)
+        own[found.ids] = found.groups
+        return start + own
+
+    def _neighborhood(self, splits: tuple[Split, ...], queries: np.ndarray, own: np.ndarray) -> dict[str, Any]:
+        """The columns of `Artifacts.neighborhood`: what an exact copy of each image would be told, and `typical`, what it would
+        be told if the image itself were not there."""
         found = {split: self._search(split, queries, None)[0] for split in splits}
         nearest = self._merged(found)
+        # The image itself is nearest to its copy, but for duplicates of another split, which are as near.
+        away = np.argsort(nearest.ids == own[:, None], axis=1, kind="stable")[:, :-1]
+        others = Neighbors(np.take_along_axis(nearest.ids, away, 1), np.take_along_axis(nearest.values, away, 1))
+        typical = self.similarity.values(others)[:, 0]
         unseen = self._merged({split: each for split, each in found.items() if split != "member"})
         unit = self.similarity.denominator(nearest)
         first = Neighbors(unseen.ids[:, :1], unseen.values[:, :1])
         value = self.similarity.values(first) if unit is None else normalize(first.values, unit[:, None])
         distances = nearest.values if self.similarity.metric == "l2" else np.sqrt(np.maximum(2 - 2 * nearest.values, 0))
         return {
+            "typical": pa.array(typical, pa.float32()),
             "distance": pa.array(distances.mean(axis=1), pa.float64()),
             "nearest_unseen": pa.array(value[:, 0], pa.float32()),
             "nearest_unseen_id": pa.array(unseen.ids[:, 0], pa.int64()),
@@ -226,10 +243,7 @@ def score(audit: Audit) -> None:
             for each in many
         ]
         if artifacts.cut_shards:
-            output, prepared = artifacts.neighborhood, artifacts.prepare
-            members = SplitShards(prepared.store, prepared.key, prepared.fingerprint, output.rows)
-            shards = shards_of(artifacts.sizes["member"], output.rows)
-            jobs.append(ScoringJob(output, shards, members, SPLITS, neighborhood=True))
+            jobs += [_neighborhood_job(artifacts, split) for split in SPLITS]
         if artifacts.probe_shards:
             first = many[0]
             output, samples = artifacts.mirrored(first), artifacts.samples(first)
@@ -274,7 +288,7 @@ def learn_strata(audit: Audit) -> None:
         RunError: the worker died, or raised another exception.
     """
     artifacts, config = audit.artifacts, audit.config
-    if not artifacts.strata.done:
+    if not audit.has(artifacts.strata):
         ensure_ray(config.cluster)
         gpus = config.cluster.gpus if uses_gpu(config) else 0
         run_remotely(_write_strata, artifacts, title="strata", cpus=config.cluster.actor_cpus, gpus=gpus, retries=3)
@@ -311,6 +325,13 @@ def levels_of(artifacts: Artifacts) -> Levels:
     """The levels at which hits are counted: the bounds of the bands and the calibrated cut."""
     cut = find_cut(artifacts)
     return bands_of(artifacts.config).levels(cut.value if cut else None)
+
+
+def _neighborhood_job(artifacts: Artifacts, split: Split) -> ScoringJob:
+    """The job that looks at the surroundings of every image of a split."""
+    output, prepared = artifacts.neighborhood(split), artifacts.prepare
+    images = SplitShards(prepared.store, prepared.key, prepared.fingerprint, output.rows, split=split)
+    return ScoringJob(output, shards_of(artifacts.sizes[split], output.rows), images, SPLITS, neighborhood=True)
 
 
 def scoring_job(

@@ -18,9 +18,8 @@ from side_ray.diffusion.noise_process import new_schedule, noisy
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
-from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups, read_split
-from side_ray.runs.preflight import fetch_import
+from side_ray.runs.imported.opening import imported
 from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
 from side_ray.training.data import open_members
@@ -152,7 +151,7 @@ def train_dpm(audit: Audit) -> None:
     elif audit.has(artifact):
         audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":
-        _import(artifacts)
+        _import(audit)
         audit.reporter.say(f"dpm: imported {dpm.path}")
     else:
         _make(audit)
@@ -171,8 +170,14 @@ def _make(audit: Audit) -> None:
     audit.reporter.say(f"dpm: made the {kind.title} DPM of the members")
 
 
-def _import(artifacts: Artifacts) -> None:
-    config, artifact = artifacts.config, artifacts.dpm
-    height, width, channels = artifacts.prepare.info()["shape"]
-    artifact.put_dir(fetch_import(config, (channels, height, width)))
+def _import(audit: Audit) -> None:
+    config, artifact, info = audit.config, audit.artifacts.dpm, audit.artifacts.prepare.info()
+    height, width, channels = info["shape"]
+    with imported(config, (channels, height, width)) as (directory, model):
+        if model.num_classes == info["classes"] + 1 > 1 and config.dpm.null_class is None:
+            audit.reporter.warn(
+                f"dpm.path: the model has {model.num_classes} classes, the data {info['classes']}; if the last is the null class "
+                f"of classifier-free guidance, set dpm.null_class={info['classes']}"
+            )
+        artifact.put_dir(directory)
     artifact.finish(kind="import", path=config.dpm.path)

@@ -10,7 +10,7 @@ from torch import nn
 
 from side_ray.config import SurrogateSection
 from side_ray.diffusion.dpm import load_dpm
-from side_ray.diffusion.noise_process import noisy
+from side_ray.diffusion.spaces.view import View
 from side_ray.execution.audit import Audit
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
@@ -42,10 +42,10 @@ class StudentRecipeMaker:
         count = config.surrogate.synthetic // config.extract.shard_size
         images = decode_column(self.artifacts.synthetic.read_first(count, ["image"]).column("image"))
         table = read_labels(self.artifacts)
-        dpm = load_dpm(self.artifacts.dpm.fetch())
+        dpm = load_dpm(self.artifacts.dpm.fetch(), code=config.dpm.function is not None)
         kept = table.column("label").to_numpy() >= 0
         teacher = np.stack(table.column("teacher").to_numpy(zero_copy_only=False))
-        return StudentRecipe(images[kept], teacher[kept], dpm.alphas_cumprod, config.surrogate, config.run.seed, device)
+        return StudentRecipe(images[kept], teacher[kept], View.of(dpm), config.surrogate, config.run.seed, device)
 
 
 class StudentRecipe(Recipe):
@@ -54,14 +54,14 @@ class StudentRecipe(Recipe):
     Args:
         images: uint8 [N, H, W, C], sampled from the DPM.
         teacher: float32 [N, K], the teacher's probabilities; rows sum to 1.
-        alphas_cumprod: float64 [T], ᾱ_t of the DPM's noise schedule.
+        view: what the student sees of the DPM's noisy images.
     """
 
     def __init__(
         self,
         images: np.ndarray,
         teacher: np.ndarray,
-        alphas_cumprod: torch.Tensor,
+        view: View,
         section: SurrogateSection,
         seed: int,
         device: torch.device,
@@ -70,7 +70,7 @@ class StudentRecipe(Recipe):
         self.pixels = on_device(images, device)
         self.teacher, self.device = torch.from_numpy(teacher).to(device), device
         self.trained_on = len(images) - held
-        self.alphas_cumprod = alphas_cumprod.to(device)
+        self.view = view
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
         self.module: nn.Module = ResNet.from_section(
@@ -80,14 +80,14 @@ class StudentRecipe(Recipe):
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """x₀ float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""
         shape = tuple(self.pixels.shape[1:])
-        drawn = draw(self.seed, step, self.section.batch_size, self.trained_on, shape, len(self.alphas_cumprod))
+        drawn = draw(self.seed, step, self.section.batch_size, self.trained_on, shape, self.view.timesteps)
         picked, t, eps = (part[rows] for part in drawn)
         x0 = floats(self.pixels[picked.to(self.pixels.device)].to(self.device))
         return x0, self.teacher[picked.to(self.device)], t.to(self.device), eps.to(self.device)
 
     def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
         x0, teacher, t, eps = parts
-        logits = module(noisy(x0, t, eps, self.alphas_cumprod), t)
+        logits = module(self.view.noised(x0, t, eps), t)
         return distillation_loss(teacher, logits, self.section.loss, self.section.temperature)
 
     def export(self, directory: Path) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class StudentRecipe(Recipe):
         self.module.save(directory)
         unseen = floats(self.pixels[self.trained_on :].to(self.device))
         truth = self.teacher[self.trained_on :].argmax(1)
-        curve = accuracy_by_timestep(self.module, unseen, truth, self.alphas_cumprod)
+        curve = accuracy_by_timestep(self.module, unseen, truth, self.view)
         rows = [{"first": c.first, "last": c.last, "hits": c.hits, "count": c.count} for c in curve]
         return {"classes": self.module.config.num_classes, "accuracy": rows, "truth": torch.bincount(truth).tolist()}
 

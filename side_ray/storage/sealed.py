@@ -62,20 +62,33 @@ def read_table(store: Store, key: str, columns: list[str] | None = None, filters
     Raises:
         Damaged: the file is missing, not whole, not Parquet, or a copy of another file.
     """
+    data, _ = _checked(store, key)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
+    except UNREADABLE as error:
+        raise Damaged([key], f"cannot be read ({_reason(error)})") from error
+
+
+def sealed_table(store: Store, key: str) -> bool:
+    """Whether a Parquet file of the run has a seal; one without is accepted, and sealed now. Raises what `read_table` does."""
+    return _checked(store, key)[1]
+
+
+def _checked(store: Store, key: str) -> tuple[bytes, bool]:
+    """The content of a Parquet file, and whether it had a seal before."""
     try:
         data = store.read(key)
     except FileNotFoundError:
         raise Damaged([key], MISSING) from None
-    sealed = check_parquet(key, data)
+    if check_parquet(key, data):
+        return data, True
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
-        if not sealed:
-            file = pq.ParquetFile(pa.BufferReader(data))
-            groups = [file.read_row_group(index) for index in range(file.num_row_groups)]
-            store.write(key, _parquet(key, tuple(groups) or (file.read(),)))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        groups = [file.read_row_group(index) for index in range(file.num_row_groups)]
+        store.write(key, _parquet(key, tuple(groups) or (file.read(),)))
     except UNREADABLE as error:
         raise Damaged([key], f"cannot be read ({_reason(error)})") from error
-    return table
+    return data, False
 
 
 def check_parquet(key: str, data: bytes) -> bool:

@@ -11,7 +11,7 @@ from side_ray.algorithm import run_steps
 from side_ray.config import Config
 from side_ray.errors import RunError
 from side_ray.execution.audit import Audit
-from side_ray.execution.lease import hold_lease
+from side_ray.execution.node.lease import hold_lease
 from side_ray.execution.progress import Reporter
 from side_ray.execution.search_actors import SearchActors
 from side_ray.execution.session import ensure_ray

@@ -12,7 +12,7 @@ import torch
 
 from side_ray.config import Config
 from side_ray.config.studies import TheorySection
-from side_ray.diffusion.dpm import Dpm, load_dpm
+from side_ray.diffusion.dpm import VariancePreservingDpm, load_dpm, variance_preserving
 from side_ray.diffusion.likelihood import Hutchinson, draw, log_likelihood
 from side_ray.diffusion.noise_process import add_noise
 from side_ray.diffusion.optimal import OptimalDpm
@@ -66,6 +66,8 @@ class TheorySpec(Carrier):
     classes: list[int] | None
     seed: int
     threads: int
+    code: bool
+    """Whether the model may be code, which the config names."""
 
 
 def noise_seeds(seed: int, stream: str, rows: range) -> list[int]:
@@ -87,11 +89,11 @@ class TheoryWorker(ShardActor):
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dpm: Dpm
+        self.dpm: VariancePreservingDpm
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device)
+        self.dpm = variance_preserving(load_dpm(self.spec.dpm.fetch(), self.device, code=self.spec.code))
 
     @cached_property
     def training(self) -> TrainingSet:

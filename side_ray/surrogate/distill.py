@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from side_ray.diffusion.noise_process import noisy
+from side_ray.diffusion.spaces.view import View
 from side_ray.errors import RunError
 
 Loss = Literal["kl", "cross_entropy"]
@@ -93,7 +93,7 @@ def accuracy_by_timestep(
     student: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
     labels: Tensor,
-    alphas_cumprod: Tensor,
+    view: View,
     *,
     bins: int = 10,
     seed: int = 0,
@@ -110,7 +110,7 @@ def accuracy_by_timestep(
     training = module.training if module else False
     if module:
         module.eval()
-    edges = np.linspace(0, len(alphas_cumprod), bins + 1).round().astype(int)
+    edges = np.linspace(0, view.timesteps, bins + 1).round().astype(int)
     curve = []
     for i, (first, end) in enumerate(pairwise(edges)):
         hits = 0
@@ -118,7 +118,7 @@ def accuracy_by_timestep(
             clean, truth = x0[start : start + batch], labels[start : start + batch]
             noise = draw(seed, i * len(x0) + j, len(clean), 1, tuple(clean.shape[1:]), int(end - first))
             t, eps = noise.t.to(clean.device) + int(first), noise.eps.to(clean.device)
-            hits += int((student(noisy(clean, t, eps, alphas_cumprod), t).argmax(dim=1) == truth).sum())
+            hits += int((student(view.noised(clean, t, eps), t).argmax(dim=1) == truth).sum())
         curve.append(Accuracy(int(first), int(end) - 1, hits, len(x0)))
     if module:
         module.train(training)

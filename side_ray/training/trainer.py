@@ -9,9 +9,9 @@ from side_ray.config import ClusterSection
 from side_ray.config.cluster import Workers
 from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
-from side_ray.execution.lease import Lease
+from side_ray.execution.node.lease import Lease
 from side_ray.execution.progress import Bar
-from side_ray.execution.session import ensure_ray
+from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.run import PROGRESS, Artifact, read_progress
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
@@ -41,6 +41,10 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         audit.reporter.say(f"{title}: already trained")
         return
     ensure_ray(cluster)
+    count = workers or cluster.train_workers
+    least = count if isinstance(count, int) else count[0]
+    if waiting := check_room(cluster, "train_cpus", cluster.gpus, least, "train_workers"):
+        audit.reporter.warn(waiting)
     _damage_of(spec.artifact)  # of a driver that was killed
     lease = Lease(spec.artifact)
     lease.wait_for(audit.reporter, title)
@@ -51,7 +55,7 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         follower = threading.Thread(target=_follow, args=(lease, bar, done), daemon=True)
         follower.start()
         try:
-            _fit(spec, cluster, workers or cluster.train_workers)
+            _fit(spec, cluster, count)
         finally:
             done.set()
             follower.join()
@@ -86,6 +90,8 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
                 failure_config=FailureConfig(max_failures=cluster.train_failures),
             ),
         )
+        # Ray's handler of SIGINT would end this process with exit code 0, in later stages too.
+        trainer._register_sigint_handler = lambda controller: None
         try:
             trainer.fit()
         except (TrainingFailedError, RayError) as error:

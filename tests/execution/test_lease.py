@@ -8,8 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from side_ray.execution import lease as leases
-from side_ray.execution.lease import LEASE, Lease
+from side_ray.execution.node import lease as leases
+from side_ray.execution.node.lease import LEASE, Lease
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 from side_ray.storage import open_store
@@ -49,7 +49,7 @@ def test_the_lease_of_a_dead_driver_on_this_machine_expires_at_once(artifact, re
 
 def test_waits_for_a_live_driver_until_its_artifact_is_complete(artifact, reporter):
     with subprocess.Popen(["sleep", "60"]) as other:
-        another_process(artifact, reporter, pid=other.pid, started=leases._started(other.pid))
+        another_process(artifact, reporter, pid=other.pid, started=leases.start_time(other.pid))
         waiting = threading.Thread(target=Lease(artifact).wait_for, args=(reporter, "train"))
         waiting.start()
         time.sleep(0.5)

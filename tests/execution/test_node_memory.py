@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from side_ray.execution.node_memory import shared_array
+from side_ray.execution.node.memory import shared_array
 
 pytestmark = pytest.mark.long
 

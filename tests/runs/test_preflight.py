@@ -35,12 +35,15 @@ def test_a_run_in_its_data_is_refused(tmp_path, images, run):
         check_places(config(tmp_path, f"{tmp_path}/{run}", images))
     with pytest.raises(UserError, match=r"^run\.uri: "):
         check_places(config(tmp_path, f"{tmp_path}/images/run", tmp_path / "link"))
+    with pytest.raises(UserError, match=r"^run\.uri: "):
+        check_places(config(tmp_path, f"{tmp_path}/{run}", f"{images}/**/*.parquet"))
 
 
 def test_data_where_the_run_writes_is_refused_and_data_beside_it_is_not(tmp_path, images):
     with pytest.raises(UserError, match=r"^data\.path: .* is where this run writes"):
         check_places(config(tmp_path, tmp_path / "run", tmp_path / "run" / "prepare"))
     check_places(config(tmp_path, tmp_path / "images-run", images))
+    check_places(config(tmp_path, tmp_path / "images" / "run", f"{images}/*.parquet"))
     check_places(config(tmp_path, tmp_path / "run", tmp_path / "run" / "my-images"))
     check_places(config(tmp_path, "s3://bucket/run", "s3://bucket/images"))
     with pytest.raises(UserError, match=r"^run\.uri: "):

@@ -82,6 +82,8 @@ def test_a_damaged_mark_is_restored_from_its_copy(run, content):
     assert artifact.info() == {"rows": 3}
     assert "is restored from its copy" in artifact.adopt()
     assert artifact.adopt() == ""
+    run.store.delete(f"{artifact.key}/_done.json")
+    assert "is restored from its copy" in artifact.adopt()
     run.store.write(f"{artifact.key}/_done.json", content)
     run.store.write(f"{artifact.key}/_done_copy.json", content)
     with pytest.raises(Damaged):

@@ -46,7 +46,8 @@ def test_missing_and_failed_shards_are_counted_and_named(run, tiny_audit):
 
 
 def test_a_training_under_way_is_read_from_its_progress(run, tiny_audit):
-    (run / tiny_audit.dpm.key / "_done.json").unlink()
+    for mark in ("_done.json", "_done_copy.json"):
+        (run / tiny_audit.dpm.key / mark).unlink()
     (run / tiny_audit.dpm.key / PROGRESS).write_text(
         json.dumps({"step": 70, "steps": 160, "loss": 0.1, "rate": 7.5, "at": 4e9})
     )

@@ -107,7 +107,8 @@ def test_a_damaged_shard_of_the_control_is_made_again(controlled, ray_session):
     whole = (root / samples.key(1)).read_bytes()
     (root / samples.key(1)).write_bytes(whole[: len(whole) // 2])
     (root / scores.key(1)).unlink()
-    (root / controlled.control.key / "_done.json").unlink()
+    for mark in ("_done.json", "_done_copy.json"):
+        (root / controlled.control.key / mark).unlink()
     before = (root / controlled.control.key / "control.json").read_text()
     run_until("control", controlled.config, Reporter())
     assert (root / samples.key(1)).read_bytes() == whole

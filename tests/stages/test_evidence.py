@@ -53,6 +53,16 @@ def test_brute_force_of_what_is_no_run_ends_in_one_line(tmp_path, capsys, conten
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_the_training_loses_all_privacy(audited):
+    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/statistics/evidence/test_privacy.py`)."""
+    found = audited.report.read_json("metrics.json")["privacy"]
+    assert found["pairs"] == 60
+    loss = next(each for each in found["guessers"] if each["score"] == "loss" and each["share"] == 1)
+    assert loss["right"] == loss["guesses"] == 60
+    assert 2.5 < found["epsilon"] < found["most"] == pytest.approx(2.97, abs=0.01)
+    assert found["attacks"]["loss"]["auc"] > 0.98
+
+
 def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):
     table = audited.scores(Condition("random", 0.0)).read(0)
     ids = np.array(table.column("unseen_neighbor_ids").to_pylist())

@@ -276,7 +276,8 @@ def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_p
     assert any("give unseen images as data.holdout_path" in line for line in lines)
     whole = parts(artifacts)
     root = Path(artifacts.run.store.uri) / artifacts.prepare.key
-    (root / "_done.json").unlink()
+    for mark in ("_done.json", "_done_copy.json"):
+        (root / mark).unlink()
     (root / "part-000001.parquet").unlink()
     (root / "scan" / "images-000002.parquet").unlink()
     stamp = (root / "part-000000.parquet").stat().st_mtime_ns

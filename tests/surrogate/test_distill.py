@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from side_ray.diffusion.noise_process import noisy
+from side_ray.diffusion.noise_process import new_schedule, noisy
+from side_ray.diffusion.processes import VariancePreserving
+from side_ray.diffusion.spaces.view import View
 from side_ray.errors import RunError
 from side_ray.surrogate.distill import (
     Accuracy,
@@ -140,7 +142,9 @@ def test_a_training_resumed_from_its_weights_equals_an_undisturbed_one(tmp_path)
 
 @pytest.mark.long
 def test_a_student_beats_chance_where_the_image_is_visible_and_nowhere_else(student):
-    curve = accuracy_by_timestep(student, *stripes(500, seed=9), ALPHAS_CUMPROD, bins=10)
+    curve = accuracy_by_timestep(
+        student, *stripes(500, seed=9), View(VariancePreserving(new_schedule()), None), bins=10
+    )
     assert [(a.first, a.last) for a in curve] == [(i, i + 99) for i in range(0, 1000, 100)]
     assert all(a.count == 500 for a in curve)
     assert curve[0].share > 0.95
@@ -160,17 +164,24 @@ def test_the_student_uses_t(student):
 def test_accuracy_leaves_the_students_mode_and_statistics_alone(student):
     before = {k: v.clone() for k, v in student.state_dict().items()}
     student.train()
-    first = accuracy_by_timestep(student, *stripes(40, seed=1), ALPHAS_CUMPROD, bins=3, batch=16)
+    first = accuracy_by_timestep(
+        student, *stripes(40, seed=1), View(VariancePreserving(new_schedule()), None), bins=3, batch=16
+    )
     assert student.training
     assert all(torch.equal(v, student.state_dict()[k]) for k, v in before.items())
-    assert first == accuracy_by_timestep(student, *stripes(40, seed=1), ALPHAS_CUMPROD, bins=3, batch=16)
+    assert first == accuracy_by_timestep(
+        student, *stripes(40, seed=1), View(VariancePreserving(new_schedule()), None), bins=3, batch=16
+    )
     assert [(a.first, a.last) for a in first] == [(0, 332), (333, 666), (667, 999)]
 
 
 def test_accuracy_draws_every_timestep_of_a_bin_and_none_outside():
     seen = []
     accuracy_by_timestep(
-        lambda x, t: seen.append(t) or torch.zeros(len(x), 4), *stripes(3000, seed=0), ALPHAS_CUMPROD, bins=10
+        lambda x, t: seen.append(t) or torch.zeros(len(x), 4),
+        *stripes(3000, seed=0),
+        View(VariancePreserving(new_schedule()), None),
+        bins=10,
     )
     per_bin = torch.cat(seen).view(10, 3000)
     assert all((per_bin[i].min(), per_bin[i].max()) == (100 * i, 100 * i + 99) for i in range(10))

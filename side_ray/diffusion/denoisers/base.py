@@ -1,6 +1,7 @@
 """What a kind of diffusion model is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,11 +23,23 @@ class ModelKind(ABC):
     """Whether its keys may stand in the config of a model of another kind, which then ignores them."""
     made_from_members: ClassVar[bool] = False
     """Whether it is a `MadeFromMembers`."""
+    runs_code: ClassVar[bool] = False
+    """Whether opening it executes code that lies beside it."""
 
     @classmethod
     @abstractmethod
     def recognizes(cls, directory: Path) -> bool:
         """Whether a directory holds a model of this kind, sound or damaged."""
+
+    @classmethod
+    def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
+        """Of the files in a directory that this kind recognizes, relative paths, those that `load` reads. They are copied into
+        the run, and their content identifies the model.
+
+        Raises:
+            UserError: what the section `dpm` asks for is not there.
+        """
+        return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
 
     @classmethod
     @abstractmethod

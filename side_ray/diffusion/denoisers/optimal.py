@@ -1,6 +1,7 @@
 """The closed-form optimum of the members."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,11 @@ class Optimal(MadeFromMembers):
         if (directory / "model_index.json").exists() or not path.exists():
             return False
         return read_json(path).get("kind") == KIND
+
+    @classmethod
+    def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
+        read = ("config.json", "images.safetensors", "scheduler/scheduler_config.json", "pixels.json")
+        return [name for name in names if name in read]
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":

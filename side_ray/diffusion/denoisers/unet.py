@@ -1,5 +1,6 @@
 """diffusers' U-Net, trained here or imported as a pipeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from side_ray.config.base import Count, Section, Share
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.denoisers.base import ModelKind
+from side_ray.diffusion.denoisers.layout import INDEX, NETWORKS, Layout, check_alone
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +24,19 @@ class UnetSection(Section):
     block_out_channels: list[Annotated[Count, Field(le=8192)]] = Field(
         default=[128, 128, 256, 256, 512, 512], max_length=MOST_BLOCKS
     )
+    """Channels of each block, from the image down. Each must be a multiple of `norm_num_groups`."""
     down_block_types: list[str] = ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"]
+    """One for each block, with or without attention."""
     up_block_types: list[str] = ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4
+    """One for each block on the way back up."""
     layers_per_block: Annotated[Count, Field(le=MOST_LAYERS)] = 2
+    """Residual layers of a block."""
     norm_num_groups: Count = 32
+    """Groups of the group normalization."""
     attention_head_dim: Annotated[Count, Field(le=8192)] = 8
+    """Channels of an attention head."""
     dropout: Share = 0.0
+    """Share of activations that training drops."""
 
     @model_validator(mode="after")
     def _same_depth(self) -> Self:
@@ -43,6 +52,7 @@ class UnetSection(Section):
 
 class UnetOptions(Section):
     unet: UnetSection = UnetSection()
+    """The U-Net that is trained."""
 
 
 def unet_section(dpm: "DpmSection") -> UnetSection:
@@ -61,10 +71,16 @@ class Unet(ModelKind):
     def recognizes(cls, directory: Path) -> bool:
         from side_ray.diffusion.files import read_json
 
-        if (directory / "model_index.json").exists() or (directory / "unet").is_dir():
+        if any((directory / name).exists() for name in (INDEX, *NETWORKS)):
             return True
         path = directory / "config.json"
         return path.exists() and "kind" not in read_json(path)
+
+    @classmethod
+    def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
+        if INDEX not in names:
+            check_alone(name.split("/")[0] for name in names if "/" in name)
+        return list(Layout.of(names, dpm.variant, dpm.weights == "ema").files)
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":

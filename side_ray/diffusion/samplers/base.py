@@ -1,15 +1,16 @@
 """What a sampler is, and the spacing of timesteps that samplers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from side_ray.config.base import Section
 from side_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
     from torch import Tensor
+
+    from side_ray.diffusion.processes import Schedule
 
 Advance = Callable[["Tensor", "Tensor", int], "Tensor"]
 """(x_t at the k-th visited timestep, x̂₀ clamped to [−1, 1], k) → x at the next visited timestep, after the last one x₀."""
@@ -42,19 +43,19 @@ class Sampler(ABC):
         return self.steps
 
     @abstractmethod
-    def visited_timesteps(self, schedule: "DDPMScheduler") -> list[int]:
-        """The original timestep indices (0 … T−1) that are visited, from noise to image.
+    def visited_timesteps(self, schedule: "Schedule") -> "Sequence[float]":
+        """The times (0 … T−1) that are visited, from noise to image: timestep indices where the process is variance-preserving.
 
         Raises:
             UserError: a number of steps that it cannot take on this noise schedule.
         """
 
     @abstractmethod
-    def begin(self, schedule: "DDPMScheduler", normal: Callable[[], "Tensor"]) -> Advance:
+    def begin(self, schedule: "Schedule", normal: Callable[[], "Tensor"]) -> Advance:
         """The step function of one batch; it may keep a history of the steps before.
 
         Args:
-            schedule: the model's noise schedule.
+            schedule: the model's noise process; a `DDPMScheduler` if that is variance-preserving.
             normal: gives the noise of the next stochastic step, float32 [B, C, H, W] on the CPU.
         """
 

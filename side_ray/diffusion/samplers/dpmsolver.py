@@ -1,6 +1,7 @@
-"""DPM-Solver++ (Lu et al. 2022), second-order multistep: diffusers' own scheduler."""
+"""DPM-Solver++ (Lu et al. 2022), second-order multistep: diffusers' own scheduler, for other processes the same in (α, σ)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from side_ray.diffusion.samplers.base import Advance, Sampler, leading_covers
@@ -9,6 +10,8 @@ from side_ray.errors import UserError
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
     from torch import Tensor
+
+    from side_ray.diffusion.processes import Schedule
 
 
 class DpmSolver(Sampler):
@@ -19,7 +22,12 @@ class DpmSolver(Sampler):
 
     name = "dpmsolver++"
 
-    def visited_timesteps(self, schedule: "DDPMScheduler") -> list[int]:
+    def visited_timesteps(self, schedule: "Schedule") -> Sequence[float]:
+        from side_ray.diffusion.processes import NoiseProcess
+
+        if isinstance(schedule, NoiseProcess):
+            self.require_steps(2, schedule.config["num_train_timesteps"])
+            return schedule.visited(self.steps)
         self.require_steps(2, schedule.config["num_train_timesteps"] - 1)
         visited = self._solver(schedule).timesteps.tolist()
         if len(set(visited)) < self.steps:
@@ -28,8 +36,12 @@ class DpmSolver(Sampler):
             )
         return visited
 
-    def begin(self, schedule: "DDPMScheduler", normal: Callable[[], "Tensor"]) -> Advance:
+    def begin(self, schedule: "Schedule", normal: Callable[[], "Tensor"]) -> Advance:
         """Deterministic: `normal` is never called."""
+        from side_ray.diffusion.processes import NoiseProcess
+
+        if isinstance(schedule, NoiseProcess):
+            return multistep([schedule.level(t) for t in self.visited_timesteps(schedule)])
         solver = self._solver(schedule)
 
         def advance(x: "Tensor", x0: "Tensor", k: int) -> "Tensor":
@@ -51,3 +63,28 @@ class DpmSolver(Sampler):
         )
         solver.set_timesteps(self.steps)
         return solver
+
+
+def multistep(levels: Sequence[tuple[float, float]]) -> Advance:
+    """DPM-Solver++ 2M (Lu et al. 2022, Algorithm 2) through (α, σ) of the visited times and on to the image.
+
+    With λ = log α/σ and h from one λ to the next: z ← σ_s/σ_t·z − α_s·(e^(−h) − 1)·D, where D is ẑ₀ extrapolated by the one
+    before. First-order where there is none, and for the last step.
+    """
+    ends = [*levels, (1.0, 0.0)]
+    earlier: list[Tensor] = []
+
+    def advance(x: "Tensor", x0: "Tensor", k: int) -> "Tensor":
+        (signal, sigma), (then, low) = ends[k], ends[k + 1]
+        # e^(−h) = α_t·σ_s / (σ_t·α_s), which is 0 for the step from pure noise and for that to the image.
+        shrink = signal * low / (sigma * then)
+        estimate = x0
+        if k and shrink > 0:
+            (before, above) = ends[k - 1]
+            if before > 0:
+                ratio = math.log(signal * above / (sigma * before)) / -math.log(shrink)
+                estimate = x0 + (x0 - earlier[-1]) / (2 * ratio)
+        earlier[:] = [x0]
+        return low / sigma * x - then * (shrink - 1) * estimate
+
+    return advance

@@ -145,6 +145,16 @@ def measured_rate(metrics: Metrics) -> str:
     return f"{wording.percent(found['unseen'])} (95% interval over images {wording.interval(found['unseen_ci'])})"
 
 
+def privacy_loss(metrics: Metrics) -> str:
+    """The lower bound on ε in one sentence; empty where there is none."""
+    found = metrics.get("privacy") or {}
+    if found.get("epsilon") is None:
+        return ""
+    if found["epsilon"] > 0:
+        return f"The training is not ε-differentially private for any ε below {found['epsilon']:.2f} (95% confidence)."
+    return "The scores show no privacy loss: the bound is 0. That does not mean that the training is private."
+
+
 def excess_text(condition: Condition) -> str:
     """`excess 4.6% (95%: 3.9% to 5.3%): 4.9% of the samples match training images, …`."""
     low, high = condition["excess_ci"]

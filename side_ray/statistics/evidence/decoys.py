@@ -9,9 +9,10 @@ members and D decoys that score at least as well,
 (Elias & Gygi 2007; the + 1 of Barber & Candès 2015 makes it a bound), and an image's q-value is the smallest FDR at which it is
 still counted. The unit is the image, not the sample: samples of one image share its fate.
 
-Images of several strata are ranked together by how far they stand out from their own kind: the score less the median score of the
-stratum. The median is taken without looking at who is a member, so the bound holds as it does for one stratum, and there is one
-test. A stratum where every image is matched closely, such as blank images, then no longer hides the others.
+Images of several strata are ranked together by how far they stand out from their own kind: the score less what the images of the
+stratum have with each other, the median closeness of an image's nearest other one. That is taken from the images alone, without
+looking at who is a member, so the bound holds as it does for one stratum, and there is one test. A stratum where all images are
+alike, such as blank ones, then no longer hides the others; nor does it matter whether few or all images of a stratum are copied.
 """
 
 import functools
@@ -38,6 +39,8 @@ class Entrants:
     """int64 [G]."""
     group: np.ndarray
     """int64 [G], the group's number in the pool."""
+    typical: np.ndarray
+    """float64 [G], see `PoolShape`."""
 
     @property
     def ratio(self) -> float:
@@ -53,7 +56,9 @@ def entrants(shape: PoolShape, competitions: Iterable[Competition]) -> Entrants:
         np.maximum.at(score, inverse[each.winner], each.closeness.astype(np.float64))
     members = np.bincount(inverse, weights=shape.is_member, minlength=groups.size)
     pure = (members == 0) | (members == np.bincount(inverse))
-    return Entrants(score[pure], (members > 0)[pure], shape.stratum[first][pure], groups[pure])
+    return Entrants(
+        score[pure], (members > 0)[pure], shape.stratum[first][pure], groups[pure], shape.typical[first][pure]
+    )
 
 
 def q_values(pool: Entrants) -> np.ndarray:
@@ -71,12 +76,11 @@ def q_values(pool: Entrants) -> np.ndarray:
 
 
 def standing(pool: Entrants) -> np.ndarray:
-    """float64 [G]: each score less the median of its stratum's scores; −inf where the group wins no sample."""
-    found = np.full(pool.score.size, -np.inf)
-    for stratum in np.unique(pool.stratum):
-        mine = np.flatnonzero((pool.stratum == stratum) & np.isfinite(pool.score))
-        if mine.size:
-            found[mine] = pool.score[mine] - np.median(pool.score[mine])
+    """float64 [G]: each score less its stratum's median of `typical`; −inf where the group wins no sample."""
+    found = pool.score.copy()
+    for number in np.unique(pool.stratum):
+        mine = pool.stratum == number
+        found[mine] -= np.median(pool.typical[mine])
     return found
 
 

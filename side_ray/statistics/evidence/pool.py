@@ -24,12 +24,15 @@ class PoolShape:
     """int64 [m + d], duplicates share a number; `arange` where every image is its own group."""
     stratum: np.ndarray
     """int64 [m + d], the kind of image, from 0; zeros where there is one kind only."""
+    typical: np.ndarray
+    """float64 [m + d], the closeness of each image's nearest other image of the pool, as a sample that equals it would be told if
+    the image itself were not there; zeros where it is not known."""
 
     @classmethod
     def plain(cls, members: int, unseen: int) -> "PoolShape":
         """Images without duplicates, of one kind."""
         size = members + unseen
-        return cls(members, unseen, np.arange(size), np.zeros(size, np.int64))
+        return cls(members, unseen, np.arange(size), np.zeros(size, np.int64), np.zeros(size))
 
     @property
     def is_member(self) -> np.ndarray:

@@ -13,7 +13,7 @@ By chance alone *found* has a probability below 6 %, by the two error rates; in 
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -129,7 +129,7 @@ def _decide(pool: Entrants, revealed: int, p_value: float, detectable: float | N
         return "found", "counted", ""
     if p_value <= ALPHA:
         return "found", "few", ""
-    mirrored = Entrants(pool.score, ~pool.is_member, pool.stratum, pool.group)
+    mirrored = replace(pool, is_member=~pool.is_member)
     depth = 2 * math.ceil(mirrored.ratio / FDR)
     if TopTest.of(mirrored, depth).p_value <= ALPHA:
         return "cannot_say", "not_alike", _ALIKE

@@ -47,7 +47,7 @@ def test_duplicates_count_as_one_image():
     hits = np.random.default_rng(3).random((50, 3 + 6)) < 0.2
     twice = hits[:, [0, 1, 2, *range(3, 9), 8]]  # the last unseen image twice; only its first is a neighbour
     twice[:, -1] = False
-    shape = PoolShape(3, 7, np.array([*range(9), 8]), np.zeros(10, np.int64))
+    shape = PoolShape(3, 7, np.array([*range(9), 8]), np.zeros(10, np.int64), np.zeros(10))
     found, plain = excess(competition(twice), shape), excess(competition(hits), PoolShape.plain(3, 6))
     assert found.value == pytest.approx(plain.value)
     assert found.folds == pytest.approx(plain.folds)

@@ -27,12 +27,12 @@ def test_small_strata_go_to_the_nearest_one():
 
 def test_a_stratum_has_its_own_cut_only_with_enough_unseen_images():
     scores = np.r_[np.arange(1000.0), -np.arange(1000.0)]
-    pool = Entrants(scores, np.zeros(2000, bool), np.repeat([0, 1], 1000), np.arange(2000))
+    pool = Entrants(scores, np.zeros(2000, bool), np.repeat([0, 1], 1000), np.arange(2000), np.zeros(2000))
     cuts, rate = stratum_cuts(pool, 0.001, 0.5)
     assert rate == 0.01
     # At most 1 % of (1 + count) / (1 + n): nine unseen images are inside.
     assert [(scores[:1000] >= cuts[0]).sum(), (scores[1000:] >= cuts[1]).sum()] == [9, 9]
-    few = Entrants(scores[:600], np.zeros(600, bool), np.repeat([0, 1], 300), np.arange(600))
+    few = Entrants(scores[:600], np.zeros(600, bool), np.repeat([0, 1], 300), np.arange(600), np.zeros(600))
     assert stratum_cuts(few, 0.001, 0.5)[1] is None
     assert stratum_cuts(few, 0.001, 0.5)[0].tolist() == [0.5, 0.5]
 

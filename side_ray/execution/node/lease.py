@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from side_ray.errors import Damaged
+from side_ray.execution.node.stopping import start_time
 from side_ray.execution.progress import Reporter
 from side_ray.runs.run import Artifact
 
@@ -27,7 +28,7 @@ class Lease:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self._owner = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self._owner = {"machine": _machine(), "pid": os.getpid(), "started": start_time(os.getpid())}
         self._renewed = 0.0
 
     def wait_for(self, reporter: Reporter, title: str) -> None:
@@ -95,7 +96,7 @@ def hold_lease(artifact: Artifact, reporter: Reporter, title: str) -> Iterator[N
 
 def _expired(lease: dict[str, Any]) -> bool:
     if lease["machine"] == _machine():
-        return _started(lease["pid"]) != lease["started"]
+        return start_time(lease["pid"]) != lease["started"]
     return time.time() - lease["at"] > STALE_AFTER_S
 
 
@@ -105,12 +106,3 @@ def _machine() -> str:
     namespace = Path("/proc/self/ns/pid")
     words = [platform.node(), boot.read_text().strip() if boot.exists() else ""]
     return "/".join([*words, str(namespace.readlink()) if namespace.exists() else ""])
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, which detects a reused pid; None if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return None if fields[0] == "Z" else fields[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return None

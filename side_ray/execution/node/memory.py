@@ -11,7 +11,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,6 +47,21 @@ def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
     return _mapped(descriptor, size, mmap.ACCESS_COPY).reshape(shape)
 
 
+def forget_dead() -> None:
+    """Remove the records of arrays that no process holds any more, and the directory if it is empty."""
+    with suppress(OSError):
+        directory = private_directory()
+        for path in directory.iterdir():
+            if path.is_file():
+                with _locked(path) as record:
+                    descriptor = _of_another(record, None)
+                    if descriptor is None:
+                        path.unlink()
+                    else:
+                        os.close(descriptor)
+        directory.rmdir()
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
     with path.open("a+") as record:
@@ -54,8 +69,8 @@ def _locked(path: Path) -> Iterator[IO[str]]:
         yield record
 
 
-def _of_another(record: IO[str], size: int) -> int | None:
-    """A descriptor of the file that another process has recorded, if that process still has it open."""
+def _of_another(record: IO[str], size: int | None) -> int | None:
+    """A descriptor of the file of `size` (None = any) that another process has recorded, if that process still has it open."""
     record.seek(0)
     try:
         recorded: dict[str, Any] = json.load(record)
@@ -64,7 +79,8 @@ def _of_another(record: IO[str], size: int) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     found = os.fstat(descriptor)
-    if (found.st_ino, found.st_dev, found.st_size) == (recorded["inode"], recorded["device"], size):
+    same = (found.st_ino, found.st_dev) == (recorded["inode"], recorded["device"])
+    if same and size in (None, found.st_size):
         return descriptor
     os.close(descriptor)
     return None

@@ -1,0 +1,57 @@
+"""What keeps x̂₀ in range: the model's own clipping, as its scheduler's config says, and the guided x̂₀ in any case."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from side_ray.diffusion.spaces.pixels import PixelCodec
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where x̂₀ is held.
+
+    Args:
+        codec: the range of the model's pixels; None = [−1, 1].
+        clip: x̂₀ is clamped to ± `clip` (diffusers' `clip_sample_range`), or to the codec's range. None (`clip_sample: false`):
+            the unguided x̂₀ is left as it is, and the guided one may leave the range of pixels only where that does.
+        threshold: dynamic thresholding in place of `clip` (Saharia et al. 2022): the quantile of each image's |x̂₀|, at least 1
+            and at most the second number, becomes 1.
+    """
+
+    codec: PixelCodec | None = None
+    clip: float | None = 1.0
+    threshold: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, schedule: Any, codec: PixelCodec | None) -> "Bounds":
+        """Those of a model with a diffusers scheduler."""
+        config = schedule.config
+        threshold = None
+        if config.get("thresholding"):
+            threshold = config["dynamic_thresholding_ratio"], config["sample_max_value"]
+        clip = config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None
+        return cls(codec, clip, threshold)
+
+    def __call__(self, x0: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+        """x̂₀ float32 [B, C, H, W] within the bounds.
+
+        Args:
+            plain: the unguided x̂₀; x0 itself if it is unguided.
+        """
+        if self.threshold is not None:
+            ratio, most = self.threshold
+            size = torch.quantile(x0.abs().flatten(1).float(), ratio, dim=1).clamp(1, most).view(-1, 1, 1, 1)
+            return x0.clamp(-size, size) / size
+        if self.clip is not None:
+            return x0.clamp(-self.clip, self.clip) if self.codec is None else self.codec.clamp(x0)
+        if plain is x0:
+            return x0
+        black, white = (self._edge(x0, value) for value in (-1.0, 1.0))
+        low, high = torch.minimum(black, white), torch.maximum(black, white)
+        return x0.clamp(torch.minimum(low, plain), torch.maximum(high, plain))
+
+    def _edge(self, like: torch.Tensor, value: float) -> torch.Tensor:
+        edge = torch.full_like(like, value)
+        return edge if self.codec is None else self.codec.encode(edge)

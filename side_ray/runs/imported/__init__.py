@@ -1,0 +1,1 @@
+"""A model that is not trained here: `opening` finds and opens it, `look` compares its first samples with the training images."""

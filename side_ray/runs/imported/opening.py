@@ -1,0 +1,239 @@
+"""Opening the model at `dpm.path`: finding it, choosing the files that are read, and what identifies it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from side_ray.config import Config
+from side_ray.config.dpm import DENOISER
+from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.denoisers.base import ModelKind
+from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
+from side_ray.diffusion.denoisers.function import Function
+from side_ray.diffusion.denoisers.layout import PICKLED
+from side_ray.diffusion.dpm import Dpm, load_dpm, with_codec
+from side_ray.diffusion.spaces.pixels import PixelCodec
+from side_ray.errors import UserError, naming
+from side_ray.registry import REGISTRIES
+from side_ray.storage import open_store
+from side_ray.storage.scratch import scratch
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
+ELSE = "side-ray models lists what can be audited; side-ray score --samples … --train … audits images of any model"
+ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "predict_epsilon": True}
+"""Settings of a scheduler that earlier versions ignored, and the values that they took for granted."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model, unopened: its kind, and by relative path the local files that are read, and all that are there."""
+
+    kind: type[ModelKind]
+    paths: Mapping[str, Path]
+    every: Mapping[str, Path]
+
+
+def find_model(config: Config) -> Found:
+    """The model at `dpm.path`, unopened.
+
+    Raises:
+        UserError: there is none, or one of a kind that cannot be audited.
+        RunError: the storage cannot be reached.
+    """
+    path = config.dpm.path
+    assert path is not None
+    if config.dpm.function is not None:
+        return _function(config)
+    _check_path(path)
+    store = open_store(path, key="dpm.path", **config.storage.model_dump())
+    try:
+        directory = store.fetch_dir("")
+    except FileNotFoundError:
+        raise UserError(f"{path} holds no files; give the directory of a diffusers pipeline", "dpm.path") from None
+    names = sorted(entry.key for entry in store.list())
+    kinds = REGISTRIES[DENOISER]
+    with naming("dpm.path"):
+        for name in kinds.names:
+            if kinds[name].recognizes(directory):
+                read = sorted(kinds[name].files(names, config.dpm))
+                every = {each: directory / each for each in names}
+                return Found(kinds[name], {each: every[each] for each in read}, every)
+        raise UserError(f"{_what_is_there(path, names)}; {ELSE}", "dpm.path")
+
+
+def _function(config: Config) -> Found:
+    """The user's Python file and `dpm.files`."""
+    assert config.dpm.function is not None
+    paths: dict[str, Path] = {}
+    for key, text in [("dpm.path", config.dpm.function[0]), *(("dpm.files", each) for each in config.dpm.files)]:
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            raise UserError(f"there is no file {text}; give a local path", key)
+        if path.name in (*paths, FUNCTION_FILE, "pixels.json", "condition.json"):
+            raise UserError(f"{path.name} is a name that another file has; rename it", key)
+        paths[path.name] = path
+    return Found(Function, dict(sorted(paths.items())), paths)
+
+
+def _check_path(path: str) -> None:
+    """Raise UserError for what is no directory, with what to do about it."""
+    local = Path(path.removeprefix("file://")).expanduser()
+    if path.startswith(("hf://", "http://", "https://")) or (not local.exists() and HUB_ID.fullmatch(path)):
+        raise UserError(
+            f"{path} is no directory here; if it is a model on a hub, download it first (hf download OWNER/NAME --local-dir "
+            "my-model) and give that directory",
+            "dpm.path",
+        )
+    if "://" not in path and local.is_file():
+        what = "pickled weights" if local.suffix in PICKLED else "a file"
+        raise UserError(
+            f"{path} is {what}; give the directory of a diffusers pipeline, or a function that opens it: my_model.py:load with "
+            f"dpm.files (docs/models.md); {ELSE}",
+            "dpm.path",
+        )
+
+
+def _what_is_there(path: str, names: list[str]) -> str:
+    tops = {name.split("/")[0] for name in names if "/" in name}
+    pickled = [name for name in names if Path(name).suffix in PICKLED]
+    if checkpoints := sorted(top for top in tops if re.fullmatch(r"checkpoint[-_]\d+", top)):
+        return (
+            f"{path} holds checkpoints of a training ({', '.join(checkpoints[:3])}) and no pipeline; give one of these"
+        )
+    if inner := sorted(top for top in tops if f"{top}/model_index.json" in names):
+        return f"{path} holds no model itself; give one of the directories in it: {', '.join(inner[:3])}"
+    if pickled:
+        return (
+            f"{path} holds no pipeline, only pickled weights ({pickled[0]}); give a function that opens them with "
+            "torch.load(…, weights_only=True): my_model.py:load with dpm.files (docs/models.md)"
+        )
+    found = ", ".join(names[:3]) or "nothing"
+    return f"no diffusion model in {path}: it is of none of the kinds {', '.join(REGISTRIES[DENOISER].names)}, found: {found}"
+
+
+@contextmanager
+def imported(config: Config, shape: tuple[int, int, int]) -> Iterator[tuple[Path, Dpm]]:
+    """A directory of the files that are read of the imported model, with what the section `dpm` says of it, and the model; its
+    images have `shape` (C, H, W). The directory is removed at the end.
+
+    Raises:
+        UserError: it cannot be opened, or its images have another shape.
+    """
+    found, dpm = find_model(config), config.dpm
+    with scratch() as directory:
+        for name, path in found.paths.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).symlink_to(path.resolve())
+        if dpm.function is not None:
+            Function.describe(directory, Path(dpm.function[0]), dpm.function[1])
+        try:
+            model = load_dpm(directory, code=dpm.function is not None)
+        except UserError as error:
+            raise UserError(error.message.replace(str(directory), str(dpm.path)), "dpm.path") from error
+        if dpm.null_class is not None:
+            model.condition = _without(model, dpm.null_class)
+            model.condition.save(_replaced(directory, "condition.json"))
+        if (codec := PixelCodec.of(dpm)) is not None:
+            with naming("dpm.pixel_mean" if dpm.pixel_mean else "dpm.pixel_range"):
+                with_codec(model, codec)
+            codec.save(_replaced(directory, "pixels.json"))
+        made = tuple(model.image_shape)
+        if made != shape:
+            raise UserError(
+                f"{dpm.path} makes images of {_told(made)}, the data has {_told(shape)}; if it was trained on this data, "
+                f"{_fitting(config, made, shape)}",
+                "dpm.path",
+            )
+        yield directory, model
+
+
+def _replaced(directory: Path, name: str) -> Path:
+    """The directory, in which a file of this name can be written without following a link."""
+    (directory / name).unlink(missing_ok=True)
+    return directory
+
+
+def _without(model: Dpm, null: int) -> Condition:
+    """How often each class is drawn, the null class never."""
+    if model.condition is None or not 0 <= null < len(model.condition.counts) or len(model.condition.counts) < 2:
+        classes = "no classes" if model.condition is None else f"the classes 0 … {len(model.condition.counts) - 1}"
+        raise UserError(f"is {null}, the model has {classes}; drop it or give the number of one", "dpm.null_class")
+    counts = list(model.condition.counts)
+    counts[null] = 0
+    return Condition(tuple(counts if any(counts) else [int(each != null) for each in range(len(counts))]))
+
+
+def identity(config: Config, found: Found) -> list[Any]:
+    """What the imported model's samples depend on: the content of its files, and what the section `dpm` says of it."""
+    dpm, codec = config.dpm, PixelCodec.of(config.dpm)
+    parts: list[Any] = [files_hash(found.paths)]
+    if dpm.function is not None:
+        parts.append({"function": dpm.function[1]})
+    if codec is not None:
+        parts += [codec.black, codec.white]
+    if dpm.null_class is not None:
+        parts.append({"null_class": dpm.null_class})
+    for name, path in found.paths.items():
+        if name.endswith("scheduler_config.json"):
+            try:
+                config_of = json.loads(path.read_text())
+                heeded = {
+                    key: config_of[key] for key, usual in ONCE_IGNORED.items() if config_of.get(key, usual) != usual
+                }
+            except (OSError, ValueError, AttributeError):
+                continue  # opening it says what is wrong
+            if heeded:
+                parts.append(heeded)
+    return parts
+
+
+def former_identity(found: Found) -> str | None:
+    """What identified the model in earlier versions, which hashed all JSON and safetensors files; None if it is the same."""
+    hashed = {name: path for name, path in found.every.items() if path.suffix in {".json", ".safetensors"}}
+    return None if list(hashed) == list(found.paths) else files_hash(hashed)
+
+
+def files_hash(paths: Mapping[str, Path]) -> str:
+    """SHA-256 over files with their relative paths, because other weights at the same path are another model."""
+    digest = hashlib.sha256()
+    for name, path in paths.items():
+        digest.update(name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def is_own_code(config: Config, directory: Path) -> bool:
+    """Whether the model in a run's directory is code that is the file at `dpm.path` on this machine, byte by byte."""
+    if config.dpm.function is None:
+        return False
+    own = Path(config.dpm.function[0]).expanduser()
+    copy = directory / own.name
+    return own.is_file() and copy.is_file() and own.read_bytes() == copy.read_bytes()
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width} × {height} pixels and {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _fitting(config: Config, made: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """The settings that make the data fit a model that makes images of the shape `made`."""
+    channels, height, width = made
+    settings = []
+    if not config.data.item("data.source").converts:
+        return f"give a data.source other than {config.data.source}, which has one size"
+    if height != width and made[1:] != shape[1:]:
+        return f"give a folder of images of {width} × {height} pixels as data.path"
+    if channels not in (1, 3) and channels != shape[0]:
+        return "give a model of gray or RGB images; side-ray score --samples … --train … audits images of any model"
+    if made[1:] != shape[1:]:
+        settings.append(f"data.image_size={height}")
+    if channels != shape[0]:
+        settings.append(f"data.grayscale={str(channels == 1).lower()}")
+    return f"set {' and '.join(settings)}"

@@ -1,0 +1,253 @@
+"""Models as people have them: what is opened, what identifies it, and what is refused in words that help."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
+
+from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
+from side_ray.errors import UserError
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.imported.opening import files_hash, imported
+from side_ray.runs.preflight import preflight
+from tests.audits import tiny_config
+
+SHAPE = (1, 8, 8)
+
+
+def small_unet(**config) -> UNet2DModel:
+    torch.manual_seed(0)
+    return new_unet({"block_out_channels": (8, 16), "norm_num_groups": 4, **config}, SHAPE)
+
+
+@pytest.fixture
+def pipeline(tmp_path) -> Path:
+    save_pipeline(small_unet(), new_schedule("linear", 50).config, tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def config(path, **dpm):
+    return tiny_config(Path("/nowhere/run"), dpm={"path": str(path), **dpm}, extract__steps=4)
+
+
+def opened(path, **dpm):
+    with imported(config(path, **dpm), SHAPE) as (directory, model):
+        files = {each.relative_to(directory).as_posix() for each in directory.rglob("*") if each.is_file()}
+        return files, model, load_dpm(directory)
+
+
+def refused(path, **dpm) -> str:
+    with pytest.raises(UserError) as caught:
+        opened(path, **dpm)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def fingerprint(path, **dpm) -> str:
+    return Artifacts.open(config(path, **dpm)).dpm.fingerprint
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# -- what is read ------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_loaded_is_copied_and_identifies_the_model(pipeline):
+    files, *_ = opened(pipeline)
+    assert files == {
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    }
+    before = fingerprint(pipeline)
+    for name in (
+        ".git/objects/ab",
+        "optimizer.bin",
+        "checkpoint-500/unet/diffusion_pytorch_model.safetensors",
+        "logs.json",
+    ):
+        (pipeline / name).parent.mkdir(parents=True, exist_ok=True)
+        (pipeline / name).write_bytes(b"{}")
+    assert opened(pipeline)[0] == files
+    assert fingerprint(pipeline) == before
+    edit(pipeline / "unet" / "config.json", sample_size=[8, 8], note="changed")
+    assert fingerprint(pipeline) != before
+
+
+def test_a_model_that_an_earlier_version_imported_is_taken_up(pipeline, tmp_path):
+    (pipeline / "trainer_state.json").write_text("{}")  # was part of the fingerprint
+    audit = tiny_config(tmp_path / "run", dpm={"path": str(pipeline)})
+    now = Artifacts.open(audit)
+    names = sorted(each.relative_to(pipeline).as_posix() for each in pipeline.rglob("*") if each.is_file())
+    earlier = now.run.artifact("dpm", 1, "import", files_hash({name: pipeline / name for name in names}))
+    assert now.dpm.key != earlier.key
+    earlier.put_dir(pipeline)
+    earlier.finish(kind="import")
+    assert Artifacts.open(audit).dpm.key == earlier.key
+
+
+def test_a_fingerprint_of_a_plain_pipeline_is_that_of_earlier_versions(pipeline):
+    digest = hashlib.sha256()
+    for each in sorted(
+        (each for each in pipeline.rglob("*") if each.is_file()), key=lambda each: str(each.relative_to(pipeline))
+    ):
+        digest.update(
+            each.relative_to(pipeline).as_posix().encode() + b"\0" + hashlib.sha256(each.read_bytes()).digest()
+        )
+    artifacts = Artifacts.open(config(pipeline))
+    assert artifacts.dpm.key == artifacts.run.artifact("dpm", 1, "import", digest.hexdigest()).key
+
+
+def test_weights_of_one_variant_only_are_opened(pipeline):
+    small_unet().save_pretrained(pipeline / "unet", variant="fp16")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" not in opened(pipeline)[0]
+    half = opened(pipeline, variant="fp16")[0]
+    assert "unet/diffusion_pytorch_model.safetensors" not in half
+    assert fingerprint(pipeline, variant="fp16") != fingerprint(pipeline)
+    (pipeline / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    files, model, again = opened(pipeline)
+    assert files == half
+    assert all(torch.equal(a, b) for a, b in zip(model.unet.parameters(), again.unet.parameters(), strict=True))
+    small_unet().save_pretrained(pipeline / "unet", variant="bf16")
+    assert "choose one as dpm.variant" in refused(pipeline)
+    assert "dpm.variant: there are no weights of the variant 'int8'; there are: bf16, fp16" in refused(
+        pipeline, variant="int8"
+    )
+
+
+def test_a_trainings_checkpoint_has_averaged_weights_and_no_scheduler(pipeline):
+    checkpoint = pipeline / "checkpoint-500"
+    small_unet().save_pretrained(checkpoint / "unet_ema")
+    other = small_unet()
+    torch.nn.init.ones_(other.requires_grad_(False).conv_out.bias)
+    other.save_pretrained(checkpoint / "unet")
+    (checkpoint / "optimizer.bin").write_bytes(b"\0" * 100)
+    assert "scheduler/scheduler_config.json" in refused(checkpoint)
+    shutil.copytree(pipeline / "scheduler", checkpoint / "scheduler")
+    assert opened(checkpoint)[1].unet.conv_out.bias[0].item() == 1
+    files, averaged, again = opened(checkpoint, weights="ema")
+    assert {name.split("/")[0] for name in files} == {"unet_ema", "scheduler"}
+    assert averaged.unet.conv_out.bias[0].item() == again.unet.conv_out.bias[0].item() != 1
+    assert "dpm.weights" in refused(pipeline, weights="ema")
+    for each in pipeline.iterdir():
+        if each.name != "checkpoint-500":
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    assert "holds checkpoints of a training (checkpoint-500)" in refused(pipeline)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["google/ddpm-cifar10-32", "hf://owner/name@main", "https://somewhere/model"])
+def test_a_hubs_id_is_told_from_a_path(name):
+    assert "download it first" in refused(name)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.ckpt", "model.bin", "model.safetensors"])
+def test_a_file_is_no_model(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    message = refused(tmp_path / name)
+    assert ("pickled" in message) == (not name.endswith("safetensors"))
+    assert "side-ray score --samples" in message
+    inside = refused(tmp_path)
+    assert "side-ray models" in inside
+    assert ("weights_only=True" in inside) == (not name.endswith("safetensors"))
+
+
+def test_a_directory_of_models_names_them(pipeline):
+    assert "give one of the directories in it: pipeline" in refused(pipeline.parent)
+    (pipeline.parent / "empty").mkdir()
+    assert "holds no files" in refused(pipeline.parent / "empty")
+    assert "/none" in refused(pipeline.parent / "none")
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_latent_model_is_no_pixel_model(tmp_path, index):
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    vae = VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=1, in_channels=1, out_channels=1)
+    LDMPipeline(vae, unet, DDIMScheduler()).save_pretrained(tmp_path)
+    if not index:
+        (tmp_path / "model_index.json").unlink()
+    message = refused(tmp_path)
+    assert "vqvae" in message
+    assert "side-ray score --samples" in message
+    with pytest.raises(UserError, match="vqvae"):
+        load_dpm(tmp_path)
+
+
+def test_a_network_of_another_class_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "DiTTransformer2DModel"}))
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (tmp_path / "scheduler_config.json").write_text("{}")
+    assert "DiTTransformer2DModel" in refused(tmp_path)
+
+
+# -- what its schedule and classes say ---------------------------------------------------------------------------------
+
+
+def test_steps_are_checked_against_the_imported_schedule(pipeline, tmp_path):
+    def audit(steps):
+        changes = {"extract__sampler": "ddim", "extract__steps": steps, "extract__methods": ["random"]}
+        return Artifacts.open(tiny_config(tmp_path / "run", dpm={"path": str(pipeline)}, **changes))
+
+    with pytest.raises(UserError, match=r"^extract\.steps: .*2 to 50 steps on this noise schedule, got 60"):
+        preflight(audit(60))
+    preflight(audit(50))
+    edit(pipeline / "scheduler" / "scheduler_config.json", num_train_timesteps=4000)
+    preflight(audit(2000))
+    artifact = audit(60).dpm
+    artifact.put_dir(pipeline)
+    artifact.finish()
+    with pytest.raises(UserError, match=r"2 to 4000 steps"):
+        preflight(audit(5000))
+
+
+def test_an_early_config_without_predict_epsilon_predicts_images(pipeline):
+    before = fingerprint(pipeline)
+    path = pipeline / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text())
+    del settings["prediction_type"]
+    path.write_text(json.dumps(settings | {"predict_epsilon": False}))
+    assert opened(pipeline)[1].schedule.config["prediction_type"] == "sample"
+    assert fingerprint(pipeline) != before
+    path.write_text(json.dumps(settings | {"predict_epsilon": True}))
+    assert opened(pipeline)[1].schedule.config["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("changes", [{"clip_sample": False}, {"clip_sample_range": 2.0}, {"thresholding": True}])
+def test_settings_that_were_ignored_make_another_model(pipeline, changes):
+    artifacts = Artifacts.open(config(pipeline))
+    edit(pipeline / "scheduler" / "scheduler_config.json", **changes)
+    names = sorted(each.relative_to(pipeline).as_posix() for each in pipeline.rglob("*") if each.is_file())
+    ignoring = artifacts.run.artifact("dpm", 1, "import", files_hash({name: pipeline / name for name in names}))
+    assert Artifacts.open(config(pipeline)).dpm.key != ignoring.key
+
+
+def test_a_null_class_is_never_drawn(tmp_path):
+    DDPMPipeline(small_unet(num_class_embeds=11), DDPMScheduler()).save_pretrained(tmp_path)
+    files, model, again = opened(tmp_path, null_class=10)
+    assert "condition.json" in files
+    assert model.condition == again.condition == Condition((1,) * 10 + (0,))
+    assert set(model.condition.classes_of(list(range(1000)))) == set(range(10))
+    assert fingerprint(tmp_path, null_class=10) != fingerprint(tmp_path)
+    Condition((3, *[1] * 10)).save(tmp_path)
+    assert opened(tmp_path, null_class=0)[1].condition == Condition((0, *[1] * 10))
+    assert "dpm.null_class: is 11, the model has the classes 0 … 10" in refused(tmp_path, null_class=11)
+
+
+def test_a_model_without_classes_has_no_null_class(pipeline):
+    assert "the model has no classes" in refused(pipeline, null_class=0)
