@@ -290,16 +290,14 @@ class _Preparation:
             return 0
         self.artifact.write_json(BROKEN, found)
         named = "; ".join(f"{each['name']}: {each['error']}" for each in found[:3])
-        where = f"{self.artifact.store.uri}/{self.artifact.key}/{BROKEN}"
-        count = (
-            f"{len(found):,} of {len(census.usable):,} images cannot be used ({named}{' …' if len(found) > 3 else ''})"
-        )
+        named += "; …" if len(found) > 3 else ""
+        where = f"all are listed in {self.artifact.store.uri}/{self.artifact.key}/{BROKEN}"
+        count = f"{len(found):,} of {len(census.usable):,} images cannot be used"
         if not self.data.skip_corrupt:
             raise UserError(
-                f"data.path: {count}; repair or remove them, or skip them with "
-                f"data.skip_corrupt=true. All are listed in {where}"
+                f"data.path: {count}; repair or remove them, or skip them with data.skip_corrupt=true ({named}); {where}"
             )
-        self.reporter.warn(f"{count} and are skipped; all are listed in {where}")
+        self.reporter.warn(f"{count} ({named}) and are skipped; {where}")
         return len(found)
 
     def _check_shape(self, scans: Sequence[pa.Table]) -> list[int]:

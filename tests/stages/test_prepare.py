@@ -128,7 +128,10 @@ def test_broken_and_odd_sized_images_are_named_counted_and_left_out_on_request(t
     with pytest.raises(UserError) as caught:
         prepared(tmp_path / "run", **where)
     text = str(caught.value)
-    assert text.startswith("data.path: 2 of 30 images cannot be used (class-0/00004.png: damaged")
+    assert text.startswith(
+        "data.path: 2 of 30 images cannot be used; repair or remove them, or skip them with data.skip_c"
+    )
+    assert "(class-0/00004.png: damaged" in text
     assert "class-1/00001.png: has transparent pixels" in text
     assert "data.skip_corrupt=true" in text
     assert "\n" not in text
