@@ -38,6 +38,7 @@ docs: $(VENV)/.docs
 	rm -rf docs/site
 	$(BIN)/zensical build --strict --config-file docs/zensical.toml
 	cp -r LICENSE cluster side_ray docs/site/
+	find docs/site -name __pycache__ -prune -exec rm -r {} +
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench

@@ -40,6 +40,7 @@ NO_BOUND = 2**63 - 1
 # --- the config
 
 
+@functools.cache
 def config_page() -> str:
     """The reference of all config keys, in Markdown."""
     lines = [

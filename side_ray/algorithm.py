@@ -17,7 +17,7 @@ from side_ray.execution.repair import check_finished, mending
 from side_ray.report.wording import duration
 from side_ray.runs.plan import describe
 from side_ray.runs.preflight import preflight
-from side_ray.runs.status import record, spend
+from side_ray.runs.status import moved, record, spend
 from side_ray.stages.control import control
 from side_ray.stages.extract import extract
 from side_ray.stages.import_samples import import_samples
@@ -87,6 +87,8 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     audit = Audit.open(config, reporter)
     preflight(audit.artifacts)
     store = audit.run.store
+    if told := moved(audit.artifacts):
+        reporter.warn(told)
     record(audit.artifacts)
     if last == "report":
         reporter.say(describe(config))

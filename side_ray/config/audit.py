@@ -86,9 +86,14 @@ class Config(Section):
         return self.score.flips
 
     @property
+    def unknown_training(self) -> bool:
+        """Whether the samples come from a model that was not made here, so that nobody knows how its training changed images."""
+        return self.given is not None or self.dpm.kind == "import"
+
+    @property
     def probes_flips(self) -> bool:
         """Whether nobody has said how the training images were flipped, so that some samples are probed."""
-        return self.score.flips == "auto" and (self.given is not None or self.dpm.kind == "import")
+        return self.score.flips == "auto" and self.unknown_training
 
     @model_validator(mode="before")
     @classmethod

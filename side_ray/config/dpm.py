@@ -1,5 +1,6 @@
 """Section `dpm`: the diffusion model under audit, and how it is trained."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,6 +14,9 @@ TRAINED = "unet"
 """The kind of model that is trained here."""
 KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 """Values of `dpm.kind` that are not a kind of model themselves, and the kind that each makes."""
+
+FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+"""A path that names a function in a Python file."""
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
 """The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
@@ -84,7 +88,8 @@ class DpmSection(Training, OpenSection):
     """Train a U-Net, import a model from `path`, or the name of a kind in `diffusion.denoisers` that is made from the members,
     such as `optimal`, their closed-form optimum."""
     path: str | None = None
-    """Local directory or s3:// URI of a model, for example a diffusers pipeline; giving it makes `kind` import."""
+    """Local directory or s3:// URI of a model, for example a diffusers pipeline, or `my_model.py:load`, a function that returns
+    one; giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     """Noise schedule: how β grows over the timesteps."""
     timesteps: Annotated[int, Field(strict=True, ge=2, le=MOST_TIMESTEPS)] = 1000
@@ -107,6 +112,8 @@ class DpmSection(Training, OpenSection):
     """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
     null_class: Whole | None = omitted_by_default(None)
     """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it."""
+    files: list[str] = omitted_by_default([])
+    """With a function as `path`: local files that it reads, such as weights. They are copied into the run with its own."""
     check: bool = omitted_by_default(True)
     """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 
@@ -114,6 +121,12 @@ class DpmSection(Training, OpenSection):
     def denoiser(self) -> str | None:
         """The kind of model in `diffusion.denoisers`; None for an imported one, which is told by its directory."""
         return KINDS.get(self.kind, self.kind)
+
+    @property
+    def function(self) -> tuple[str, str] | None:
+        """The Python file and the function in it, if `path` names one."""
+        found = FUNCTION.fullmatch(self.path or "")
+        return (found[1], found[2]) if found else None
 
     def training_settings(self) -> dict[str, Any]:
         """What the trained weights depend on, of the keys of this section."""
@@ -137,6 +150,10 @@ class DpmSection(Training, OpenSection):
 
     @model_validator(mode="after")
     def _path_with_import(self) -> Self:
+        if self.files and not self.function:
+            raise ValueError("dpm.files: is for a function as dpm.path (my_model.py:load); drop it")
+        if len({file.rpartition("/")[2] for file in self.files}) != len(self.files):
+            raise ValueError("dpm.files: two files have the same name; rename one, they are copied into one directory")
         if self.kind == "import" and not self.path:
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:

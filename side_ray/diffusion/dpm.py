@@ -71,7 +71,7 @@ def variance_preserving(dpm: Dpm) -> VariancePreservingDpm:
     return model
 
 
-def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
+def load_dpm(directory: Path | str, device: torch.device | str = "cpu", *, code: bool = False) -> Dpm:
     """Open a diffusion model of any kind in `denoisers`.
 
     Args:
@@ -80,6 +80,7 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
             `scheduler_config.json` beside it or in `scheduler/`, what `OptimalDpm.save` wrote, or what another registered
             kind recognizes.
         device: where to put it.
+        code: whether code in the directory may be executed, as the kind `function` does: only if the user's own config names it.
 
     Raises:
         UserError: nothing there, only pickled weights, weights that do not fit the config, or a model of another kind.
@@ -90,6 +91,10 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu") -> Dpm:
     kinds = REGISTRIES["dpm.denoiser"]
     for name in kinds.names:
         if kinds[name].recognizes(directory):
+            if kinds[name].runs_code and not code:
+                raise UserError(
+                    f"the model in {directory} is Python code, which is executed only where dpm.path names it"
+                )
             model: Dpm = kinds[name].load(directory, device)
             return with_codec(model, PixelCodec.load(directory))
     raise UserError(f"no diffusion model in {directory}: it is of none of the kinds {', '.join(kinds.names)}")

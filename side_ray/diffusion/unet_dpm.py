@@ -11,18 +11,16 @@ from safetensors import SafetensorError
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
-from side_ray.diffusion.dpm import Denoised
+from side_ray.diffusion.denoisers.network import NetworkDpm
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.noise_process import alpha_bar_at
-from side_ray.diffusion.processes import Schedule, VariancePreserving, load_process, process_of
-from side_ray.diffusion.spaces.pixels import PixelCodec
+from side_ray.diffusion.processes import Schedule, load_process
 from side_ray.errors import UserError, first_line
 
 MOST_PARAMETERS = 10**10
 """Of a U-Net that is trained here."""
 
 
-class UnetDpm:
+class UnetDpm(NetworkDpm):
     """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
 
     Args:
@@ -44,16 +42,8 @@ class UnetDpm:
             raise UserError(f"a U-Net from {channels} to {config['out_channels']} channels is no diffusion model")
         if config["class_embed_type"] is not None:
             raise UserError(f"class_embed_type {config['class_embed_type']!r} is not supported, only num_class_embeds")
+        super().__init__(schedule, (channels, *sides), config["num_class_embeds"], condition)
         self.unet = unet
-        self.schedule = schedule
-        self.process = process_of(schedule)
-        if isinstance(self.process, VariancePreserving):
-            self.alphas_cumprod = self.process.alphas_cumprod
-        self.num_train_timesteps = self.process.timesteps
-        self.image_shape = (channels, *sides)
-        self.num_classes: int | None = config["num_class_embeds"]
-        self.codec: PixelCodec | None = None
-        self.condition = condition or (None if self.num_classes is None else Condition.uniform(self.num_classes))
 
     @property
     def device(self) -> torch.device:
@@ -64,58 +54,7 @@ class UnetDpm:
         self.unet.to(device)
         return self
 
-    @torch.no_grad()
-    def denoise(self, z_t: torch.Tensor, t: float, class_labels: torch.Tensor | None = None) -> Denoised:
-        """(ẑ₀, ε̂), float32 [B, C, H, W], for z_t float32 [B, C, H, W] at one time t of the process, without autograd.
-
-        Raises:
-            ValueError: the U-Net is in training mode (dropout), or class labels are missing or unwanted.
-        """
-        z_t, process = z_t.float(), self.process
-        signal, sigma = process.level(t)
-        if isinstance(process, VariancePreserving):
-            times = torch.full((len(z_t),), int(t), dtype=torch.int64, device=z_t.device)
-            if not process.zero_snr:
-                eps = self.eps(z_t, times, class_labels)
-                return (z_t - sigma * eps) / signal, eps
-            return process.leave(self._output(z_t, times, class_labels), z_t, signal, sigma)
-        entering, told = process.enter(z_t, sigma)
-        times = torch.full((len(z_t),), told, dtype=torch.float32, device=z_t.device)
-        return process.leave(self._output(entering, times, class_labels), z_t, signal, sigma)
-
-    @torch.no_grad()
-    def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
-        """ε̂ float32 [B, C, H, W] for x_t float32 [B, C, H, W] and t int64 [B] in 0 … T−1, without autograd.
-
-        Raises:
-            ValueError: as for `denoise`, or the noise process is not variance-preserving.
-        """
-        return self.differentiable_eps(x_t, t, class_labels)
-
-    def differentiable_eps(
-        self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """ε̂ float32 [B, C, H, W] with autograd to x_t [B, C, H, W]; t int64 [B], or float64 [B] in 0 … T−1.
-
-        A fractional t reaches the U-Net as it is: its embedding is made of sinusoids of t.
-
-        Raises:
-            ValueError: as for `eps`.
-        """
-        if not isinstance(self.process, VariancePreserving):
-            raise ValueError("eps is for variance-preserving models: use denoise")
-        x_t = x_t.float()
-        output = self._output(x_t, t, class_labels)
-        prediction = self.schedule.config["prediction_type"]
-        if prediction == "epsilon":
-            return output
-        alpha_bar = alpha_bar_at(self.alphas_cumprod, t).to(x_t.device).view(-1, 1, 1, 1)
-        signal, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
-        if prediction == "v_prediction":
-            return signal * output + sigma * x_t
-        return (x_t - signal * output) / sigma
-
-    def _output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
+    def output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:
         if self.unet.training:
             raise ValueError("the U-Net is in training mode: call .eval() before sampling")
         if (class_labels is None) != (self.num_classes is None):

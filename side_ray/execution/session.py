@@ -215,7 +215,8 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Turn off Ray's output on the terminal, which shows side-ray's own progress. Ray's logs stay in its session directory."""
+    """Turn off Ray's output on the terminal, which shows side-ray's own progress. Ray's logs are in its
+    session directory, which stays only where RAY_TMPDIR is set."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

@@ -228,6 +228,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
         *_on_flips(metrics),
+        *_on_augmentations(metrics),
         *_on_duplicates(metrics),
         *_on_comparison(metrics, criterion),
     ]
@@ -359,6 +360,17 @@ def _on_flips(metrics: Metrics) -> Iterator[Note]:
             f"Of the first {wording.count(found['samples'])} samples, {wording.count(found['missed'])} match a training image "
             f"only when they are mirrored left to right, and {wording.count(found['matches'])} as they are. A model trained with "
             "horizontal flips gives both. Set score.flips to true to compare both orientations, of unseen images too.",
+        )
+
+
+def _on_augmentations(metrics: Metrics) -> Iterator[Note]:
+    found = metrics.get("augmentations")
+    if found and not found["known"] and not found["seen"]:
+        yield Note(
+            "Shifted, rotated and cropped copies are not seen",
+            "How the training changed its images is not known here. A model trained on random crops, shifts or rotations gives "
+            "copies changed in the same way, and distances between pixels miss them: of digits shifted by one pixel, 1% are "
+            "still nearest to their original. If it was trained so, compare with a descriptor (score.similarity sscd).",
         )
 
 

@@ -92,6 +92,7 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     from side_ray.diffusion.draw import DrawSettings, draw
     from side_ray.diffusion.guidance import ClassifierSurrogate
     from side_ray.diffusion.sampler import sample_seed
+    from side_ray.runs.imported.opening import is_own_code
     from side_ray.surrogate.resnet import ResNet
 
     condition, sample_id = recorded.condition(method, scale), int(sample_id)
@@ -119,7 +120,8 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
         if method in CLASSIFIERS:
             network = ResNet.load(recorded.store.fetch_dir(keys[1])).to(device).eval().requires_grad_(False)
             surrogate = ClassifierSurrogate(network, network.config.num_classes, condition["lambda"])
-        model = load_dpm(recorded.store.fetch_dir(keys[0]), device=device)
+        directory = recorded.store.fetch_dir(keys[0])
+        model = load_dpm(directory, device=device, code=is_own_code(config, directory))
         drawn = draw(model, [seed], DrawSettings.of(config.extract, config.cluster.precision), surrogate)
     finally:
         torch.set_num_threads(threads)

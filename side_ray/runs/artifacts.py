@@ -21,7 +21,7 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 4, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
+VERSIONS |= {"report": 5, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
 VERSIONS |= {"check": 1, "privacy": 1}
 
 CONTROL = "control.json"
@@ -65,10 +65,18 @@ class Artifacts:
     def prepare(self) -> Artifact:
         # The fingerprint covers the content of the sources, not their paths.
         content = [identity for pool in self.pools if (identity := pool.identity()) is not None]
-        settings = self.config.data.settings(), self.config.run.seed
-        artifact = self._artifact("prepare", *settings, *content)
-        earlier = self._artifact("prepare", *settings, *map(earlier_identity, content))
+        artifact, earlier = self._artifact("prepare", *self._drawn, *content), self.earlier_prepare
         return earlier if earlier.key != artifact.key and self._holds(earlier, content) else artifact
+
+    @cached_property
+    def earlier_prepare(self) -> Artifact:
+        """The same images as an earlier version named them, which knew files by name, size and a part of the content."""
+        content = [identity for pool in self.pools if (identity := pool.identity()) is not None]
+        return self._artifact("prepare", *self._drawn, *map(earlier_identity, content))
+
+    @property
+    def _drawn(self) -> tuple[Any, ...]:
+        return self.config.data.settings(), self.config.run.seed
 
     def _holds(self, earlier: Artifact, content: list[str]) -> bool:
         """Whether images prepared by an earlier version, which did not read all content to identify it, are of this content.

@@ -10,13 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.processes import process_of
-from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.sampler import denoised, sample_seed
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
 from side_ray.images import encode_png
@@ -157,7 +159,7 @@ def probe(artifacts: Artifacts) -> float:
 def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     config = artifacts.config
     if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch())
+        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
     if config.dpm.kind == "import":
         with imported(config, shape) as (_, model):
             return model
@@ -195,12 +197,26 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
             unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
         dpm = _victim(artifacts, shape)
-        assert isinstance(dpm, UnetDpm)
+        if isinstance(dpm, OptimalDpm):
+            return Optimal.flops(len(dpm.images), shape)
+        if not isinstance(dpm, UnetDpm):
+            return _flops_of(dpm)
         unet = dpm.unet
     with torch.no_grad():
         zero = torch.zeros(1, dtype=torch.int64)
         conditional = unet.config["num_class_embeds"] is not None
         return _count(unet, torch.zeros(1, *shape), zero, *([zero] if conditional else []))
+
+
+def _flops_of(dpm: Dpm) -> int:
+    """FLOPs of one evaluation of any model, counted as it runs."""
+    counter, labels = (
+        FlopCounterMode(display=False),
+        None if dpm.num_classes is None else torch.zeros(1, dtype=torch.int64),
+    )
+    with counter:
+        denoised(dpm, torch.zeros(1, *dpm.image_shape), 0, process_of(dpm.schedule).level(0), labels)
+    return counter.get_total_flops()
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         pa.field("image", IMAGE_TYPE, nullable=False),
         pa.field("label", pa.int64()),
         pa.field("group", pa.int64(), nullable=False),
+        pa.field("caption", pa.string()),
     ]
 )
 DUPLICATES = "duplicates.parquet"
@@ -128,6 +129,7 @@ def split_table(source: ImageSet, indices: np.ndarray, split: str, groups: np.nd
             "image": image_column(source.images[indices]),
             "label": pa.nulls(len(indices), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
             "group": pa.array(np.arange(len(indices)) if groups is None else groups, pa.int64()),
+            "caption": pa.nulls(len(indices), pa.string()),
         },
         schema=SCHEMA,
     )

@@ -164,7 +164,7 @@ def schedule_of(artifacts: Artifacts) -> Schedule:
     if config.dpm.kind != "import":
         return new_schedule(config.dpm.schedule, config.dpm.timesteps)
     if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch()).schedule
+        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None).schedule
     with imported(config, image_shape(artifacts)) as (_, model):
         return model.schedule
 

@@ -104,6 +104,46 @@ def spent(store: Store) -> dict[str, float]:
         return {}
 
 
+def moved(artifacts: Artifacts) -> str:
+    """Why the images of the last command on this run are not used again, and what follows; "" where they are, or there are none.
+
+    To be asked before `record`, which replaces the config of that command.
+    """
+    run, before = artifacts.run, artifacts.run.latest().get("prepare")
+    if not isinstance(before, str) or before == artifacts.prepare.key or artifacts.prepare.done:
+        return ""
+    last = Artifact(run.store, before)
+    if not last.done:
+        return ""
+    if changed := _changed_keys(artifacts):
+        why = f"{', '.join(changed)} changed"
+    elif before == artifacts.earlier_prepare.key:
+        why = (
+            "files of data.path were modified after they were prepared, and the version that did so recorded no digest of all; "
+            "if they are the same, give them their old times (cp -p keeps these)"
+        )
+    else:
+        why = "files of data.path were added, removed or changed"
+    return (
+        f"{before} is not used again: {why}. The images are prepared anew, and all that was made of them is made again"
+    )
+
+
+def _changed_keys(artifacts: Artifacts) -> list[str]:
+    """The config keys that the prepared images depend on and that the last command on the run had otherwise."""
+    import yaml
+
+    try:
+        last = parse_config(yaml.safe_load(artifacts.run.store.read("config.yaml")), "config.yaml")
+    except (UserError, FileNotFoundError, ValueError, AttributeError, yaml.YAMLError):
+        return []
+    old, new = (
+        {f"data.{key}": value for key, value in each.data.settings().items()} for each in (last, artifacts.config)
+    )
+    old["run.seed"], new["run.seed"] = last.run.seed, artifacts.config.run.seed
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
 def merged(plans: list[list[Stage]]) -> list[Stage]:
     """The stages of several audits that share some of their artifacts, each artifact once."""
     found: dict[tuple[Any, ...], list[str]] = {}

@@ -191,7 +191,12 @@ class ImageEncoder:
         except Exception as error:  # onnxruntime's own exceptions share no base class
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path} is not an ONNX model ({reason}); check the file", self.key) from None
-        entry = session.get_inputs()[0]
+        try:
+            entry, *others = session.get_inputs()
+            if others or len(entry.shape) != 4:
+                raise ValueError
+        except ValueError:  # also of names that are not UTF-8
+            raise UserError(f"{path} takes no batch of images; check the file", self.key) from None
         self.normalizes_itself = entry.type == "tensor(uint8)"
         channels_last = entry.shape[-1] == 3
 

@@ -79,7 +79,7 @@ class ArrowSource(Source):
                 else:
                     source.seek(0)
                     yield pa.ipc.open_stream(source)
-        except (pa.ArrowException, OSError, Unreadable) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError, Unreadable) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(
                 f"{name} in {self.uri} is not a whole Arrow file ({reason}); get it again", "data.path"
@@ -114,6 +114,8 @@ class ArrowSource(Source):
         first = 0
         with self._open(unit["name"]) as reader:
             for batch in reader:
+                # Offsets of a damaged file may lead anywhere, and Arrow ends the process where they leave the buffer.
+                batch.validate(full=True)
                 yield from records_of(batch, Columns(*unit["columns"]), unit["name"], first)
                 first += batch.num_rows
 

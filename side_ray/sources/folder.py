@@ -1,10 +1,11 @@
 """Images as files: a folder with a sub-folder per class, or flat; on a disk, in object storage, or in a zip archive.
 
 The content decides what is an image, not the extension. Labels and captions of a manifest (EDM's dataset.json, Hugging Face's
-metadata.jsonl) come before the names of folders.
+metadata.jsonl) come before the names of folders; without them, a `.txt` or `.caption` of an image's name holds its caption.
 """
 
-from collections.abc import Container, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,9 +24,21 @@ _ALWAYS_FOUND = r"\.(jpg|jpeg|png|webp|bmp|ppm|pgm|tif|tiff|gif)$"
 """What the first version took for images. Its runs keep their fingerprints where it found all of them."""
 
 
+TEXT = re.compile(r"\.(txt|caption)$", re.IGNORECASE)
+LONGEST_CAPTION = 1 << 16
+"""Bytes of a text beside an image that are read."""
+
+
 class FolderOptions(Section):
     label_column: str | None = None
     """The field of metadata.jsonl or metadata.csv that holds the label; by default `label`, if there is one."""
+
+
+def texts_beside(others: Iterable[str], images: Iterable[str]) -> dict[str, str]:
+    """By the name of an image, the text file beside it that differs only in its extension."""
+    by_stem = {TEXT.sub("", name): name for name in others if TEXT.search(name)}
+    stems = ((name, name.rpartition(".")[0]) for name in images)
+    return {name: by_stem[stem] for name, stem in stems if stem in by_stem}
 
 
 class FolderSource(Source):
@@ -57,6 +70,7 @@ class FolderSource(Source):
         self.uri, self.label_field = files.uri, label_field
         self._images: tuple[Listing, pa.Array | None] | None = None
         self._tally, self._manifest, self._changed = Tally(), Manifest(), False
+        self._texts: dict[str, str] = {}
 
     @classmethod
     def open(cls, place: Place, options: Any) -> Self:
@@ -65,7 +79,7 @@ class FolderSource(Source):
         return source
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None, "_manifest": Manifest()}
+        return {**self.__dict__, "_images": None, "_manifest": Manifest(), "_texts": {}}
 
     def images(self) -> tuple[Listing, pa.Array | None]:
         """The image files and the class of each (strings), or None without labels.
@@ -80,7 +94,10 @@ class FolderSource(Source):
             self._tally = Tally()
             self._tally.add("hidden", every.hidden)
             self._tally.add("links to nothing", others.take(np.flatnonzero(others.sizes < 0)).names.to_pylist())
-            self._tally.add("no images", others.take(np.flatnonzero(others.sizes >= 0)).names.to_pylist())
+            rest = others.take(np.flatnonzero(others.sizes >= 0)).names.to_pylist()
+            self._texts = texts_beside(rest, listing.names.to_pylist()) if any(map(TEXT.search, rest)) else {}
+            captions = set(self._texts.values())
+            self._tally.add("no images", (name for name in rest if name not in captions))
             if not len(listing.names):
                 held = f" among its {len(every.names):,} files ({self._tally})" if len(every.names) else ""
                 raise UserError(f"there is no image in {self.uri}{held}; check the path", "data.path")
@@ -133,15 +150,19 @@ class FolderSource(Source):
                 unit["labels"] = labels.slice(*window).to_pylist()
             if self._manifest.captions:
                 unit["captions"] = [self._manifest.captions.get(name) for name in unit["names"]]
+            elif self._texts:
+                unit["texts"] = [self._texts.get(name) for name in unit["names"]]
             yield unit
 
     def read(self, unit: Unit, only: Container[int] | None = None) -> Iterator[Record]:
         names = unit["names"]
         nothing = [None] * len(names)
-        rows = zip(names, unit.get("labels", nothing), unit.get("captions", nothing), strict=True)
-        for position, (name, label, caption) in enumerate(rows):
+        columns = (unit.get(column, nothing) for column in ("labels", "captions", "texts"))
+        for position, (name, label, caption, text) in enumerate(zip(names, *columns, strict=True)):
             try:
                 wanted = only is None or position in only
+                if text is not None and wanted:
+                    caption = self.files.head(text, LONGEST_CAPTION).decode("utf-8-sig", "replace").strip()
                 yield Record(name, self.files.read(name) if wanted else b"", label, caption=caption)
             except Unreadable as error:
                 yield Record(name, label=label, error=str(error))

@@ -70,8 +70,10 @@ class ParquetSource(Source):
 
     def _open(self, name: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.files.input(name))
-        except (pa.ArrowException, OSError, Unreadable) as error:
+            file = pq.ParquetFile(self.files.input(name))
+            _ = file.schema_arrow.names  # which may not be UTF-8
+            return file
+        except (pa.ArrowException, OSError, UnicodeDecodeError, Unreadable) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(
                 f"{name} in {self.uri} is not a whole Parquet file ({reason}); get it again", "data.path"
@@ -146,7 +148,7 @@ class ParquetSource(Source):
                     for record in records_of(batch, columns, name, row):
                         yield record
                         row += 1
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 reason = " ".join(str(error).split())[:120]
                 yield Record(f"{name}#{row}", error=f"the file is damaged from here on ({reason})")
 

@@ -10,6 +10,7 @@ from side_ray.config.base import Section
 from side_ray.errors import UserError
 from side_ray.sources.base import Place, Record, Source, Tally, Unit, rest_of
 from side_ray.sources.reading.files import LARGEST_IMAGE, Files, refuse_mixed_splits
+from side_ray.sources.reading.manifests import CAPTIONS
 from side_ray.sources.reading.pixels import EXTENSIONS, HEAD_BYTES, is_image
 from side_ray.sources.reading.tars import DAMAGED, members
 
@@ -24,7 +25,8 @@ class WebDatasetOptions(Section):
 class WebDatasetSource(Source):
     """One unit per tar file, which is read sequentially.
 
-    The label is the text of `.cls`, or the field `label_field` of `.json`. The first sample decides whether there are labels.
+    The label is the text of `.cls`, or the field `label_field` of `.json`; the caption that of `.txt`, or a field of
+    `.json`. The first sample decides whether there are labels.
     """
 
     Options = WebDatasetOptions
@@ -115,21 +117,15 @@ class WebDatasetSource(Source):
                 yield Record(each, left_out="further images of a sample")
                 continue
             try:
-                caption = parts["txt"].decode("utf-8-sig").strip() if "txt" in parts else None
-                yield Record(each, parts[extension], self._label(parts), caption=caption)
+                fields = _fields(parts)
+                yield Record(each, parts[extension], self._label(parts, fields), caption=_caption(parts, fields))
             except ValueError as error:
                 yield Record(each, error=str(error))
 
-    def _label(self, parts: dict[str, bytes]) -> str | None:
+    def _label(self, parts: dict[str, bytes], fields: dict[str, Any]) -> str | None:
         if "cls" in parts:
             return parts["cls"].decode("utf-8-sig").strip()
-        if "json" not in parts:
-            return None
-        try:
-            fields: Any = json.loads(parts["json"])
-        except ValueError as error:
-            raise ValueError(f"its .json is damaged: {error}") from error
-        value = fields.get(self.label_field) if isinstance(fields, dict) else None
+        value = fields.get(self.label_field)
         return str(value) if isinstance(value, (str, int)) else None
 
     def left_out(self) -> Tally:
@@ -137,6 +133,22 @@ class WebDatasetSource(Source):
 
     def identity(self) -> str:
         return self.files.identity()
+
+
+def _fields(parts: dict[str, bytes]) -> dict[str, Any]:
+    """The content of `.json`. Raises ValueError if it is damaged."""
+    try:
+        fields: Any = json.loads(parts.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its .json is damaged: {error}") from error
+    return fields if isinstance(fields, dict) else {}
+
+
+def _caption(parts: dict[str, bytes], fields: dict[str, Any]) -> str | None:
+    """The text of `.txt`, or a field of `.json`."""
+    if "txt" in parts:
+        return parts["txt"].decode("utf-8-sig").strip()
+    return next((fields[key] for key in CAPTIONS if isinstance(fields.get(key), str)), None)
 
 
 def _split(name: str) -> tuple[str, str]:

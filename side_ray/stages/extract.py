@@ -44,6 +44,8 @@ class GeneratorSpec(Carrier):
     settings: DrawSettings
     seed: int
     threads: int
+    code: bool = False
+    """Whether the model may be code, which the config names."""
 
 
 class Generator(ShardActor):
@@ -66,7 +68,7 @@ class Generator(ShardActor):
         self._batch = spec.settings.batch_size
 
     def load(self) -> None:
-        self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device)
+        self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()
@@ -139,4 +141,5 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         DrawSettings.of(config.extract, config.cluster.precision),
         config.run.seed,
         config.cluster.actor_cpus,
+        config.dpm.function is not None,
     )

@@ -52,6 +52,7 @@ from side_ray.sources.select import (
 from side_ray.storage.sealed import read_table, write_table
 
 BROKEN, INFO = "broken.json", "info.json"
+EARLIER_SCAN = "scan/scan-"
 READERS = 16
 """Small tables that the driver reads concurrently, because object storage has a high latency."""
 
@@ -423,12 +424,14 @@ class _Preparation:
         return int(parts[-1]) + 1
 
     def _clear_earlier_version(self) -> None:
-        """Remove parts that were made by the plan of an earlier version, which knew no groups."""
+        """Remove the parts of an earlier version, which knew no groups and no captions, and its scans."""
         store, key = self.artifact.store, self.artifact.key
-        if store.exists(f"{key}/{PLAN}") and "group" not in self._table(PLAN).column_names:
-            for entry in store.list(key):
-                if entry.key.removeprefix(f"{key}/").startswith("part-"):
-                    store.delete(entry.key)
+        keys = [entry.key for entry in store.list(key)]
+        first = f"{key}/{PLAN}" in keys and "group" not in self._table(PLAN).column_names
+        if first or any(each.startswith(f"{key}/{EARLIER_SCAN}") for each in keys):
+            for each in keys:
+                if each.startswith((f"{key}/part-", f"{key}/{EARLIER_SCAN}")):
+                    store.delete(each)
 
     def _put(self, key: str, table: pa.Table, rows: int) -> None:
         write_table(self.artifact.store, f"{self.artifact.key}/{key}", table, rows=rows)

@@ -186,6 +186,11 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
         "train_distinct": artifacts.distinct["member"],
         "duplicates": artifacts.prepare.info().get("duplicates"),
         "left_out": artifacts.prepare.info().get("left_out"),
+        "augmentations": {
+            "known": not config.unknown_training,
+            "used": ["flips"] if config.compares_flips else [],
+            "seen": not similarity.pixel_distances,
+        },
         "mirrored": None if mirrored is None else asdict(mirrored) | {"many": mirrored.many},
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
@@ -283,10 +288,16 @@ def _version(distribution: str) -> str | None:
 
 
 def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
-    """SHA-256 of every weight file of the DPM and the surrogate, by its path in the run. Raises Damaged."""
+    """SHA-256 of every weight file of the DPM and the surrogate, and of code that opens one, by its path in the run. Raises
+    Damaged."""
     networks = [artifacts.dpm, *(artifacts.surrogate.child(name) for name in NETWORKS)]
     found = [each.digests() for each in networks if each.done]
-    return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors")}
+
+    def code(key: str) -> bool:
+        """Whether it is a file of a model that the user's code opens."""
+        return artifacts.config.dpm.function is not None and key.startswith(f"{artifacts.dpm.key}/")
+
+    return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors") or code(key)}
 
 
 def _curves(audit: Audit) -> list[dict[str, Any]]:

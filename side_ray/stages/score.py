@@ -249,6 +249,11 @@ def score(audit: Audit) -> None:
             output, samples = artifacts.mirrored(first), artifacts.samples(first)
             jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), mirrored=True))
         run_scoring(audit, jobs, search, "score")
+    if audit.config.unknown_training and similarity_of(audit.config.score).pixel_distances:
+        audit.reporter.say(
+            "score: copies that are shifted, rotated or cropped are not seen; if the model was trained with such augmentations, "
+            "use score.similarity=sscd (docs/limits.md)"
+        )
     mirrored = read_mirrored(artifacts)
     if mirrored is not None and mirrored.many:
         audit.reporter.warn(

@@ -42,7 +42,7 @@ class StudentRecipeMaker:
         count = config.surrogate.synthetic // config.extract.shard_size
         images = decode_column(self.artifacts.synthetic.read_first(count, ["image"]).column("image"))
         table = read_labels(self.artifacts)
-        dpm = load_dpm(self.artifacts.dpm.fetch())
+        dpm = load_dpm(self.artifacts.dpm.fetch(), code=config.dpm.function is not None)
         kept = table.column("label").to_numpy() >= 0
         teacher = np.stack(table.column("teacher").to_numpy(zero_copy_only=False))
         return StudentRecipe(images[kept], teacher[kept], View.of(dpm), config.surrogate, config.run.seed, device)

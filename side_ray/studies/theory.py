@@ -72,7 +72,7 @@ class _Study:
         config, artifacts = self.config, self.artifacts
         self.settings = config.theory
         store, prepared = artifacts.run.store, artifacts.prepare
-        self.dpm = variance_preserving(load_dpm(artifacts.dpm.fetch()))
+        self.dpm = variance_preserving(load_dpm(artifacts.dpm.fetch(), code=artifacts.config.dpm.function is not None))
         last = self.dpm.num_train_timesteps - 1
         if max(self.settings.timesteps) > last:
             raise UserError(
@@ -142,6 +142,7 @@ class _Study:
             None if self.classes is None else self.classes.tolist(),
             self.config.run.seed,
             self.config.cluster.actor_cpus,
+            self.config.dpm.function is not None,
         )
 
     def results(self) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class TheorySpec(Carrier):
     classes: list[int] | None
     seed: int
     threads: int
+    code: bool
+    """Whether the model may be code, which the config names."""
 
 
 def noise_seeds(seed: int, stream: str, rows: range) -> list[int]:
@@ -91,7 +93,7 @@ class TheoryWorker(ShardActor):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = variance_preserving(load_dpm(self.spec.dpm.fetch(), device=self.device))
+        self.dpm = variance_preserving(load_dpm(self.spec.dpm.fetch(), self.device, code=self.spec.code))
 
     @cached_property
     def training(self) -> TrainingSet:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from PIL import Image
+from typer.testing import CliRunner
 
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
@@ -21,7 +23,7 @@ CONFIGS = ROOT / "jobs" / "configs"
 EVERY_COMMAND = pytest.mark.parametrize("command", commands(), ids=str)
 RUN_HERE = {
     "doctor", "init", "plan", "audit", "score", "status", "open", "remake", "compare", "export", "purge", "sweep", "reproduce",
-    "theory", "twins",
+    "theory", "twins", "canaries",
 }  # fmt: skip
 """Verbs with a test below, in test_newcomer.py (`audit`) or in tests/studies (`twins`)."""
 
@@ -108,14 +110,27 @@ def at(run: str, verb: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_first_look(tmp_path):
+def test_a_first_look(tmp_path, monkeypatch):
     """The quickstart's commands, up to the audit itself."""
-    for verb in ("init", "doctor", "plan"):
+    monkeypatch.chdir(tmp_path)
+    for verb, codes in (("init", [0]), ("doctor", [0, 3]), ("plan", [0])):
         arguments = next(each.arguments for each in commands() if each.verb == verb and each.page == "quickstart.md")
-        result = side_ray(*arguments, cwd=tmp_path)
-        assert result.returncode in ((0, 3) if verb == "doctor" else (0,)), result.stderr
-    assert "device-hours" in side_ray("plan", "audit.yaml", "--throughput", "10", cwd=tmp_path).stdout
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code in codes, result.stderr
+    assert "samples" in result.stdout
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_plan_of_canaries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (arguments,) = [each.arguments for each in commands() if each.verb == "canaries"]
+    Image.new("L", (2, 2)).save("one.png")
+    Path("images").mkdir()
+    for number in range(600):
+        shutil.copy("one.png", f"images/{number}.png")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert len(Path("canaries.csv").read_text().splitlines()) == 601
 
 
 @pytest.mark.slow
@@ -211,6 +226,7 @@ def test_python_on_a_run(small_run, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "rarefaction.svg").exists()
 
 
+@pytest.mark.slow
 def test_python_on_arrays(ray_session, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(python_of("your-images.md"), {})

@@ -17,8 +17,8 @@ from side_ray.sources.published.digits import load_digits
 from tests.docs.pages import ROOT, commands
 
 SMALL = [
-    "data.holdout=60", "surrogate.synthetic=500", "surrogate.classes=5", "surrogate.arch=small", "surrogate.width=16",
-    "surrogate.steps=100", "surrogate.cohesion=-1", "extract.lambdas=[0, 2]", "extract.samples=500", "extract.steps=4",
+    "data.holdout=60", "surrogate.labels=random", "surrogate.synthetic=500", "surrogate.classes=5", "surrogate.arch=small",
+    "surrogate.width=16", "surrogate.steps=100", "extract.lambdas=[0, 2]", "extract.samples=500", "extract.steps=4",
     "report.pdf=false",
 ]  # fmt: skip
 """Settings that make the audit take a minute."""

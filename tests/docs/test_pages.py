@@ -129,4 +129,5 @@ def test_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "docs" / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
     assert citation["preferred-citation"]["title"] in prose_of(ROOT / "docs" / "citing.md").replace("\n", " ")
+    assert f"side_ray-{__version__}-py3" in (ROOT / "docs" / "quickstart.md").read_text()
     assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()

@@ -159,6 +159,13 @@ def test_samples_without_a_model_are_spoken_of_as_such(metrics):
     assert "No Random baseline" not in titles(metrics)
 
 
+@pytest.mark.parametrize(("known", "seen"), [(False, False), (True, False), (False, True)])
+def test_blindness_to_augmentations_is_said_where_nobody_knows_the_training(metrics, known, seen):
+    metrics["augmentations"] = {"known": known, "used": [], "seen": seen}
+    told = "Shifted, rotated and cropped copies are not seen" in titles(metrics)
+    assert told == (not known and not seen)
+
+
 def test_nothing_scored_has_nothing_to_note(metrics):
     metrics["conditions"] = []
     assert findings.notes(metrics) == []

@@ -8,6 +8,7 @@ import pytest
 from side_ray.config.file import load_config
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
+from side_ray.runs.status import moved, record
 from side_ray.sources.reading.files import Files, earlier_identity
 from tests.audits import CONFIGS, tiny_config
 
@@ -105,6 +106,34 @@ def test_images_that_an_earlier_version_prepared_are_taken_up_until_their_files_
     (images / "001.png").write_bytes(b"xxx")  # not among the 64 files that earlier versions read
     os.utime(images / "001.png", (1e9, 1e9))
     assert prepare() not in (earlier, new)
+
+
+def test_images_that_are_prepared_again_are_told_with_what_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDE_RAY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    for number in range(70):
+        (tmp_path / "images" / f"{number:03d}.png").write_bytes(b"%03d" % number)
+    data = {"source": "folder", "path": str(tmp_path / "images"), "members": 40, "holdout": 15}
+
+    def told(**changes) -> str:
+        return moved(Artifacts.open(tiny_config(tmp_path / "run", data=data | changes)))
+
+    first = Artifacts.open(tiny_config(tmp_path / "run", data=data))
+    assert told() == ""
+    record(first)
+    first.run.point_latest(prepare=first.prepare.key)
+    first.prepare.finish()
+    assert told() == ""
+    assert told(members=30, image_size=8).startswith(
+        f"{first.prepare.key} is not used again: data.image_size, data.members changed. The images are prepared anew"
+    )
+    (tmp_path / "images" / "001.png").write_bytes(b"xxx")
+    assert "files of data.path were added, removed or changed" in told()
+    earlier = Artifacts.open(tiny_config(tmp_path / "run", data=data)).earlier_prepare
+    earlier.finish()
+    os.utime(tmp_path / "images" / "001.png", (4e9, 4e9))
+    first.run.point_latest(prepare=earlier.key)
+    assert "were modified after they were prepared" in told()
 
 
 def test_earlier_images_are_not_taken_up_if_a_file_is_newer(tmp_path, monkeypatch):

@@ -100,6 +100,9 @@ def test_damaged_models_are_one_line(tmp_path):
         path.write_bytes(data[: rng.integers(0, len(data) + 1)])
         with suppress(UserError):
             Sscd(path, "resize320").embed(IMAGES[:1])
+    path.write_bytes(whole.replace(b"\x0a\x03\x12\x01h", b""))
+    with pytest.raises(UserError):
+        Sscd(path, "resize320").embed(IMAGES[:1])
     for content in (b"", b"\x08", b"\x3a\xff\xff\xff\xff\x0f", b"ORTM" * 4, b"\x3a\x7e" * 200):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"check the file|own format"):

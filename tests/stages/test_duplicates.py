@@ -112,10 +112,11 @@ def test_mirrored_copies_are_warned_of_and_found_if_asked_for(tmp_path, images, 
     assert 15 <= probe["missed"] <= 20  # some digits are nearly symmetric
     assert probe["many"]
     assert not blind["similarity"]["flips"]
-    assert "score.flips=true" in capsys.readouterr().err
-    assert (
-        "Mirrored copies are not counted" in next((tmp_path / "auto" / "run").glob("report/*/index.html")).read_text()
-    )
+    said, page = capsys.readouterr().err, next((tmp_path / "auto" / "run").glob("report/*/index.html")).read_text()
+    assert "score.flips=true" in said
+    assert "Mirrored copies are not counted" in page
+    assert "copies that are shifted, rotated or cropped are not seen" in said
+    assert "Shifted, rotated and cropped copies are not seen" in page
 
     metrics, found = scored(tmp_path / "true", train, samples, "score.flips=true", "score.bands=paper")
     assert metrics["similarity"]["flips"]

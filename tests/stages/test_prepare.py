@@ -108,6 +108,7 @@ def test_the_parts_open_as_huggingface_images_and_name_their_files(tmp_path, ray
         image=datasets.Image(),
         label=datasets.Value("int64"),
         group=datasets.Value("int64"),
+        caption=datasets.Value("string"),
     )
     rows = datasets.Dataset.from_parquet(files, features=features, cache_dir=str(tmp_path / ".hf"))
     assert (rows[0]["image"].size, rows[0]["image"].mode) == ((16, 16), "L")

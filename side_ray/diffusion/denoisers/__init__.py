@@ -20,6 +20,7 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
     {
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
+        "function": "side_ray.diffusion.denoisers.function:Function",
     },
 )
 

@@ -23,6 +23,8 @@ class ModelKind(ABC):
     """Whether its keys may stand in the config of a model of another kind, which then ignores them."""
     made_from_members: ClassVar[bool] = False
     """Whether it is a `MadeFromMembers`."""
+    runs_code: ClassVar[bool] = False
+    """Whether opening it executes code that lies beside it."""
 
     @classmethod
     @abstractmethod

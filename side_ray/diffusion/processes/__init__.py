@@ -5,6 +5,7 @@ time t in 0 (image) … T−1 (noise), and makes (ẑ₀, ε̂) of what a networ
 else. A new process is one file and a line in `OTHERS`.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,11 +39,16 @@ def load_process(directory: Path) -> Schedule:
     config = read_json(path)
     if str(config.get("_class_name")) not in OTHERS:
         return load_schedule(directory)
-    module, _, name = OTHERS[config["_class_name"]].partition(":")
     try:
-        process: NoiseProcess = getattr(import_module(module), name)(config)
+        return of_library(config)
     except (NotImplementedError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"{path} is no valid scheduler config: {first_line(error)}") from error
+
+
+def of_library(config: Mapping[str, Any]) -> NoiseProcess:
+    """The process of a scheduler in `OTHERS`. Raises what diffusers raises for wrong values."""
+    module, _, name = OTHERS[config["_class_name"]].partition(":")
+    process: NoiseProcess = getattr(import_module(module), name)(config)
     return process
 
 

@@ -43,8 +43,8 @@ class NoiseProcess(ABC):
         """z at the first visited time, of standard normal noise float32 [B, C, H, W]."""
         return noise
 
-    def enter(self, z_t: torch.Tensor, sigma: float) -> tuple[torch.Tensor, float]:
-        """What the network is given at σ: its input of z_t, and the number that tells it the noise level."""
+    def enter(self, z_t: torch.Tensor, t: float, sigma: float) -> tuple[torch.Tensor, float]:
+        """What the network is given at the time t, with its σ: its input of z_t, and the number that tells it the noise level."""
         return z_t, sigma
 
     @abstractmethod

@@ -31,7 +31,7 @@ class Edm(LibraryProcess):
     def first(self, noise: torch.Tensor) -> torch.Tensor:
         return noise * self.library.init_noise_sigma
 
-    def enter(self, z_t: torch.Tensor, sigma: float) -> tuple[torch.Tensor, float]:
+    def enter(self, z_t: torch.Tensor, t: float, sigma: float) -> tuple[torch.Tensor, float]:
         return z_t / math.sqrt(sigma**2 + self.config["sigma_data"] ** 2), 0.25 * math.log(sigma)
 
     def leave(

@@ -33,7 +33,7 @@ class Flow(LibraryProcess):
         self.library.set_timesteps(steps)
         return [float(sigma) * self.timesteps - 1 for sigma in self.library.sigmas[:-1]]
 
-    def enter(self, z_t: torch.Tensor, sigma: float) -> tuple[torch.Tensor, float]:
+    def enter(self, z_t: torch.Tensor, t: float, sigma: float) -> tuple[torch.Tensor, float]:
         return z_t, sigma * self.timesteps
 
     def leave(

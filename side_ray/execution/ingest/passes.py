@@ -193,7 +193,7 @@ class Scan(Pass):
         labelled = spec.pools[0].labelled
         pool = spec.rows(UNITS, unit).column("pool")[0].as_py()
         for record in spec.records(unit):
-            found: dict[str, Any] = {"name": record.name, "label": record.label}
+            found: dict[str, Any] = {"name": record.name, "label": _text(record.label)}
             try:
                 if record.error or record.left_out:
                     raise Unusable(record.error or LEFT_OUT + record.left_out)
@@ -212,6 +212,11 @@ class Scan(Pass):
             spec.write_array(pixels_key(unit), _stack(kept))
         spec.write_array(thumbnails_key(unit), _stack(small))
         spec.write(scan_key(unit), pa.table(columns, SCAN_SCHEMA))
+
+
+def _text(text: str | None) -> str | None:
+    """Text that Arrow takes: JSON may hold half of a surrogate pair."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:
@@ -241,7 +246,8 @@ class Write(Pass):
                 if wanted["part"] != part:
                     self._write_part(part, images)
                     part, images = wanted["part"], []
-                images.append({**wanted, "image": {"bytes": self._png(record, wanted["digest"]), "path": record.name}})
+                image = {"bytes": self._png(record, wanted["digest"]), "path": record.name}
+                images.append({**wanted, "image": image, "caption": _text(record.caption)})
             if position == last:
                 break
         else:
@@ -267,7 +273,7 @@ class Write(Pass):
         for split in SPLITS:
             rows = [each for each in images if each["split"] == split]
             if rows:
-                columns = {name: [each[name] for each in rows] for name in ("id", "split", "label", "group")}
+                columns = {name: [each[name] for each in rows] for name in ("id", "split", "label", "group", "caption")}
                 image = pa.array([each["image"] for each in rows], IMAGE_TYPE)
                 tables.append(pa.table({**columns, "image": image}, schema=SCHEMA))
         self.spec.write(part_name(part), *tables)

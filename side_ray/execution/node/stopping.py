@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE_S = 5.0
+PATIENCE_S = 4.0
 """How long the blocks on the way out may take. Ray needs about one second to end its processes."""
+KILLED_AFTER_S = 4.0
+"""How long it may then take to kill what is left."""
 Process = tuple[int, str]
 """Its id and its start time, which tells it from a later process with the same id."""
 LINE = "side-ray: stopped; finished work is kept: run the same command again to resume"
@@ -25,10 +27,28 @@ LINE = "side-ray: stopped; finished work is kept: run the same command again to 
 
 @dataclass
 class Stop:
-    """Which signal has come, 0 = none yet."""
+    """Which signal has come, read from `told`, to which Python's C handler writes the number of every signal."""
 
-    number: int = 0
+    told: socket.socket
     _said: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def number(self) -> int:
+        """0 = none yet."""
+        try:
+            found = self.told.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return 0
+        return next((number for number in found if number in SIGNALS), 0)
+
+    def wait(self) -> bool:
+        """Wait for a signal; False if there will be none."""
+        with suppress(OSError):
+            while found := self.told.recv(1, socket.MSG_PEEK):
+                if found[0] in SIGNALS:
+                    return True
+                self.told.recv(1)
+        return False
 
     def say(self, terminal: int) -> None:
         """Write the line to a file descriptor, once."""
@@ -52,9 +72,11 @@ def stoppable(kill: Callable[[], None]) -> Iterator[Stop]:
     Args:
         kill: ends what the process has started, where there is no time for the blocks on the way out.
     """
-    stop = Stop()
+    reader, writer = socket.socketpair()
+    stop = Stop(reader)
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        with reader, writer:
+            yield stop
         return
 
     handled: list[int] = []
@@ -62,20 +84,18 @@ def stoppable(kill: Callable[[], None]) -> Iterator[Stop]:
     def handle(number: int, _: object) -> None:
         if not handled:
             handled.append(number)
-            stop.number = number
             # What is under way fails now in threads and destructors too.
             sys.unraisablehook = threading.excepthook = _ignore
             raise KeyboardInterrupt
 
     ended = threading.Event()
-    reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     hooks = sys.unraisablehook, threading.excepthook
     # Told by the C handler at once, also while the main thread computes or another library's handler is installed.
     told_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     terminal = os.dup(2)  # stderr may be redirected when the time is up
-    threading.Thread(target=_watch, args=(reader, terminal, stop, ended, kill), daemon=True, name="stopping").start()
+    threading.Thread(target=_watch, args=(terminal, stop, ended, kill), daemon=True, name="stopping").start()
     try:
         yield stop
     finally:
@@ -92,20 +112,15 @@ def _ignore(_: object) -> None:
     pass
 
 
-def _watch(reader: socket.socket, terminal: int, stop: Stop, ended: threading.Event, kill: Callable[[], None]) -> None:
-    with reader:
-        while numbers := reader.recv(1):
-            if numbers[0] in SIGNALS:
-                break
-        else:
-            return
-    stop.number = stop.number or numbers[0]
-    if not ended.wait(PATIENCE_S):
-        stop.say(terminal)
-        threading.Timer(1.0, os._exit, [128 + stop.number]).start()
-        with suppress(Exception):
-            kill()
-        os._exit(128 + stop.number)
+def _watch(terminal: int, stop: Stop, ended: threading.Event, kill: Callable[[], None]) -> None:
+    with stop.told:
+        if stop.wait() and not ended.wait(PATIENCE_S):
+            code = 128 + stop.number
+            stop.say(terminal)
+            threading.Timer(KILLED_AFTER_S, os._exit, [code]).start()
+            with suppress(Exception):
+                kill()
+            os._exit(code)
 
 
 def start_time(pid: int) -> str | None:

@@ -134,7 +134,7 @@ def look_at(artifacts: Artifacts) -> dict[str, Any]:
     samples = members.look(_samples(artifacts))
     name, fitting = None, samples
     if samples.unlike > UNLIKE or samples.distance > SUSPECT * unseen.distance:
-        model = load_dpm(artifacts.dpm.fetch(), "cuda" if torch.cuda.is_available() else "cpu")
+        model = _model(artifacts)
         under = {}
         for each, codec in other_ranges(members.images).items():
             if codec != (getattr(model, "codec", None) or PixelCodec((-1.0,), (1.0,))):
@@ -154,7 +154,12 @@ def _samples(artifacts: Artifacts) -> np.ndarray:
     if 0 in artifacts.synthetic.present():
         table = artifacts.synthetic.read(0, ["image"])
         return decode_column(table.slice(0, LOOKED_AT).column("image"))
-    return _drawn(artifacts, load_dpm(artifacts.dpm.fetch(), "cuda" if torch.cuda.is_available() else "cpu"))
+    return _drawn(artifacts, _model(artifacts))
+
+
+def _model(artifacts: Artifacts) -> Dpm:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_dpm(artifacts.dpm.fetch(), device, code=artifacts.config.dpm.function is not None)
 
 
 def _drawn(artifacts: Artifacts, model: Dpm, codec: PixelCodec | None = None) -> np.ndarray:

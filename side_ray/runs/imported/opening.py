@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from side_ray.config import Config
 from side_ray.config.dpm import DENOISER
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.base import ModelKind
+from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
+from side_ray.diffusion.denoisers.function import Function
 from side_ray.diffusion.denoisers.layout import PICKLED
 from side_ray.diffusion.dpm import Dpm, load_dpm, with_codec
 from side_ray.diffusion.spaces.pixels import PixelCodec
@@ -29,13 +31,11 @@ ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": F
 
 @dataclass(frozen=True)
 class Found:
-    """A model: its local directory, its kind, and the relative paths of the files that are read."""
+    """A model, unopened: its kind, and by relative path the local files that are read, and all that are there."""
 
-    directory: Path
     kind: type[ModelKind]
-    names: tuple[str, ...]
-    every: tuple[str, ...]
-    """The paths of all files."""
+    paths: Mapping[str, Path]
+    every: Mapping[str, Path]
 
 
 def find_model(config: Config) -> Found:
@@ -47,6 +47,8 @@ def find_model(config: Config) -> Found:
     """
     path = config.dpm.path
     assert path is not None
+    if config.dpm.function is not None:
+        return _function(config)
     _check_path(path)
     store = open_store(path, key="dpm.path", **config.storage.model_dump())
     try:
@@ -59,8 +61,23 @@ def find_model(config: Config) -> Found:
         for name in kinds.names:
             if kinds[name].recognizes(directory):
                 read = sorted(kinds[name].files(names, config.dpm))
-                return Found(directory, kinds[name], tuple(read), tuple(names))
+                every = {each: directory / each for each in names}
+                return Found(kinds[name], {each: every[each] for each in read}, every)
         raise UserError(f"{_what_is_there(path, names)}; {ELSE}", "dpm.path")
+
+
+def _function(config: Config) -> Found:
+    """The user's Python file and `dpm.files`."""
+    assert config.dpm.function is not None
+    paths: dict[str, Path] = {}
+    for key, text in [("dpm.path", config.dpm.function[0]), *(("dpm.files", each) for each in config.dpm.files)]:
+        path = Path(text).expanduser().absolute()
+        if not path.is_file():
+            raise UserError(f"there is no file {text}; give a local path", key)
+        if path.name in (*paths, FUNCTION_FILE, "pixels.json", "condition.json"):
+            raise UserError(f"{path.name} is a name that another file has; rename it", key)
+        paths[path.name] = path
+    return Found(Function, dict(sorted(paths.items())), paths)
 
 
 def _check_path(path: str) -> None:
@@ -75,8 +92,8 @@ def _check_path(path: str) -> None:
     if "://" not in path and local.is_file():
         what = "pickled weights" if local.suffix in PICKLED else "a file"
         raise UserError(
-            f"{path} is {what}; give the directory of a diffusers pipeline, made with DDPMPipeline(unet, scheduler)"
-            f".save_pretrained(…); {ELSE}",
+            f"{path} is {what}; give the directory of a diffusers pipeline, or a function that opens it: my_model.py:load with "
+            f"dpm.files (docs/models.md); {ELSE}",
             "dpm.path",
         )
 
@@ -92,8 +109,8 @@ def _what_is_there(path: str, names: list[str]) -> str:
         return f"{path} holds no model itself; give one of the directories in it: {', '.join(inner[:3])}"
     if pickled:
         return (
-            f"{path} holds no pipeline, only pickled weights ({pickled[0]}); load them where you trust them (torch.load with "
-            "weights_only=True) and save the pipeline with save_pretrained"
+            f"{path} holds no pipeline, only pickled weights ({pickled[0]}); give a function that opens them with "
+            "torch.load(…, weights_only=True): my_model.py:load with dpm.files (docs/models.md)"
         )
     found = ", ".join(names[:3]) or "nothing"
     return f"no diffusion model in {path}: it is of none of the kinds {', '.join(REGISTRIES[DENOISER].names)}, found: {found}"
@@ -109,11 +126,13 @@ def imported(config: Config, shape: tuple[int, int, int]) -> Iterator[tuple[Path
     """
     found, dpm = find_model(config), config.dpm
     with scratch() as directory:
-        for name in found.names:
+        for name, path in found.paths.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).symlink_to((found.directory / name).resolve())
+            (directory / name).symlink_to(path.resolve())
+        if dpm.function is not None:
+            Function.describe(directory, Path(dpm.function[0]), dpm.function[1])
         try:
-            model = load_dpm(directory)
+            model = load_dpm(directory, code=dpm.function is not None)
         except UserError as error:
             raise UserError(error.message.replace(str(directory), str(dpm.path)), "dpm.path") from error
         if dpm.null_class is not None:
@@ -152,15 +171,17 @@ def _without(model: Dpm, null: int) -> Condition:
 def identity(config: Config, found: Found) -> list[Any]:
     """What the imported model's samples depend on: the content of its files, and what the section `dpm` says of it."""
     dpm, codec = config.dpm, PixelCodec.of(config.dpm)
-    parts: list[Any] = [files_hash(found.directory, found.names)]
+    parts: list[Any] = [files_hash(found.paths)]
+    if dpm.function is not None:
+        parts.append({"function": dpm.function[1]})
     if codec is not None:
         parts += [codec.black, codec.white]
     if dpm.null_class is not None:
         parts.append({"null_class": dpm.null_class})
-    for name in found.names:
+    for name, path in found.paths.items():
         if name.endswith("scheduler_config.json"):
             try:
-                config_of = json.loads((found.directory / name).read_text())
+                config_of = json.loads(path.read_text())
                 heeded = {
                     key: config_of[key] for key, usual in ONCE_IGNORED.items() if config_of.get(key, usual) != usual
                 }
@@ -173,18 +194,27 @@ def identity(config: Config, found: Found) -> list[Any]:
 
 def former_identity(found: Found) -> str | None:
     """What identified the model in earlier versions, which hashed all JSON and safetensors files; None if it is the same."""
-    hashed = tuple(name for name in found.every if Path(name).suffix in {".json", ".safetensors"})
-    return None if hashed == found.names else files_hash(found.directory, hashed)
+    hashed = {name: path for name, path in found.every.items() if path.suffix in {".json", ".safetensors"}}
+    return None if list(hashed) == list(found.paths) else files_hash(hashed)
 
 
-def files_hash(directory: Path, names: Sequence[str]) -> str:
+def files_hash(paths: Mapping[str, Path]) -> str:
     """SHA-256 over files with their relative paths, because other weights at the same path are another model."""
     digest = hashlib.sha256()
-    for name in names:
+    for name, path in paths.items():
         digest.update(name.encode() + b"\0")
-        with (directory / name).open("rb") as file:
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def is_own_code(config: Config, directory: Path) -> bool:
+    """Whether the model in a run's directory is code that is the file at `dpm.path` on this machine, byte by byte."""
+    if config.dpm.function is None:
+        return False
+    own = Path(config.dpm.function[0]).expanduser()
+    copy = directory / own.name
+    return own.is_file() and copy.is_file() and own.read_bytes() == copy.read_bytes()
 
 
 def _told(shape: tuple[int, ...]) -> str:

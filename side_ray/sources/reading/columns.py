@@ -64,9 +64,7 @@ def choose_columns(schema: pa.Schema, where: str, image: str, label: str | None)
             f"{image} in {where} is {str(kind)[:60]}, not struct<bytes, path>; give the column of encoded images",
             "data.image_column",
         )
-    captions = (
-        name for name in CAPTIONS if schema.names.count(name) == 1 and pa.types.is_string(schema.field(name).type)
-    )
+    captions = (name for name in CAPTIONS if schema.names.count(name) == 1 and _is_text(schema.field(name).type))
     return Columns(image, label if label in schema.names else None, next(captions, None))
 
 
@@ -104,6 +102,10 @@ def _record(name: str, cell: Any, label: Any, caption: str | None) -> Record:
     if content.size > LARGEST_IMAGE:
         return Record(name, label=text, error=f"{content.size:,} bytes are too many for an image")
     return Record(name, content.to_pybytes(), text, caption=caption)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

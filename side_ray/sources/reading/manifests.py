@@ -39,7 +39,7 @@ def read_manifests(files: Files | ZipFiles, listing: Listing, label_field: str |
         text = files.read(where)
         try:
             rows = list(_edm(text) if kind.lower() == "dataset.json" else _metadata(kind.lower(), text, label_field))
-        except (ValueError, csv.Error) as error:
+        except (ValueError, RecursionError, csv.Error) as error:
             raise UserError(
                 f"{where} in {files.uri} is damaged ({str(error)[:120]}); correct it", "data.path"
             ) from None

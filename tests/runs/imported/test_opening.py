@@ -89,7 +89,7 @@ def test_a_model_that_an_earlier_version_imported_is_taken_up(pipeline, tmp_path
     audit = tiny_config(tmp_path / "run", dpm={"path": str(pipeline)})
     now = Artifacts.open(audit)
     names = sorted(each.relative_to(pipeline).as_posix() for each in pipeline.rglob("*") if each.is_file())
-    earlier = now.run.artifact("dpm", 1, "import", files_hash(pipeline, names))
+    earlier = now.run.artifact("dpm", 1, "import", files_hash({name: pipeline / name for name in names}))
     assert now.dpm.key != earlier.key
     earlier.put_dir(pipeline)
     earlier.finish(kind="import")
@@ -134,10 +134,10 @@ def test_a_trainings_checkpoint_has_averaged_weights_and_no_scheduler(pipeline):
     (checkpoint / "optimizer.bin").write_bytes(b"\0" * 100)
     assert "scheduler/scheduler_config.json" in refused(checkpoint)
     shutil.copytree(pipeline / "scheduler", checkpoint / "scheduler")
-    assert float(opened(checkpoint)[1].unet.conv_out.bias[0]) == 1
+    assert opened(checkpoint)[1].unet.conv_out.bias[0].item() == 1
     files, averaged, again = opened(checkpoint, weights="ema")
     assert {name.split("/")[0] for name in files} == {"unet_ema", "scheduler"}
-    assert float(averaged.unet.conv_out.bias[0]) == float(again.unet.conv_out.bias[0]) != 1
+    assert averaged.unet.conv_out.bias[0].item() == again.unet.conv_out.bias[0].item() != 1
     assert "dpm.weights" in refused(pipeline, weights="ema")
     for each in pipeline.iterdir():
         if each.name != "checkpoint-500":
@@ -233,7 +233,7 @@ def test_settings_that_were_ignored_make_another_model(pipeline, changes):
     artifacts = Artifacts.open(config(pipeline))
     edit(pipeline / "scheduler" / "scheduler_config.json", **changes)
     names = sorted(each.relative_to(pipeline).as_posix() for each in pipeline.rglob("*") if each.is_file())
-    ignoring = artifacts.run.artifact("dpm", 1, "import", files_hash(pipeline, names))
+    ignoring = artifacts.run.artifact("dpm", 1, "import", files_hash({name: pipeline / name for name in names}))
     assert Artifacts.open(config(pipeline)).dpm.key != ignoring.key
 
 
