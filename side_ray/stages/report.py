@@ -25,6 +25,7 @@ from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
+from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
@@ -245,6 +246,9 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
         found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
     if artifacts.cut_shards:
         found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
+        coins = coins_of(artifacts)
+        if isinstance(coins, Coins):
+            found["privacy"] = losses_of(artifacts, coins).directory
     return found
 
 
