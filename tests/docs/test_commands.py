@@ -39,6 +39,8 @@ def test_blocks_are_of_a_known_kind():
     other = ("make audit", "ray job submit ", "python -m venv ", ".venv/bin/python -m pip install ")
     assert [line for _, line in lines() if not line.startswith((*other, "side-ray ", ".venv/bin/side-ray "))] == []
     assert {command.verb for command in commands()} == RUN_HERE
+    # `python` is run below; `py` is only shown.
+    assert {block.page for block in blocks() if block.language == "python"} == {"report.md", "your-images.md"}
 
 
 @EVERY_COMMAND
@@ -231,4 +233,3 @@ def test_python_on_arrays(ray_session, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(python_of("your-images.md"), {})
     assert "Cannot say" in capsys.readouterr().out
-    assert {block.page for block in blocks() if block.language == "python"} == {"report.md", "your-images.md"}
