@@ -12,7 +12,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_hits, control_samples, control_scores
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.shards import ShardSet
+from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.storage import Store
 from side_ray.storage.sealed import MISSING, open_json, sealed_table
 
@@ -108,6 +108,9 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
     sampled = [artifacts.samples(each) for each in conditions(config)]
     if artifacts.cut_shards:
         made.append(artifacts.strata)
+        sizes = artifacts.sizes if artifacts.prepare.done else {}
+        rows = config.extract.shard_size
+        shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
     if artifacts.probe_shards:
         shards.append((artifacts.mirrored(first), artifacts.probe_shards))
     if not config.given:
