@@ -333,14 +333,16 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
 
         excess = within[:, member].any(1).mean() - np.mean([chance_of(int(k)) for k in u])
         for row in condition["equal_rates"]:
-            # The cut is the value of a pair, which two normalizations in float32 have rounded.
-            at = row["cut"] * (1 + 1e-5)
-            unseen, matches = equal_rate(values, member, chance_of, at)
-            expected.append((f"{name} unseen share at {row['rate']}", row["unseen"], unseen))
-            expected.append((f"{name} matches at {row['rate']}", row["matches"], matches))
+            # The cut is the value of a pair, rounded by two normalizations in float32: another pair may be as close to it.
+            ends = [equal_rate(values, member, chance_of, row["cut"] * (1 + step)) for step in (-2e-6, 2e-6)]
+            for (low, high), what in zip(zip(*ends, strict=True), ("unseen", "matches"), strict=True):
+                nearest = min(max(row[what], low), high)
+                expected.append((f"{name} {what} at {row['rate']}", row[what], nearest))
             # The next value would exceed the rate.
+            at = row["cut"] * (1 + 2e-6)
             beyond = np.unique(values[:, ~member][values[:, ~member] > at]).min()
-            kept = unseen <= row["rate"] * (1 + 1e-9) < equal_rate(values, member, chance_of, beyond * (1 + 1e-5))[0]
+            next_one = equal_rate(values, member, chance_of, beyond * (1 + 2e-6))[0]
+            kept = row["unseen"] <= row["rate"] * (1 + 1e-9) < next_one
             expected.append((f"{name} cut at {row['rate']} is the loosest", kept, True))
         expected += check_rates(root, latest, metrics, condition, sets, flips)
         expected.append((f"{name} excess", condition["excess"], excess))
