@@ -59,6 +59,7 @@ def directories(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_an_audit_runs_with_items_from_outside(registered, directories, ray_session, tmp_path):
     values = tiny_values(str(tmp_path / "run"))
     values["data"] = {"source": "raw", "raw_side": 8, "path": str(directories["train"]), "members": MEMBERS}

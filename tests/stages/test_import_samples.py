@@ -71,7 +71,7 @@ def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_sess
     copies = condition["calibrated"]
     assert metrics["verdict"]["outcome"] == "found"
     assert sentence(metrics) in page
-    assert f"{wording.count(copies['ams_count'])} of {wording.count(SAMPLES)} match." in page
+    assert f"{wording.count(copies['ams_count'])} of {wording.count(SAMPLES)} samples match." in page
     assert f"{copies['ams_count']} of {SAMPLES} samples" in page
     assert f"{copies['ums_best_count']}</span>" in page
     assert page.count('<figure class="pair">') == 12

@@ -66,8 +66,8 @@ def test_clusters_of_a_classifiers_features_and_of_an_encoders(run, teacher, tmp
     assert f"{found['classes']} of 5 clusters of teacher features kept (" in line
     assert (sum(found["sizes"]), found["asked"]) == (400, 5)
     clip = exported(tmp_path / "clip.pt", Vit())
-    by_clip, _ = labelled(run, features="clip", encoder=clip, cohesion=0.05)
-    by_sscd, line = labelled(run, features="sscd", encoder=clip, cohesion=0.05)
+    by_clip, _ = labelled(run, features="clip", encoder=clip, trust_encoder=True, cohesion=0.05)
+    by_sscd, line = labelled(run, features="sscd", encoder=clip, trust_encoder=True, cohesion=0.05)
     assert "clusters of sscd features kept" in line
     keys = {each.surrogate.key for each in (by_teacher, by_clip, by_sscd)}
     assert len(keys) == 3

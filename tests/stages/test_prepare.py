@@ -1,5 +1,6 @@
 """Data sources on a real Ray: out of core, with any number of tasks, resumed after an interruption."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -229,7 +230,8 @@ def test_images_of_an_earlier_version_are_taken_up_and_their_members_kept(tmp_pa
         pq.write_table(pq.read_table(path).drop_columns("group"), path)
     (root / "part-000099.parquet").write_bytes((root / "part-000000.parquet").read_bytes())
     earlier = {key: value for key, value in artifacts.prepare.info().items() if key not in ("distinct", "duplicates")}
-    artifacts.prepare.finish(**earlier)
+    (root / "_done.json").write_text(json.dumps(earlier))
+    (root / "_done_copy.json").unlink()
     (root / "duplicates.parquet").unlink()
     again, _ = prepared(tmp_path / "run", **where)
     assert again.prepare.key == artifacts.prepare.key
@@ -259,9 +261,9 @@ def test_cifar_members_and_unseen_images_keep_apart(tmp_path, ray_session):
     assert np.array_equal(members.images, images[:20])
     assert members.labels.tolist() == labels[:20]
     unseen = [read_split(artifacts.run.store, artifacts.prepare.key, split) for split in ("calibration", "holdout")]
-    found = {int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for each in unseen for image in each.images}
-    assert found == {20, 21, 22, 23}
-    assert unseen[0].labels is None
+    found = [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for each in unseen for image in each.images]
+    assert sorted(found) == [20, 21, 22, 23]
+    assert [label for each in unseen for label in each.labels] == [labels[place] for place in found]
 
 
 def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_path, ray_session):
@@ -286,7 +288,9 @@ def test_an_interrupted_preparation_resumes_and_a_damaged_archive_is_named(tmp_p
     assert (root / "part-000000.parquet").stat().st_mtime_ns == stamp
     shard = tmp_path / "data" / "shard-1.tar"
     shard.write_bytes(shard.read_bytes()[:9000])
-    with pytest.raises(UserError, match=r"1 of \d+ images cannot be used \(shard-1.tar: the archive is damaged after"):
+    with pytest.raises(
+        UserError, match=r"1 of \d+ images cannot be used.* \(shard-1.tar: the archive is damaged after"
+    ):
         prepared(tmp_path / "run", **where)
 
 
