@@ -56,7 +56,7 @@ class PageSection(ABC):
     `templates/macros.html.j2`.
     """
     folded: ClassVar[bool] = False
-    """Whether the section is closed until the reader opens it. It is open where scripts cannot run and on paper."""
+    """Whether the section is closed until the reader opens it. On paper it is open, or left out by the style sheet."""
     Options: ClassVar[type[BaseModel] | None] = None
 
     @abstractmethod
