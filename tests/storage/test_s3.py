@@ -4,6 +4,8 @@ import io
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -74,20 +76,34 @@ def test_a_store_goes_to_other_processes_and_back(uri: str) -> None:
     assert store.read("y") == b"child"
 
 
-def test_a_forked_process_makes_its_own_connections(uri: str, s3: Server) -> None:
-    def child() -> None:
-        assert store.read("x") == b"x"
+# In a process of its own: a fork of one in which Ray runs may crash.
+FORK = """
+import multiprocessing, sys
+from side_ray.storage import open_store
 
-    with faulty_proxy(s3.endpoint, 0) as proxy:
-        store = open_store(uri, endpoint=proxy.endpoint)
-        store.write("x", b"x")
-        before = proxy.seen["GET"]
-        process = multiprocessing.get_context("fork").Process(target=child)
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-        assert proxy.seen["GET"] - before == 2, "the child's first contact and its read"
-        assert store.read("x") == b"x"
+def child():
+    assert store.read("x") == b"x"
+
+store = open_store(sys.argv[1], endpoint=sys.argv[2])
+store.write("x", b"x")
+if sys.argv[3] == "fork":
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+assert store.read("x") == b"x"
+"""
+
+
+def test_a_forked_process_makes_its_own_connections(uri: str, s3: Server) -> None:
+    seen = {}
+    for kind in ("alone", "fork"):
+        with faulty_proxy(s3.endpoint, 0) as proxy:
+            command = [sys.executable, "-c", FORK, uri, proxy.endpoint, kind]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            seen[kind] = proxy.seen["GET"]
+    assert seen["fork"] - seen["alone"] == 2, "the child's first contact and its read"
 
 
 def test_a_pickled_store_carries_its_endpoint_to_machines_without_the_variable(
