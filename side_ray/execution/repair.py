@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from side_ray.errors import Damaged, RunError, joined
 from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.passes import PLAN
+from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_hits, control_samples, control_scores
 from side_ray.runs.plan import conditions
@@ -117,6 +119,10 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         parts = {"student": "td", "ol_ti": "ti"}
         networks = [name for name, method in parts.items() if method in config.extract.methods]
         made += [artifacts.dpm, artifacts.surrogate, *map(artifacts.surrogate.child, networks)]
+    with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
+        if not config.given and isinstance(coins := coins_of(artifacts), Coins):
+            losses = losses_of(artifacts, coins)
+            shards.append((losses, shards_of(len(coins.images), losses.rows)))
     if config.control:
         other = control_artifacts(artifacts)
         made += [other.prepare, other.dpm, artifacts.control]

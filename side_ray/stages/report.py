@@ -93,8 +93,11 @@ def report(audit: Audit) -> None:
         audit.reporter.say(f"report: {len(scores)} conditions")
     else:
         newest = target.store.read(f"{target.key}/index.html")
-        if not target.store.exists(PAGE) or target.store.read(PAGE) != newest:
+        stale = not target.store.exists(PAGE) or target.store.read(PAGE) != newest
+        if stale:
             target.store.write(PAGE, newest)
+        if stale or not target.store.exists(PDF):
+            _print(audit, newest.decode())
     audit.run.point_latest(report=target.key)
 
 

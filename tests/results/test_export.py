@@ -81,6 +81,8 @@ def test_report_is_printed_where_chromium_is_and_purged_with_the_page(local_audi
     values = yaml.safe_load((copied / "config.yaml").read_text())
     values["run"]["uri"], values["report"]["pdf"] = str(copied), True
     stages_here(parse_config(values, "copy"), [report])
+    (copied / "report.pdf").unlink()
+    stages_here(parse_config(values, "copy"), [report])
     text = pypdf.PdfReader(copied / "report.pdf").pages[0].extract_text()
     assert "Signature" in text
     assert local_audit.report.read_json("metrics.json")["provenance"]["pixels"][:20] in text
