@@ -1,20 +1,23 @@
 """The noise process x_t = α_t·x₀ + σ_t·ε with α_t = √ᾱ_t and σ_t = √(1−ᾱ_t), its ᾱ_t held by diffusers' `DDPMScheduler`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 from side_ray.config.dpm import MOST_TIMESTEPS
 from side_ray.diffusion.files import read_json
 from side_ray.errors import UserError, first_line
 
+if TYPE_CHECKING:  # diffusers takes seconds to import, in every worker: only where a model is made or opened
+    from diffusers import DDPMScheduler
+
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = "epsilon") -> DDPMScheduler:
+def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = "epsilon") -> "DDPMScheduler":
     """The noise schedule of a DPM that is about to be trained.
 
     Args:
@@ -26,6 +29,8 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
     Raises:
         UserError: a kind or prediction other than these, or fewer than 2 timesteps.
     """
+    from diffusers import DDPMScheduler
+
     if kind not in BETA_SCHEDULES:
         raise UserError(f"unknown noise schedule {kind!r}: choose one of {', '.join(BETA_SCHEDULES)}")
     if prediction not in PREDICTIONS:
@@ -35,7 +40,7 @@ def new_schedule(kind: str = "linear", timesteps: int = 1000, prediction: str = 
     return DDPMScheduler(num_train_timesteps=timesteps, beta_schedule=BETA_SCHEDULES[kind], prediction_type=prediction)
 
 
-def load_schedule(directory: Path) -> DDPMScheduler:
+def load_schedule(directory: Path) -> "DDPMScheduler":
     """Read the `scheduler_config.json` of a variance-preserving diffusers scheduler (DDPM, DDIM, DPM-Solver, …).
 
     Which scheduler class wrote it does not matter: the noise levels, the prediction type and how x̂₀ is clipped are taken from
@@ -47,6 +52,8 @@ def load_schedule(directory: Path) -> DDPMScheduler:
     Raises:
         UserError: it is absent or unreadable, or it describes no schedule that this project samples from.
     """
+    from diffusers import DDPMScheduler
+
     path = directory / "scheduler_config.json"
     config = read_json(path)
     if "num_train_timesteps" not in config or not ("beta_schedule" in config or config.get("trained_betas")):
@@ -78,7 +85,7 @@ def load_schedule(directory: Path) -> DDPMScheduler:
     return schedule
 
 
-def alphas_cumprod(schedule: DDPMScheduler) -> torch.Tensor:
+def alphas_cumprod(schedule: "DDPMScheduler") -> torch.Tensor:
     """ᾱ_t as float64 [T] on the CPU. The values are diffusers' own float32 ones, so that both sample alike."""
     return schedule.alphas_cumprod.double().cpu()
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 from side_ray.config import Config, Method
 from side_ray.diffusion.denoisers import made_from_members
-from side_ray.diffusion.draw import sampler_of
 from side_ray.runs.run import condition_name
 
 
@@ -32,6 +31,8 @@ def conditions(config: Config) -> list[Condition]:
 
 def describe(config: Config) -> str:
     """One sentence for the terminal about what the audit does."""
+    from side_ray.diffusion.draw import sampler_of  # torch takes seconds to import
+
     many, samples = conditions(config), config.extract.samples
     if config.given:
         unseen = f" and 2 × {config.data.holdout:,} unseen images" if config.data.holdout else ""

@@ -8,15 +8,16 @@ else. A new process is one file and a line in `OTHERS`.
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from diffusers import DDPMScheduler
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from side_ray.diffusion.files import read_json
 from side_ray.diffusion.noise_process import load_schedule
 from side_ray.diffusion.processes.base import NoiseProcess
 from side_ray.diffusion.processes.vp import VariancePreserving
 from side_ray.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 OTHERS = {
     "EDMEulerScheduler": "side_ray.diffusion.processes.edm:Edm",

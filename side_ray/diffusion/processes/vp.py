@@ -2,12 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.diffusion.noise_process import alpha_bar_at, alphas_cumprod
 from side_ray.diffusion.processes.base import NoiseProcess, Pair
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 
 class VariancePreserving(NoiseProcess):
@@ -17,7 +20,7 @@ class VariancePreserving(NoiseProcess):
     order of these operations to the last bit. With it α_T = 0, and ẑ₀ is computed from v or x₀ itself.
     """
 
-    def __init__(self, schedule: DDPMScheduler) -> None:
+    def __init__(self, schedule: "DDPMScheduler") -> None:
         self.schedule, self.config = schedule, schedule.config
         self.alphas_cumprod = alphas_cumprod(schedule)
         self.zero_snr = bool(self.alphas_cumprod[-1] == 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from side_ray.config import Config
 from side_ray.config.dpm import DENOISER
@@ -16,12 +16,14 @@ from side_ray.diffusion.denoisers.base import ModelKind
 from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
 from side_ray.diffusion.denoisers.function import Function
 from side_ray.diffusion.denoisers.layout import PICKLED
-from side_ray.diffusion.dpm import Dpm, load_dpm, with_codec
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, naming
 from side_ray.registry import REGISTRIES
 from side_ray.storage import open_store
 from side_ray.storage.scratch import scratch
+
+if TYPE_CHECKING:
+    from side_ray.diffusion.dpm import Dpm
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 ELSE = "side-ray models lists what can be audited; side-ray score --samples … --train … audits images of any model"
@@ -117,13 +119,15 @@ def _what_is_there(path: str, names: list[str]) -> str:
 
 
 @contextmanager
-def imported(config: Config, shape: tuple[int, int, int]) -> Iterator[tuple[Path, Dpm]]:
+def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Path, Dpm]]":
     """A directory of the files that are read of the imported model, with what the section `dpm` says of it, and the model; its
     images have `shape` (C, H, W). The directory is removed at the end.
 
     Raises:
         UserError: it cannot be opened, or its images have another shape.
     """
+    from side_ray.diffusion.dpm import load_dpm, with_codec  # diffusers takes seconds to import: only where it is needed
+
     found, dpm = find_model(config), config.dpm
     with scratch() as directory:
         for name, path in found.paths.items():
@@ -158,7 +162,7 @@ def _replaced(directory: Path, name: str) -> Path:
     return directory
 
 
-def _without(model: Dpm, null: int) -> Condition:
+def _without(model: "Dpm", null: int) -> Condition:
     """How often each class is drawn, the null class never."""
     if model.condition is None or not 0 <= null < len(model.condition.counts) or len(model.condition.counts) < 2:
         classes = "no classes" if model.condition is None else f"the classes 0 … {len(model.condition.counts) - 1}"
