@@ -12,6 +12,8 @@ from side_ray.config.base import OpenSection
 from side_ray.config.file import parse_config
 from side_ray.registry import REGISTRIES
 
+PAGE_ONLY = ["report.pdf=false", "report.figures=false"]
+"""Overrides of audits whose report is only the page: printing and drawing files take seconds."""
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"
 
@@ -21,6 +23,8 @@ def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(TINY.read_text())
     values["run"] = {"uri": uri, "seed": 3}
     values["report"] = {"pdf": False, "figures": False, **values.get("report", {})}
+    # Every worker process takes seconds to import torch. What several actors make is tested where it matters.
+    values["cluster"] = {**values["cluster"], "actors": [1, 1]}
     # Does not divide the shard size, so that batches are padded.
     values["extract"]["batch_size"] = 30
     for name, value in changes.items():

@@ -12,6 +12,7 @@ from PIL import Image
 from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
 from side_ray.studies.given import given_config
+from tests.audits import PAGE_ONLY
 from tests.bruteforce import check
 from tests.formats import encoded, pictures
 from tests.local import without_ray
@@ -39,7 +40,7 @@ def test_images_that_differ_in_the_low_byte_are_two_and_a_copy_is_found(tmp_path
 
     def audited(run: str, *overrides: str) -> Path:
         with without_ray():
-            run_until("report", given_config(*paths, None, str(tmp_path / run), overrides), Reporter())
+            run_until("report", given_config(*paths, None, str(tmp_path / run), [*PAGE_ONLY, *overrides]), Reporter())
         return tmp_path / run
 
     def rows(pattern: str) -> list[dict]:

@@ -14,7 +14,7 @@ from side_ray.execution.progress import Reporter
 from side_ray.images import image_column
 from side_ray.sources.published.digits import load_digits
 from side_ray.studies.given import given_config
-from tests.audits import tiny_config
+from tests.audits import PAGE_ONLY, tiny_config
 from tests.bruteforce import check
 from tests.local import without_ray
 
@@ -38,7 +38,7 @@ def scored(
     for name, images in (("s", samples), ("t", train), ("u", digits[-200:])):
         names.append(str(path / f"{name}.parquet"))
         pq.write_table(pa.table({"image": image_column(images)}), names[-1], row_group_size=50)
-    options = ["data.grayscale=true", "score.false_match_rate=0.05", "extract.shard_size=30", *overrides]
+    options = ["data.grayscale=true", "score.false_match_rate=0.05", "extract.shard_size=30", *PAGE_ONLY, *overrides]
     config = given_config(*names, run=str(path / "run"), overrides=options)
     with without_ray():
         artifacts = run_until("report", config, Reporter()).artifacts

@@ -25,6 +25,7 @@ from side_ray.stages.prepare import prepare
 from side_ray.stages.report import report as report_stage
 from side_ray.stages.score import score
 from side_ray.studies.given import given_config
+from tests.audits import PAGE_ONLY
 from tests.bruteforce import check
 from tests.local import stages_here
 
@@ -54,7 +55,7 @@ def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_sess
     train, unseen, samples = drawn()
     paths = [folder(tmp_path / name, images) for name, images in (("s", samples), ("t", train), ("u", unseen))]
     # Several shards, of which the last is shorter.
-    overrides = ["score.false_match_rate=0.01", "extract.shard_size=100"]
+    overrides = ["score.false_match_rate=0.01", "extract.shard_size=100", "cluster.actors=[1,1]", *PAGE_ONLY]
     config = given_config(*paths, run=str(tmp_path / "run"), overrides=overrides)
     artifacts = run_until("report", config, Reporter()).artifacts
     assert check(tmp_path / "run") == []
@@ -103,7 +104,7 @@ def test_one_of_many_equally_large_samples_is_replaced_by_a_copy(tmp_path):
 
     def found() -> tuple[int, int]:
         paths = str(tmp_path / "s"), str(tmp_path / "t")
-        config = given_config(*paths, None, str(tmp_path / "run"), ["score.engine=torch", "score.shards=1"])
+        config = given_config(*paths, None, str(tmp_path / "run"), ["score.engine=torch", "score.shards=1", *PAGE_ONLY])
         report = stages_here(config, [prepare, import_samples, score, report_stage]).report
         band = report.read_json("metrics.json")["conditions"][0]["bands"]["high"]
         return band["ams_count"], band["ums_count"]

@@ -10,7 +10,7 @@ from side_ray.stages.prepare import prepare
 from side_ray.stages.report import report
 from side_ray.stages.score import score
 from side_ray.studies.given import given_config
-from tests.audits import tiny_config
+from tests.audits import PAGE_ONLY, tiny_config
 from tests.formats import pictures, write_folder
 from tests.local import stages_here
 
@@ -23,7 +23,7 @@ def test_given_samples_are_scored_against_all_images_that_can_be_used(tmp_path):
     (tmp_path / "train" / "notes.txt").write_text("x")
     (tmp_path / "made" / "seeds.txt").write_text("x")
     for over, members in (([], 61), (["data.dedup=exact"], 60)):
-        over = ["data.skip_corrupt=true", *over]
+        over = ["data.skip_corrupt=true", *PAGE_ONLY, *over]
         config = given_config(str(tmp_path / "made"), str(tmp_path / "train"), None, str(tmp_path / "run"), over)
         artifacts = stages_here(config, [prepare, import_samples, score, report])
         metrics = artifacts.report.read_json("metrics.json")
