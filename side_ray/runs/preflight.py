@@ -55,6 +55,7 @@ class _Checks:
 
     def in_order(self) -> Iterator[Callable[[], None]]:
         """Those of `prepare` first."""
+        yield lambda: self.config.cluster.ray_address
         yield lambda: check_places(self.config)
         yield self.artifacts.run.store.check
         yield self.data
