@@ -1,10 +1,12 @@
 """Sections `run`, `storage`, `cluster` and `report`: where an audit runs and what it writes."""
 
+import os
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from side_ray.config.base import Actors, Count, OpenSection, Positive, Real, Section, Whole
+from side_ray.errors import UserError
 
 Workers = Annotated[
     Annotated[Actors, Tag("a number")] | Annotated[tuple[Actors, Actors], Tag("least and most")],
@@ -14,6 +16,8 @@ Workers = Annotated[
 
 Cpus = Annotated[Count, Field(le=4096)]
 """Of one process, so no more than a machine has."""
+
+_HOST_ONLY = "holds credentials; give host:port, and a token as RAY_AUTH_TOKEN"
 
 
 class RunSection(Section):
@@ -76,6 +80,15 @@ class ClusterSection(Section):
     """In which training and sampling compute; the guiding classifier, the similarity and the scores always use float32."""
 
     @property
+    def ray_address(self) -> str | None:
+        """The Ray cluster to use: `address`, else RAY_ADDRESS; None = Ray is started on this machine. Raises UserError if
+        RAY_ADDRESS holds credentials."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        if "@" in (address or ""):
+            raise UserError(_HOST_ONLY, "RAY_ADDRESS")
+        return address
+
+    @property
     def most_train_workers(self) -> int:
         return self.train_workers if isinstance(self.train_workers, int) else self.train_workers[1]
 
@@ -84,7 +97,7 @@ class ClusterSection(Section):
         if not isinstance(self.train_workers, int) and self.train_workers[0] > self.train_workers[1]:
             raise ValueError(f"cluster.train_workers: [least, most] with least ≤ most, not {list(self.train_workers)}")
         if "@" in (self.address or ""):
-            raise ValueError("cluster.address: holds credentials; give host:port, and a token as RAY_AUTH_TOKEN")
+            raise ValueError(f"cluster.address: {_HOST_ONLY}")
         if self.actors[0] > self.actors[1]:
             raise ValueError(f"cluster.actors: [least, most] with least ≤ most, not {list(self.actors)}")
         if self.gpus > 1 and self.gpus % 1:

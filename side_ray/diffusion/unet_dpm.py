@@ -1,6 +1,7 @@
 """Diffusion models around diffusers' `UNet2DModel`: making, opening and writing them, and their deepest latent."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,10 @@ from side_ray.diffusion.processes import Schedule, load_process
 from side_ray.errors import UserError, first_line
 
 MOST_PARAMETERS = 10**10
-"""Of a U-Net that is trained here."""
+"""Of a U-Net that is trained here or imported."""
+
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+"""What diffusers raises for a config that makes no U-Net."""
 
 
 class UnetDpm(NetworkDpm):
@@ -124,13 +128,33 @@ def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UN
         return UNet2DModel(sample_size=(height, width), in_channels=channels, out_channels=channels, **arguments)
 
     try:
-        with torch.device("meta"):  # allocates nothing
-            parameters = sum(each.numel() for each in make().parameters())
-        if parameters > MOST_PARAMETERS:
+        if (parameters := _parameters(make)) > MOST_PARAMETERS:
             raise UserError(f"this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
         return make()
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except REFUSALS as error:
         raise UserError(f"diffusers refuses this U-Net: {first_line(error)}") from error
+
+
+def _parameters(make: Callable[[], UNet2DModel]) -> int:
+    """How many parameters the U-Net that `make` returns has. Allocates nothing; raises what `make` does, see `REFUSALS`."""
+    with torch.device("meta"):
+        return sum(each.numel() for each in make().parameters())
+
+
+def _check_size(config: Mapping[str, Any], directory: Path) -> None:
+    """Raise UserError if the U-Net of an imported config cannot be made, is too large, or needs more weights than there are."""
+    known = inspect.signature(UNet2DModel).parameters
+    where, stored = directory / "config.json", sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    try:
+        parameters = _parameters(lambda: UNet2DModel(**{name: config[name] for name in known if name in config}))
+    except REFUSALS as error:
+        raise UserError(f"{where}: diffusers refuses this U-Net: {first_line(error)}") from error
+    if parameters > MOST_PARAMETERS:
+        raise UserError(f"{where}: this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
+    if parameters > stored:  # no format takes less than a byte for one
+        raise UserError(
+            f"the weights in {directory} do not fit config.json: {stored:,} bytes for {parameters:,} parameters"
+        )
 
 
 @torch.no_grad()
@@ -194,6 +218,7 @@ def _load_unet(directory: Path, variant: str) -> UNet2DModel:
         raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
     if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"{directory / 'config.json'} is of a {given['_class_name']}: {REFUSED}")
+    _check_size(given, directory)
     try:
         unet, info = UNet2DModel.from_pretrained(
             directory,
@@ -203,7 +228,7 @@ def _load_unet(directory: Path, variant: str) -> UNet2DModel:
             torch_dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, *REFUSALS) as error:
         raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:

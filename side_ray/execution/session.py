@@ -42,7 +42,7 @@ def ensure_ray(cluster: ClusterSection) -> None:
     # libgomp's default, this value, and no spinning: 53, 60 and 90 ms; beside two other busy processes: over 1,000, 170-300
     # and 140 ms.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = cluster.ray_address
     if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it at import
     # Ray Data passes its actors' arguments by reference, and Ray's core prints a warning about that for each pool. It does not

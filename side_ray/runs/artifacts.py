@@ -99,10 +99,12 @@ class Artifacts:
             found = find_model(self.config)
             parts = identity(self.config, found)
             artifact = self._artifact("dpm", "import", *parts)
-            if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
-                earlier = self._artifact("dpm", "import", known)
-                return earlier if earlier.done else artifact
-            return artifact
+            if len(parts) > 1 or artifact.done or next(self.run.store.list("dpm"), None) is None:
+                return artifact
+            if (known := former_identity(found)) is None:
+                return artifact
+            earlier = self._artifact("dpm", "import", known)
+            return earlier if earlier.done else artifact
         if made := made_from_members(dpm):
             return self._artifact("dpm", dpm.kind, *made.settings(dpm), self.prepare.fingerprint)
         settings = dpm.training_settings()

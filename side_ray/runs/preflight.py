@@ -53,8 +53,9 @@ class _Checks:
         self.source: Description | None = None
         self.schedule: Schedule | None = None
 
-    def in_order(self) -> Iterator[Callable[[], None]]:
+    def in_order(self) -> Iterator[Callable[[], object]]:
         """Those of `prepare` first."""
+        yield lambda: self.config.cluster.ray_address
         yield lambda: check_places(self.config)
         yield self.artifacts.run.store.check
         yield self.data

@@ -105,42 +105,62 @@ def spent(store: Store) -> dict[str, float]:
 
 
 def moved(artifacts: Artifacts) -> str:
-    """Why the images of the last command on this run are not used again, and what follows; "" where they are, or there are none.
+    """Why the images or the model of the last command on this run are not used again, and what follows; "" where they are, or
+    there are none.
 
     To be asked before `record`, which replaces the config of that command.
     """
-    run, before = artifacts.run, artifacts.run.latest().get("prepare")
-    if not isinstance(before, str) or before == artifacts.prepare.key or artifacts.prepare.done:
-        return ""
-    last = Artifact(run.store, before)
-    if not last.done:
-        return ""
-    if changed := _changed_keys(artifacts):
-        why = f"{', '.join(changed)} changed"
-    elif before == artifacts.earlier_prepare.key:
-        why = (
-            "files of data.path were modified after they were prepared, and the version that did so recorded no digest of all; "
-            "if they are the same, give them their old times (cp -p keeps these)"
-        )
+    if (before := _left(artifacts, "prepare")) is not None:
+        if changed := _changed_keys(artifacts, _drawn):
+            why = f"{', '.join(changed)} changed"
+        elif before == artifacts.earlier_prepare.key:
+            why = (
+                "files of data.path were modified after they were prepared, and the version that did so recorded no digest of "
+                "all; if they are the same, give them their old times (cp -p keeps these)"
+            )
+        else:
+            why = "files of data.path were added, removed or changed"
+        what = "The images are prepared anew"
+    elif not artifacts.config.given and (before := _left(artifacts, "dpm")) is not None:
+        imported = artifacts.config.dpm.kind == "import"
+        if changed := _changed_keys(artifacts, _of_model):
+            why = f"{', '.join(changed)} changed"
+        else:
+            why = "files of dpm.path changed" if imported else "its training images or the version of side-ray changed"
+        what = f"The model is {'imported' if imported else 'made'} anew"
     else:
-        why = "files of data.path were added, removed or changed"
-    return (
-        f"{before} is not used again: {why}. The images are prepared anew, and all that was made of them is made again"
-    )
+        return ""
+    return f"{before} is not used again: {why}. {what}, and all that was made of it is made again"
 
 
-def _changed_keys(artifacts: Artifacts) -> list[str]:
-    """The config keys that the prepared images depend on and that the last command on the run had otherwise."""
+def _left(artifacts: Artifacts, stage: Literal["prepare", "dpm"]) -> str | None:
+    """The key of what the last command on the run made in a stage, if the audit will make another one in its place."""
+    before = artifacts.run.latest().get(stage)
+    if not isinstance(before, str) or not Artifact(artifacts.run.store, before).done:
+        return None
+    now: Artifact = getattr(artifacts, stage)
+    return None if now.key == before or now.done else before
+
+
+def _drawn(config: Config) -> dict[str, Any]:
+    return {f"data.{key}": value for key, value in config.data.settings().items()} | {"run.seed": config.run.seed}
+
+
+def _of_model(config: Config) -> dict[str, Any]:
+    dpm = config.dpm
+    settings = dpm.training_settings() if dpm.kind == "train" else dpm.model_dump(mode="json", exclude={"check"})
+    return {f"dpm.{key}": value for key, value in settings.items()} | {"cluster.precision": config.cluster.precision}
+
+
+def _changed_keys(artifacts: Artifacts, settings: Callable[[Config], dict[str, Any]]) -> list[str]:
+    """The config keys among `settings` that the last command on the run had otherwise."""
     import yaml
 
     try:
         last = parse_config(yaml.safe_load(artifacts.run.store.read("config.yaml")), "config.yaml")
     except (UserError, FileNotFoundError, ValueError, AttributeError, yaml.YAMLError):
         return []
-    old, new = (
-        {f"data.{key}": value for key, value in each.data.settings().items()} for each in (last, artifacts.config)
-    )
-    old["run.seed"], new["run.seed"] = last.run.seed, artifacts.config.run.seed
+    old, new = settings(last), settings(artifacts.config)
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 

@@ -5,10 +5,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from side_ray.config import DataSection, StorageSection
+from side_ray.config import DataSection, DpmSection, StorageSection
 from side_ray.errors import UserError, naming
 from side_ray.sources.pools import describe, kind_of, open_pools
-from side_ray.storage import open_store
 
 LINE = re.compile(r"^  (\w+):\s*(.*?)(\s+#.*)?$")
 
@@ -88,12 +87,11 @@ def _values(data: str, unseen: str | None, model: str | None) -> dict[str, Any]:
 
 def _shape(model: str) -> tuple[int, int, int]:
     from side_ray.diffusion.dpm import load_dpm
+    from side_ray.runs.imported.opening import linked, model_of
 
-    with naming("dpm.path"):
-        try:
-            return load_dpm(open_store(model, key="dpm.path").fetch_dir("")).image_shape
-        except FileNotFoundError:
-            raise UserError(f"{model} holds no files; give the directory of a diffusers pipeline") from None
+    found = model_of(DpmSection(kind="import", path=model), StorageSection())
+    with naming("dpm.path"), linked(found) as directory:
+        return load_dpm(directory).image_shape
 
 
 def _configs() -> Path:

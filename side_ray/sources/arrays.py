@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 from numpy.lib import format as npy
 
-from side_ray.errors import UserError
+from side_ray.errors import UserError, first_line
 from side_ray.sources.base import UNIT_IMAGES, Place, Record, Source, Tally, Unit, rest_of, slices
 from side_ray.sources.reading.files import LARGEST_IMAGE, Files, Unreadable
 
@@ -174,7 +174,12 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError(f"its format version {version} is unknown")
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (UserError, OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy reads the header as Python code, and lets that parser's errors through
+        raise ValueError(f"its header is damaged: {first_line(error)}") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     if fortran and len(shape) > 1:

@@ -70,9 +70,15 @@ def prepare(audit: Audit, beside: Artifact | None = None) -> None:
         RunError: a part of the source could not be read.
     """
     artifact = audit.artifacts.prepare
-    if audit.has(artifact) and "distinct" in artifact.info():
+    exists = audit.has(artifact)
+    if exists and "distinct" in artifact.info():
         audit.reporter.say("prepare: the images exist already")
     else:
+        if exists:
+            audit.reporter.say(
+                f"prepare: {artifact.key} is of an earlier version, which did not look for duplicates: it is written again, with "
+                "the same members"
+            )
         if audit.config.data.source == "digits":
             _write_digits(audit.config, artifact, beside)
         else:

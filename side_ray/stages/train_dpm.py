@@ -20,6 +20,7 @@ from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.imported.opening import imported
+from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
 from side_ray.training.data import open_members
@@ -147,7 +148,7 @@ def train_dpm(audit: Audit) -> None:
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, preview_spec)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
-        train(audit, spec)
+        train(audit, spec, made=lambda: (artifacts.synthetic, *map(artifacts.samples, conditions(config))))
     elif audit.has(artifact):
         audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":

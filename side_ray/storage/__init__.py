@@ -52,11 +52,13 @@ def open_store(
         from side_ray.storage.s3 import S3Store
 
         bucket, _, prefix = rest.partition("/")
-        endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        server = checked_endpoint(endpoint)
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            server = server or checked_endpoint(os.environ.get(name) or None, name)
         region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
         if not bucket or (prefix.strip("/") and not is_key(prefix.strip("/"))):
             raise UserError(f"{uri} is not of the form s3://bucket/prefix", key)
-        return S3Store(bucket, prefix.strip("/"), checked_endpoint(endpoint), region, cache_gb)
+        return S3Store(bucket, prefix.strip("/"), server, region, cache_gb)
     raise UserError(f"{uri} is not supported; give a local path or s3://bucket/prefix", key)
 
 
@@ -73,22 +75,22 @@ def _location(uri: str) -> tuple[str, ...]:
     return "", *Path(os.path.realpath(Path(rest if separator else uri).expanduser())).parts
 
 
-def checked_endpoint(endpoint: str | None) -> str | None:
-    """The endpoint, without a trailing slash. UserError unless it is http(s)://host[:port] without credentials."""
-    if endpoint is None:
+def checked_endpoint(endpoint: str | None, key: str = "storage.endpoint") -> str | None:
+    """The endpoint, without a trailing slash. UserError unless it is http(s)://host[:port] without credentials.
+
+    Args:
+        key: the config key or the environment variable that has it.
+    """
+    if not endpoint:
         return None
     if "@" in endpoint:
-        raise UserError(
-            "holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", "storage.endpoint"
-        )
-    check_credentials(endpoint, "storage.endpoint")
+        raise UserError("holds credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead", key)
+    check_credentials(endpoint, key)
     try:
         parts = urlsplit(endpoint)
-        _ = parts.port
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        raise UserError(
-            f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint"
-        ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{endpoint!r} is not the URL of a server; write http(s)://host:port", "storage.endpoint")
+        known = False
+    if not known:
+        raise UserError(f"{endpoint!r} is not the URL of a server; write http(s)://host:port", key)
     return endpoint.rstrip("/")

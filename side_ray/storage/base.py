@@ -113,9 +113,9 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
-        """A local directory with everything below `prefix`. It must not be modified. Raises FileNotFoundError if there is
-        nothing below it.
+    def fetch_dir(self, prefix: str, fresh: bool = False, only: Collection[str] | None = None) -> Path:
+        """A local directory with everything below `prefix`, or at least with the files whose paths relative to it are in `only`.
+        It must not be modified. Raises FileNotFoundError if there is nothing below it.
 
         A local store returns its own directory. S3 objects are downloaded to $SIDE_RAY_CACHE (by default ~/.cache/side-ray), once
         per machine and atomically; with `fresh`, again.

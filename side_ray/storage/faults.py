@@ -8,7 +8,7 @@ from side_ray.errors import RunError
 
 FAULTS = (BotoCoreError, ClientError, Boto3Error)
 BROKEN_BODY = (aws.ReadTimeoutError, aws.ResponseStreamingError, aws.IncompleteReadError, aws.FlexibleChecksumError)
-UNREACHABLE = (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ProxyConnectionError, aws.SSLError)
+UNREACHABLE = (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.SSLError)
 PASSING = (
     "InternalError",
     "ServiceUnavailable",
@@ -90,6 +90,8 @@ def explained(error: Exception, action: str, endpoint: str) -> RunError:
     if code in CAUSES:
         cause, remedy = CAUSES[code]
         cause = f"{cause} ({code})"
+    elif isinstance(inner, aws.ProxyConnectionError):
+        cause, remedy = "no connection to the proxy", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
     elif isinstance(inner, UNREACHABLE):
         kind = "its certificate is not trusted" if isinstance(inner, aws.SSLError) else "no connection"
         cause, remedy = kind, "check storage.endpoint, AWS_ENDPOINT_URL and the network"

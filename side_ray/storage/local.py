@@ -162,7 +162,7 @@ class LocalStore(Store):
     def versions(self, keys: Sequence[str]) -> Iterator[str]:
         return iter(file_digests(self.root, keys))
 
-    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
+    def fetch_dir(self, prefix: str, fresh: bool = False, only: Collection[str] | None = None) -> Path:
         if next(self.list(prefix), None) is None:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
         return self.root / checked_prefix(prefix)

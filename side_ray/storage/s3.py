@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -172,14 +172,17 @@ class S3Store(Store):
             item = found.get(key)
             yield "" if item is None else str(item["ETag"])
 
-    def fetch_dir(self, prefix: str, fresh: bool = False) -> Path:
+    def fetch_dir(self, prefix: str, fresh: bool = False, only: Collection[str] | None = None) -> Path:
         versions = {key: item["ETag"] for key, item in self._objects(prefix) if is_key(key)}
         if not versions:
             raise FileNotFoundError(f"nothing below {prefix} in {self.uri}")
+        names = {key: self._full(key).removeprefix(self._below(prefix)) for key in versions}
+        if only is not None:
+            versions = {key: version for key, version in versions.items() if names[key] in only}
 
         def download(directory: Path) -> None:
             for key in versions:
-                target = directory / self._full(key).removeprefix(self._below(prefix))
+                target = directory / names[key]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with self._explaining("read", key):
                     self._client().download_file(self.bucket, self._full(key), str(target), Config=PARTS)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from side_ray.config import SurrogateSection
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
+from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.surrogate.resnet import ResNet
 from side_ray.training.data import open_members
@@ -103,8 +104,9 @@ def train_part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe]
 
     Uses one worker: BatchNorm's statistics are per worker, so several workers would train a different network.
     """
-    config, target = audit.config, audit.artifacts.surrogate.child(name)
-    cluster, title = config.cluster, f"train_surrogate: {name}"
+    config, artifacts = audit.config, audit.artifacts
+    target, cluster, title = artifacts.surrogate.child(name), config.cluster, f"train_surrogate: {name}"
+    guided = [each for each in conditions(config) if artifacts.classifier(each) == target.key]
     schedule = schedule_of(config.surrogate, steps)
     spec = TrainSpec(target, recipe, schedule, cluster.precision, cluster.train_cpus, title, lr_key="surrogate.lr")
-    train(audit, spec, workers=1)
+    train(audit, spec, workers=1, made=lambda: map(artifacts.samples, guided))

@@ -1,6 +1,7 @@
 """Trains one network with Ray Train, resuming from the newest readable checkpoint in the run's storage."""
 
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from side_ray.execution.node.lease import Lease
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.run import PROGRESS, Artifact, read_progress
+from side_ray.runs.shards import ShardSet
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
 from side_ray.training.loop import Diverged, TrainingLoop, TrainSpec
@@ -24,11 +26,14 @@ DAMAGED = "_damaged.json"
 """In the artifact: the damage to its input that a worker has found."""
 
 
-def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None:
+def train(
+    audit: Audit, spec: TrainSpec, workers: Workers | None = None, made: Callable[[], Iterable[ShardSet]] = tuple
+) -> None:
     """Train until `spec.artifact` is complete; does nothing if it is already.
 
     Args:
         workers: number of workers that share each batch; default `cluster.train_workers`.
+        made: the samples that are made with the network. Where some exist already, it was lost, and that is said.
 
     Raises:
         Diverged: the loss is NaN or infinite.
@@ -40,6 +45,11 @@ def train(audit: Audit, spec: TrainSpec, workers: Workers | None = None) -> None
         remove_checkpoints(spec.artifact)
         audit.reporter.say(f"{title}: already trained")
         return
+    if any(each.present() for each in made()):
+        audit.reporter.warn(
+            f"{title}: the network was lost and is trained again, and the samples that it made are kept; on other hardware the "
+            "new one may differ from it in the last bits, and so may a sample that is made again"
+        )
     ensure_ray(cluster)
     count = workers or cluster.train_workers
     least = count if isinstance(count, int) else count[0]

@@ -11,6 +11,10 @@ from side_ray.config import Config
 from side_ray.config.file import load_config, parse_config
 from side_ray.errors import UserError, masked
 from side_ray.execution.progress import Reporter
+from side_ray.execution.session import ensure_ray
+from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.preflight import preflight
+from side_ray.storage import open_store, s3
 from tests.audits import keys, tiny_config, tiny_values
 
 URLS = (
@@ -71,6 +75,48 @@ def test_addresses_without_a_scheme():
     with pytest.raises(UserError, match=r"cluster\.address: holds credentials") as caught:
         tiny_config("run", cluster__address="user:hunter2@head:6379")
     assert "hunter2" not in str(caught.value)
+
+
+ADDRESSES = ("ray://user:hunter2@head:10001", "http://user:hunter2@head:8265", "user:hunter2@head:6379")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_ray_address(address, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    config = tiny_config(tmp_path / "run")
+    for use in (lambda: preflight(Artifacts.open(config)), lambda: ensure_ray(config.cluster)):
+        with pytest.raises(UserError, match=r"^RAY_ADDRESS: holds credentials") as caught:
+            use()
+        assert "hunter2" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert config.cluster.model_copy(update={"address": "head:6379"}).ray_address == "head:6379"
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@host:9000", "user:hunter2@host:9000", "http://host?token=hunter2"]
+)
+def test_the_endpoint_in_the_environment(name, url, monkeypatch):
+    monkeypatch.setenv(name, url)
+    with pytest.raises(UserError, match=f"^{name}: holds credentials") as caught:
+        open_store("s3://bucket/run")
+    assert "hunter2" not in str(caught.value)
+    assert open_store("s3://bucket/run", endpoint="http://host:9000").endpoint == "http://host:9000"
+
+
+@pytest.mark.parametrize("proxy", ["http://user:hunter2@127.0.0.1:1", "user:hunter2@127.0.0.1:1"])
+def test_a_proxy_may_have_a_password_which_no_message_shows(proxy, monkeypatch):
+    """As in every environment behind such a proxy."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(s3, "FIRST_CONTACT", s3.FIRST_CONTACT | {"attempts": 1})
+    with pytest.raises(UserError, match="no connection to the proxy; check HTTPS_PROXY") as caught:
+        open_store("s3://bucket/run", endpoint="http://192.0.2.1:9000").check()
+    assert "hunter2" not in f"{caught.value}{UserError(str(caught.value.__cause__))}"
 
 
 @pytest.mark.parametrize("url", URLS)

@@ -245,6 +245,33 @@ def test_what_is_no_model_gets_one_line_with_the_path(pipeline, damage):
     assert str(pipeline) in str(caught.value) or "sample_size" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"block_out_channels": [8192, 8192], "layers_per_block": 4}, "parameters, more than"),
+        ({"block_out_channels": [8, 10**6]}, "parameters, more than"),
+        ({"block_out_channels": [8, 10**18]}, "diffusers refuses this U-Net"),
+        ({"num_class_embeds": 10**9}, "parameters, more than"),
+        ({"num_class_embeds": 10**7}, "do not fit config.json: "),
+        ({"block_out_channels": [8, 4096]}, "do not fit config.json: "),
+        ({"in_channels": 10**9}, "parameters, more than"),
+        ({"attention_head_dim": 0}, "diffusers refuses this U-Net"),
+        ({"norm_num_groups": 0}, "diffusers refuses this U-Net"),
+        ({"block_out_channels": {"0": 8}}, "diffusers refuses this U-Net"),
+        ({"time_embedding_dim": 10**7}, "parameters, more than"),
+    ],
+)
+def test_an_absurd_unet_is_refused_before_a_weight_is_read_or_allocated(pipeline, monkeypatch, changes, said):
+    def read(*of, **options):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(UNet2DModel, "from_pretrained", read)
+    edit(pipeline / "unet" / "config.json", **changes)
+    with pytest.raises(UserError, match=said) as caught:
+        load_dpm(pipeline)
+    assert str(pipeline) in str(caught.value)
+
+
 def test_an_embedding_of_something_else_than_class_indices_is_refused(small_unet):
     with pytest.raises(UserError, match="class_embed_type"):
         UnetDpm(small_unet(class_embed_type="timestep"), new_schedule())

@@ -22,7 +22,7 @@ from tests.audits import tiny_config, tiny_values
 
 STAGED = Path(__file__).with_name("staged.py")
 CHANGES = {"control": {"members": 60}}
-IN_RAY = {"train_dpm", "synthesize", "label", "train_surrogate", "extract", "score", "control"}
+IN_RAY = {"train_dpm", "synthesize", "label", "train_surrogate", "extract", "score", "privacy", "control"}
 DEADLINE_S = 10.0
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from side_ray.config.file import load_config
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.runs.status import moved, record
@@ -134,6 +136,33 @@ def test_images_that_are_prepared_again_are_told_with_what_moved(tmp_path, monke
     os.utime(tmp_path / "images" / "001.png", (4e9, 4e9))
     first.run.point_latest(prepare=earlier.key)
     assert "were modified after they were prepared" in told()
+
+
+def test_a_model_that_is_made_again_is_told_with_what_moved(tmp_path):
+    def now(**changes) -> Artifacts:
+        return Artifacts.open(tiny_config(tmp_path / "run", **changes))
+
+    def finish(artifacts: Artifacts) -> None:
+        record(artifacts)
+        for artifact in (artifacts.prepare, artifacts.dpm):
+            artifact.finish()
+        artifacts.run.point_latest(prepare=artifacts.prepare.key, dpm=artifacts.dpm.key)
+
+    first = now()
+    assert moved(first) == ""
+    finish(first)
+    assert moved(first) == moved(now(dpm__checkpoint_every=7)) == ""
+    told = moved(now(dpm__steps=7, dpm__lr=0.1, dpm__checkpoint_every=7))
+    assert told.startswith(f"{first.dpm.key} is not used again: dpm.lr, dpm.steps changed. The model is made anew, and")
+    assert "data.members changed" in moved(now(data__members=50, dpm__steps=7))
+    model = tmp_path / "model"
+    save_pipeline(new_unet({"norm_num_groups": 8}, (1, 8, 8)), new_schedule("linear", 1000).config, model)
+    imported = now(dpm={"path": str(model)})
+    assert "dpm.kind" in moved(imported)
+    finish(imported)
+    assert moved(now(dpm={"path": str(model), "check": False})) == ""
+    (model / "unet" / "config.json").write_text(f"{(model / 'unet' / 'config.json').read_text()} ")
+    assert "files of dpm.path changed. The model is imported anew" in moved(now(dpm={"path": str(model)}))
 
 
 def test_earlier_images_are_not_taken_up_if_a_file_is_newer(tmp_path, monkeypatch):

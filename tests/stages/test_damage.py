@@ -17,6 +17,7 @@ from side_ray.algorithm import run_until
 from side_ray.config import Config
 from side_ray.execution import shard_pool
 from side_ray.execution.progress import Reporter
+from side_ray.report import svg
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.sources.published.digits import load_digits
@@ -72,6 +73,8 @@ def in_process() -> Iterator[None]:
             patch.setattr(module, "ensure_ray", lambda cluster: None)
         for module in (shard_pool, trainer):
             patch.setattr(module, "check_room", lambda *of: "")
+        # Drawing would be two thirds of the time, and reads no file of the run.
+        patch.setattr(svg, "to_svg", lambda axes, name, alt: f'<svg xmlns="http://www.w3.org/2000/svg" id="{name}"/>')
         yield
 
 
@@ -259,7 +262,7 @@ def check(finished: Path, file: Path, kind: str, damage: Callable[[Path], None],
     root = next(parent for parent in file.parents if (parent / "config.yaml").exists())
     wrong, right = numbers(root), numbers(finished)
     assert [name for name in right if wrong[name] != right[name]] == [], (kind, damage.__name__, said)
-    lines = [line for line in said.splitlines() if line.startswith("warning")]
+    lines = [line for line in said.splitlines() if line.startswith("warning") and "The cut does not keep" not in line]
     assert all(len(line) < 400 for line in lines)
     assert len(lines) <= 3, said
 
@@ -310,7 +313,7 @@ def test_damage_to_what_is_read_changes_no_number(finished, tmp_path, kind):
         file = hurt(finished, tmp_path / damage.__name__, kind, damage)
         read_again(tmp_path / damage.__name__, kind)
         said = run(tmp_path / damage.__name__)
-        assert file.exists()
+        assert file.exists() or kind in NOT_NEEDED
         check(finished, file, kind, damage, said)
         shutil.rmtree(tmp_path / damage.__name__)
 

@@ -233,7 +233,8 @@ def test_images_of_an_earlier_version_are_taken_up_and_their_members_kept(tmp_pa
     (root / "_done.json").write_text(json.dumps(earlier))
     (root / "_done_copy.json").unlink()
     (root / "duplicates.parquet").unlink()
-    again, _ = prepared(tmp_path / "run", **where)
+    again, lines = prepared(tmp_path / "run", **where)
+    assert any("did not look for duplicates: it is written again" in line for line in lines)
     assert again.prepare.key == artifacts.prepare.key
     assert parts(again) == wanted
     assert (root / "duplicates.parquet").exists()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,14 +22,20 @@ from side_ray.algorithm import run_until
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.sampler import Noise, sample, sample_seed
 from side_ray.diffusion.samplers.ddim import Ddim
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.plan import Condition
 from side_ray.runs.run import Run
+from side_ray.stages.train_dpm import train_dpm
+from side_ray.stages.train_surrogate import train_surrogate
 from side_ray.storage import open_store
+from side_ray.training import trainer
 from side_ray.training.checkpoints import Checkpoints
 from tests.audits import tiny_config, tiny_values
 from tests.nodes import ray_nodes
 from tests.s3 import faulty_proxy
+from tests.stages.test_prepare import Listener
 
 PATIENCE_S = 400
 TWO = {"cluster__train_workers": 2, "dpm__steps": 400, "dpm__checkpoint_every": 20}
@@ -205,3 +212,34 @@ def test_an_elastic_training_continues_without_a_lost_node(tmp_path, undisturbed
     info = artifacts.dpm.info()
     assert (info["steps"], info["workers"], len(info["resumed_at"])) == (400, 1, 1)
     assert info["final_loss"] == pytest.approx(undisturbed, rel=0.01)
+
+
+def test_a_lost_network_whose_samples_are_kept_is_told(tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(cluster: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(trainer, "ensure_ray", stop)
+    for stage, words, output in (
+        (train_dpm, "train_dpm: the network was lost", lambda each: each.synthetic),
+        (train_dpm, "train_dpm: the network was lost", lambda each: each.samples(Condition("td", 2.0))),
+        (
+            train_surrogate,
+            "train_surrogate: student: the network was lost",
+            lambda each: each.samples(Condition("td", 2.0)),
+        ),
+        (train_surrogate, "", lambda each: each.samples(Condition("random", 0.0))),
+    ):
+        listener = Listener()
+        audit = Audit.open(tiny_config(tmp_path / uuid.uuid4().hex), listener)
+        audit.artifacts.prepare.finish(classes=10)
+        with pytest.raises(Stop):
+            stage(audit)
+        assert listener.lines == []
+        shards = output(audit.artifacts)
+        audit.run.store.write(shards.key(0), bytes(20))
+        with pytest.raises(Stop):
+            stage(audit)
+        assert [words in line for line in listener.lines] == [True] * bool(words)

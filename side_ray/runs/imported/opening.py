@@ -3,23 +3,24 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from side_ray.config import Config
+from side_ray.config import Config, DpmSection, StorageSection
 from side_ray.config.dpm import DENOISER
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.base import ModelKind
 from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
 from side_ray.diffusion.denoisers.function import Function
 from side_ray.diffusion.denoisers.layout import PICKLED
+from side_ray.diffusion.files import LARGEST_JSON
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, naming
 from side_ray.registry import REGISTRIES
-from side_ray.storage import open_store
+from side_ray.storage import Store, open_store
 from side_ray.storage.scratch import scratch
 
 if TYPE_CHECKING:
@@ -33,39 +34,62 @@ ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": F
 
 @dataclass(frozen=True)
 class Found:
-    """A model, unopened: its kind, and by relative path the local files that are read, and all that are there."""
+    """A model, unopened: its kind, by relative path the local files that are read, and the names of all that are there.
+
+    store: where it is; None for a function's files.
+    """
 
     kind: type[ModelKind]
     paths: Mapping[str, Path]
-    every: Mapping[str, Path]
+    names: Sequence[str]
+    store: Store | None = None
 
 
 def find_model(config: Config) -> Found:
-    """The model at `dpm.path`, unopened.
+    """The model at `dpm.path`, unopened. Raises what `model_of` does."""
+    return _function(config) if config.dpm.function is not None else model_of(config.dpm, config.storage)
+
+
+def model_of(dpm: DpmSection, storage: StorageSection) -> Found:
+    """The model in the directory `dpm.path`, unopened. From object storage only the files that are read are downloaded.
 
     Raises:
         UserError: there is none, or one of a kind that cannot be audited.
         RunError: the storage cannot be reached.
     """
-    path = config.dpm.path
+    path = dpm.path
     assert path is not None
-    if config.dpm.function is not None:
-        return _function(config)
     _check_path(path)
-    store = open_store(path, key="dpm.path", **config.storage.model_dump())
-    try:
-        directory = store.fetch_dir("")
-    except FileNotFoundError:
-        raise UserError(f"{path} holds no files; give the directory of a diffusers pipeline", "dpm.path") from None
-    names = sorted(entry.key for entry in store.list())
-    kinds = REGISTRIES[DENOISER]
-    with naming("dpm.path"):
+    store = open_store(path, key="dpm.path", **storage.model_dump())
+    sizes = {entry.key: entry.size for entry in sorted(store.list())}
+    if not sizes:
+        raise UserError(f"{path} holds no files; give the directory of a diffusers pipeline", "dpm.path")
+    names, kinds = list(sizes), REGISTRIES[DENOISER]
+    with naming("dpm.path"), _outline(store, sizes) as outline:
         for name in kinds.names:
-            if kinds[name].recognizes(directory):
-                read = sorted(kinds[name].files(names, config.dpm))
-                every = {each: directory / each for each in names}
-                return Found(kinds[name], {each: every[each] for each in read}, every)
+            if kinds[name].recognizes(outline):
+                read = sorted(kinds[name].files(names, dpm))
+                directory = store.fetch_dir("", only=read)
+                return Found(kinds[name], {each: directory / each for each in read}, names, store)
         raise UserError(f"{_what_is_there(path, names)}; {ELSE}", "dpm.path")
+
+
+@contextmanager
+def _outline(store: Store, sizes: Mapping[str, int]) -> Iterator[Path]:
+    """A directory in which a kind of model can be recognized: its JSON files, and empty files in place of those that are not
+    on this machine."""
+    small = [name for name, size in sizes.items() if name.endswith(".json") and size <= LARGEST_JSON]
+    fetched = store.fetch_dir("", only=small)
+    if all((fetched / name).exists() for name in sizes):
+        yield fetched
+        return
+    with scratch() as directory:
+        for name in sizes:
+            path = directory / name
+            with suppress(FileExistsError, NotADirectoryError):  # an object may have the name of a directory
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.symlink_to(fetched / name) if name in small else path.touch()
+        yield directory
 
 
 def _function(config: Config) -> Found:
@@ -79,7 +103,7 @@ def _function(config: Config) -> Found:
         if path.name in (*paths, FUNCTION_FILE, "pixels.json", "condition.json"):
             raise UserError(f"{path.name} is a name that another file has; rename it", key)
         paths[path.name] = path
-    return Found(Function, dict(sorted(paths.items())), paths)
+    return Found(Function, dict(sorted(paths.items())), list(paths))
 
 
 def _check_path(path: str) -> None:
@@ -119,6 +143,16 @@ def _what_is_there(path: str, names: list[str]) -> str:
 
 
 @contextmanager
+def linked(found: Found) -> Iterator[Path]:
+    """A directory of links to the files that are read. It is removed at the end."""
+    with scratch() as directory:
+        for name, path in found.paths.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).symlink_to(path.resolve())
+        yield directory
+
+
+@contextmanager
 def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Path, Dpm]]":
     """A directory of the files that are read of the imported model, with what the section `dpm` says of it, and the model; its
     images have `shape` (C, H, W). The directory is removed at the end.
@@ -128,11 +162,8 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
     """
     from side_ray.diffusion.dpm import load_dpm, with_codec  # diffusers takes seconds to import: only where it is needed
 
-    found, dpm = find_model(config), config.dpm
-    with scratch() as directory:
-        for name, path in found.paths.items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).symlink_to(path.resolve())
+    dpm = config.dpm
+    with linked(find_model(config)) as directory:
         if dpm.function is not None:
             Function.describe(directory, Path(dpm.function[0]), dpm.function[1])
         try:
@@ -198,8 +229,11 @@ def identity(config: Config, found: Found) -> list[Any]:
 
 def former_identity(found: Found) -> str | None:
     """What identified the model in earlier versions, which hashed all JSON and safetensors files; None if it is the same."""
-    hashed = {name: path for name, path in found.every.items() if path.suffix in {".json", ".safetensors"}}
-    return None if list(hashed) == list(found.paths) else files_hash(hashed)
+    hashed = [name for name in found.names if Path(name).suffix in {".json", ".safetensors"}]
+    if found.store is None or hashed == list(found.paths):
+        return None
+    directory = found.store.fetch_dir("", only=hashed)
+    return files_hash({name: directory / name for name in hashed})
 
 
 def files_hash(paths: Mapping[str, Path]) -> str:

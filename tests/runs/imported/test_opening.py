@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from side_ray.errors import UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.imported.opening import files_hash, imported
 from side_ray.runs.preflight import preflight
+from side_ray.setup.starter import _shape
+from side_ray.storage import open_store
 from tests.audits import tiny_config
 
 SHAPE = (1, 8, 8)
@@ -84,9 +87,41 @@ def test_only_what_is_loaded_is_copied_and_identifies_the_model(pipeline):
     assert fingerprint(pipeline) != before
 
 
+def test_from_object_storage_only_what_is_read_is_downloaded(pipeline, s3, tmp_path):
+    before = fingerprint(pipeline)
+    (pipeline / "trainer_state.json").write_text("{}")
+    for name in ("optimizer.bin", "checkpoint-500/unet/diffusion_pytorch_model.safetensors", "unet/other.safetensors"):
+        (pipeline / name).parent.mkdir(parents=True, exist_ok=True)
+        (pipeline / name).write_bytes(bytes(3 << 20))
+    store = open_store(uri := f"s3://{s3.bucket}/{tmp_path.name}")
+    store.put_dir(pipeline, "model")
+    store.write("model/unet", b"an object with the name of a directory")
+    assert fingerprint(f"{uri}/model") == before
+    assert _shape(f"{uri}/model") == SHAPE
+    kept = [path for path in Path(os.environ["SIDE_RAY_CACHE"]).rglob("*") if path.is_file()]
+    assert {path.name for path in kept if path.suffix != ".lock"} == {
+        "model_index.json",
+        "config.json",
+        "scheduler_config.json",
+        "trainer_state.json",
+        "diffusion_pytorch_model.safetensors",
+    }
+    assert sum(path.stat().st_size for path in kept) < 1 << 20
+
+
 def test_a_model_that_an_earlier_version_imported_is_taken_up(pipeline, tmp_path):
     (pipeline / "trainer_state.json").write_text("{}")  # was part of the fingerprint
-    audit = tiny_config(tmp_path / "run", dpm={"path": str(pipeline)})
+    takes_up(str(pipeline), pipeline, tmp_path / "run")
+
+
+def test_a_model_that_an_earlier_version_imported_from_object_storage_is_taken_up(pipeline, s3, tmp_path):
+    (pipeline / "trainer_state.json").write_text("{}")
+    open_store(uri := f"s3://{s3.bucket}/{tmp_path.name}").put_dir(pipeline, "")
+    takes_up(uri, pipeline, tmp_path / "run")
+
+
+def takes_up(path: str, pipeline: Path, run: Path) -> None:
+    audit = tiny_config(run, dpm={"path": path})
     now = Artifacts.open(audit)
     names = sorted(each.relative_to(pipeline).as_posix() for each in pipeline.rglob("*") if each.is_file())
     earlier = now.run.artifact("dpm", 1, "import", files_hash({name: pipeline / name for name in names}))
