@@ -10,6 +10,7 @@ import pytest
 
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import read_pool
+from side_ray.runs.status import record, rows
 from tests.bruteforce import check, main
 from tests.local import audit_here
 
@@ -61,6 +62,14 @@ def test_the_training_loses_all_privacy(audited):
     assert loss["right"] == loss["guesses"] == 60
     assert 2.5 < found["epsilon"] < found["most"] == pytest.approx(2.97, abs=0.01)
     assert found["attacks"]["loss"]["auc"] > 0.98
+
+
+def test_the_step_of_the_losses_is_in_the_status(audited):
+    store = audited.run.store
+    (row,) = [each for each in rows(store, store.uri) if each.stage == "privacy"]
+    assert (row.done, row.total, row.unit) == (180, 180, "images")
+    record(audited)
+    assert {each.left for each in rows(store, store.uri) if each.stage == "privacy"} == {0}
 
 
 def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):

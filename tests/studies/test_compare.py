@@ -10,7 +10,7 @@ import pytest
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
-from side_ray.report.compare.view import page, terminal_tables
+from side_ray.report.compare.view import cells, page, terminal_tables
 from side_ray.runs.run import Artifact, Run
 from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
@@ -62,8 +62,17 @@ def test_other_settings_are_no_difference_by_themselves(runs):
     for row, condition in zip(found["rows"], metrics["conditions"], strict=True):
         assert row["copies"][0] == condition["calibrated"]["ams"]
         assert row["ums"][0] == pytest.approx(condition["calibrated"]["ums"])
-        excess = condition["calibrated"]["ams"] - condition["calibrated"]["holdout_ams"]
-        assert row["excess"][0] == pytest.approx(excess)
+        assert (row["over"], row["excess"][0]) == ("images", pytest.approx(condition["excess"]))
+
+
+def test_the_interval_counts_samples_alone_where_the_images_differ(runs):
+    with patch("side_ray.results.recorded.Recorded.excess", return_value=None):
+        found = compare([runs["first"], runs["mitigated"]])
+    for row, over_images in zip(found["rows"], compare([runs["first"], runs["mitigated"]])["rows"], strict=True):
+        assert (row["over"], over_images["over"]) == ("samples", "images")
+        assert row["copies"] == over_images["copies"]
+        assert row["excess"][0] == pytest.approx(over_images["excess"][0], abs=0.1)
+    assert any("*" in cell for row in found["rows"] for cell in cells(row))
 
 
 def test_the_table_and_the_page_hold_every_row_and_escape_names(runs):
