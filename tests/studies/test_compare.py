@@ -20,7 +20,7 @@ from tests.local import audit_here
 
 @pytest.fixture(scope="module")
 def runs(local_audit, tmp_path_factory):
-    """The closed-form model; the same with another number of steps; and one that was made of other digits, which copies none of
+    """The closed-form model; the same in batches of another size; and one that was made of other digits, which copies none of
     the members."""
     root = tmp_path_factory.mktemp("compare")
     first, mitigated = root / "first", root / "mitigated"
@@ -35,7 +35,7 @@ def runs(local_audit, tmp_path_factory):
     dpm.finish(kind="optimal", images=60)
     with patch("side_ray.stages.report.build_figures", return_value=[]):
         audit_here(mitigated)
-        audit_here(root / "again", extract__steps=5)
+        audit_here(root / "again", extract__batch_size=20)
     return {name: open_store(str(root / name)) for name in ("first", "again", "mitigated")}
 
 
@@ -56,7 +56,7 @@ def test_a_mitigated_model_has_fewer_copies(runs):
 def test_other_settings_are_no_difference_by_themselves(runs):
     found = compare([runs["first"], runs["again"]])
     assert not any(row["worse"] for row in found["rows"])
-    assert found["runs"][1]["changes"] == ["extract.steps: 4 → 5"]
+    assert found["runs"][1]["changes"] == ["extract.batch_size: 30 → 20"]
     first = json.loads(runs["first"].read("latest.json"))["report"]
     metrics = json.loads(runs["first"].read(f"{first}/metrics.json"))
     for row, condition in zip(found["rows"], metrics["conditions"], strict=True):

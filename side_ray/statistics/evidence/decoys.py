@@ -177,10 +177,6 @@ def _tails(labels: np.ndarray, members: int, decoys: int) -> np.ndarray:
 @functools.cache
 def _log_tails(members: int, decoys: int, most: int) -> np.ndarray:
     """float64 [K, K + 1]: log P(at least x members among k drawn), by k − 1 and x."""
-    x = np.arange(most + 1)
-    rows = []
-    for k in range(1, most + 1):
-        at = stats.hypergeom.pmf(x, members + decoys, members, k)
-        rows.append(np.cumsum(at[::-1])[::-1])
+    at = stats.hypergeom.pmf(np.arange(most + 1), members + decoys, members, np.arange(1, most + 1)[:, None])
     with np.errstate(divide="ignore"):
-        return np.log(np.minimum(rows, 1.0))
+        return np.log(np.minimum(np.cumsum(at[:, ::-1], axis=1)[:, ::-1], 1.0))

@@ -34,8 +34,7 @@ from side_ray.statistics.intervals import poisson_limits
 MOST_FOLDS = 100
 LEVEL = 0.05
 GRID = 2**15
-"""Steps of the grid of `exchanged` over the sum of all differences, where that gives each unit `FINEST` or more of them."""
-FINEST = 32
+"""Steps of the grid of `exchanged` over the sum of all differences; a multiple of 16 of them, and at least 32, to the unit."""
 
 
 @dataclass(frozen=True)
@@ -163,20 +162,20 @@ def exchanged(differences: np.ndarray) -> float:
     Args:
         differences: float64 [N], by pair.
     """
-    sizes = np.abs(differences[differences != 0])
+    sizes = np.abs(differences[np.abs(differences) > 1e-12])
     if not sizes.size:
         return 1.0
-    steps_per_unit = max(np.floor(GRID / sizes.sum()), FINEST)
-    steps = np.rint(differences * steps_per_unit).astype(np.int64)
-    size, count = np.unique(np.abs(steps), return_counts=True)
-    length = 1 << int(2 * (size * count).sum() + 1).bit_length()
+    per_unit = 16 * max(int(GRID / 16 / sizes.sum()), 2)
+    steps, count = np.unique(np.rint(sizes * per_unit).astype(np.int64), return_counts=True)
+    length = 1 << int(2 * (steps * count).sum() + 1).bit_length()
     places = np.arange(length // 2 + 1)
     transform = np.ones(places.size)
-    for each, often in zip(size.tolist(), count.tolist(), strict=True):
+    for each, often in zip(steps.tolist(), count.tolist(), strict=True):
         transform *= np.cos(2 * np.pi * (places * each % length) / length) ** often
     chance = np.fft.irfft(transform, length)[: length // 2]
-    farthest = abs(int(steps.sum()))
-    return float(np.clip(2 * chance[farthest:].sum(), 0.0, 1.0)) if farthest else 1.0
+    # Sums that are equal but for rounding count as equal: within three standard deviations of its error.
+    farthest = int(np.ceil(abs(differences.sum()) * per_unit - 1.5 * np.sqrt(sizes.size)))
+    return float(np.clip(2 * chance[farthest:].sum(), 0.0, 1.0)) if farthest > 0 else 1.0
 
 
 def _limits(share: float, unit: float, largest: float) -> tuple[float, float]:
@@ -229,14 +228,12 @@ def _unseen_side(rows: np.ndarray, folds: np.ndarray, n: int, sizes: np.ndarray,
     chance = block(most, m, d)[within]
     pairs, count = np.unique(rows * sizes.size + folds, return_counts=True)
     row, fold = np.divmod(pairs, sizes.size)
-    histogram = np.bincount(within, minlength=most + 1)
-    shares = []
-    tables = {size: block(most, m, d - size) for size in set(sizes.tolist())}
-    for number, size in enumerate(sizes.tolist()):
-        table, mine = tables[size], fold == number
-        change = table[within[row[mine]] - count[mine]] - table[within[row[mine]]]
-        shares.append((histogram @ table + change.sum()) / n)
-    return Side(chance, within, np.array(shares))
+    # The table of each fold, which depends on its size alone.
+    distinct_sizes, kind = np.unique(sizes, return_inverse=True)
+    tables = np.stack([block(most, m, d - size) for size in distinct_sizes.tolist()])
+    change = tables[kind[fold], within[row] - count] - tables[kind[fold], within[row]]
+    shares = (tables @ np.bincount(within, minlength=most + 1))[kind] + np.bincount(fold, change, sizes.size)
+    return Side(chance, within, shares / n)
 
 
 def block(most: int, m: int, d: int) -> np.ndarray:
