@@ -55,7 +55,7 @@ def test_brute_force_of_what_is_no_run_ends_in_one_line(tmp_path, capsys, conten
 
 
 def test_the_training_loses_all_privacy(audited):
-    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/statistics/evidence/test_privacy.py`)."""
+    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/execution/test_privacy.py`)."""
     found = audited.report.read_json("metrics.json")["privacy"]
     assert found["pairs"] == 60
     loss = next(each for each in found["guessers"] if each["score"] == "loss" and each["share"] == 1)
