@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+from scipy import stats
 
 ALPHA, NEAREST = 0.5, 50
 SIDE, BOUND = 16, 0.1
@@ -255,6 +256,60 @@ def check_rates(root: Path, latest: dict, metrics: dict, condition: dict, sets: 
     return found
 
 
+def p_of_difference(one: np.ndarray, other: np.ndarray, member: np.ndarray, count: int, chance_of) -> float:
+    """The two-sided p-value of a difference of excess, from bool [N, m + d], which images each sample is within the cut of.
+
+    The larger one of a t-test, whose variance is that of the samples' differences and of the unseen images, and of the share of
+    all signs of the differences whose sum is as far from 0.
+    """
+    m, d, n = int(member.sum()), int((~member).sum()), len(one)
+    chances = [np.array([chance_of(int(u)) for u in each[:, ~member].sum(1)]) for each in (one, other)]
+    hits = [each[:, member].any(1).astype(float) for each in (one, other)]
+    steps = (hits[0] - chances[0]) - (hits[1] - chances[1])
+    # Every sign, on a grid.
+    differ = steps[abs(steps) > 1e-12]
+    if not len(differ):
+        return 1.0
+    grid, sums = 16 * max(math.floor(2**11 / abs(differ).sum()), 2), np.ones(1)
+    for size in np.rint(abs(differ) * grid).astype(int).tolist():
+        sums = (np.pad(sums, (0, 2 * size)) + np.pad(sums, (2 * size, 0))) / 2
+    far = math.ceil(abs(differ.sum()) * grid - 1.5 * math.sqrt(len(differ)))
+    by_signs = 2 * sums[len(sums) // 2 + far :].sum() if far > 0 else 1.0
+    # Unseen images, without each fold of them in turn.
+    rng = np.random.default_rng(0)
+    rng.permutation(m)
+    fold = rng.permutation(d) % count
+    shares = []
+    for number in range(count):
+        kept, size = fold != number, int((fold == number).sum())
+
+        def part(u: int, left: int = d - size) -> float:
+            if left <= m:
+                return (u > 0) * m / max(left, 1)
+            return 1 - math.comb(left - u, m) / math.comb(left, m)
+
+        share = []
+        for each in (one, other):
+            values, often = np.unique(each[:, ~member][:, kept].sum(1), return_counts=True)
+            share.append(np.dot([part(int(u)) for u in values], often) / n)
+        shares.append(share[0] - share[1])
+    jackknife = (count - 1) / count * ((np.array(shares) - np.mean(shares)) ** 2).sum()
+    within = [each[:, ~member].sum(1) for each in (one, other)]
+    alone = (within[0] > 0) != (within[1] > 0)
+    noise = (
+        sum((c[alone & (u > 0)] ** 2 / u[alone & (u > 0)]).sum() for c, u in zip(chances, within, strict=True)) / n**2
+    )
+    variance = steps.var(ddof=1) / n
+    uncertainty = variance**2 / (n - 1)
+    if jackknife > noise:
+        variance += (1 + d / m) * (jackknife - noise)
+        uncertainty += ((1 + d / m) * jackknife) ** 2 / (count - 1)
+    if not variance:
+        return 1.0
+    t, freedom = abs(steps.mean()) / math.sqrt(variance), variance**2 / uncertainty
+    return max(by_signs, 2 * float(stats.t.sf(t, freedom)))
+
+
 def check_growth(name: str, reported: dict, counts: np.ndarray, n: int, limit: int) -> list[tuple]:
     """Distinct revealed images, sample coverage (Chao & Jost 2012) and Chao2, from how often each was matched."""
     counts = counts[counts > 0]
@@ -319,6 +374,9 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
     faults = [] if (every == stored).all() else ["strata: an image is in another one"]
     table, hits = pq.read_table(root / latest["report"] / "ledger.parquet"), []
     pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
+    matched: dict[tuple[str, float], np.ndarray] = {}
+    folds = max(2, min(100, starts[1], starts[-1] - starts[1]))
+    costs = [each["equal_cost"]["per_sample"] * each["n"] for each in metrics["conditions"] if "equal_cost" in each]
     for condition in metrics["conditions"]:
         name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
         values = nl2(read(root / latest["samples"][name], condition["n"]), images, groups, flips)
@@ -326,6 +384,7 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
         scores = best_by_image(values, names)
         pooled = np.maximum(pooled, scores)
         within = values <= cut
+        matched[condition["method"], condition["lambda"]] = within
         u = within[:, ~member].sum(1)
 
         def chance_of(k: int) -> float:
@@ -346,6 +405,21 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
             expected.append((f"{name} cut at {row['rate']} is the loosest", kept, True))
         expected += check_rates(root, latest, metrics, condition, sets, flips)
         expected.append((f"{name} excess", condition["excess"], excess))
+        if over := condition.get("excess_over_random"):
+            random = matched["random", 0.0]
+            other = random[:, member].any(1).mean() - np.mean([chance_of(int(k)) for k in random[:, ~member].sum(1)])
+            expected.append((f"{name} excess_over_random", over["difference"], excess - other))
+            p_value = p_of_difference(within, random, member, folds, chance_of)
+            # Rounding to the grid may take a difference to either side.
+            agrees = math.isclose(over["p_value"], p_value, rel_tol=0.02, abs_tol=1e-12)
+            expected.append(
+                (f"{name} excess_over_random.p_value", over["p_value"], over["p_value"] if agrees else p_value)
+            )
+        if paid := condition.get("equal_cost"):
+            n = math.floor(min(costs) / paid["per_sample"] * (1 + 1e-12))
+            some = q_values(best_by_image(values[:n], names), member, stratum, typical)
+            expected.append((f"{name} equal_cost.samples", paid["samples"], n))
+            expected.append((f"{name} equal_cost.distinct", paid["distinct"], int((some <= 0.05).sum())))
         q = q_values(scores, member, stratum, typical)
         expected += [
             (f"{name} discoveries.{level}", condition["discoveries"][level]["distinct"], (q <= float(level)).sum())

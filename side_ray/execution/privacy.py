@@ -21,11 +21,8 @@ from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import shards_of
-
-TIMES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Timesteps as shares of T, fixed for every model."""
-DRAWS = 4
-"""Draws of noise at each, the same for every image."""
+from side_ray.runs.status import locate
+from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 
 
 @dataclass(frozen=True)
@@ -119,8 +116,10 @@ def privacy(audit: Audit) -> None:
     artifacts = audit.artifacts
     coins = coins_of(artifacts)
     if not isinstance(coins, Coins):
+        locate(audit.run.store, "privacy", "", 0)
         return
     output = losses_of(artifacts, coins)
+    locate(audit.run.store, "privacy", output.directory, len(coins.images))
     job = ShardJob(output, shards_of(len(coins.images), output.rows))
     config = audit.config
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from side_ray.report import wording
 from side_ray.report.table import metrics_rows
+from side_ray.report.verdict.sentences import FDR
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
@@ -79,14 +80,20 @@ def terminal_table(outcomes: Sequence[Outcome], score: str, band: str) -> Table:
     """AMS, UMS and held-out matches of each setting by the sweep's own criterion, with the best setting marked."""
     where = "calibrated cut" if band == "calibrated" else f"cumulative band {band}"
     table = Table(title=f"Sweep, {where}", box=SIMPLE_HEAD, title_justify="left")
-    for column in ("setting", "samples", "AMS", "UMS", "UMS by best match", "held out", ""):
+    for column in (
+        *("setting", "samples", "AMS", "UMS", "UMS by best match", "held out"),
+        *("excess at the cut", "distinct at FDR 5%", "at equal cost", ""),
+    ):
         table.add_column(column, justify="left" if column in ("setting", "") else "right")
     winner = best(outcomes, score, band)
     for each in outcomes:
-        cells = [Text("–")] * 4
+        cells = [Text("–")] * 7
         if each.metrics is not None:
             entry = _entry(each.metrics, band)
             cells = [_share(entry, name) for name in ("ams", "ums", "ums_best")] + [_share(entry, "holdout_ams")]
+            found, paid = each.metrics.get("discoveries") or {}, each.metrics.get("equal_cost") or {}
+            cells += [_share(each.metrics, "excess"), Text(wording.count((found.get(FDR) or {}).get("distinct")))]
+            cells += [Text(f"{wording.count(paid['distinct'])} in {wording.count(paid['samples'])}" if paid else "–")]
         count = wording.count(each.metrics["n"]) if each.metrics else "0"
         said = "best" if each is winner else "" if each.status == FINISHED else each.status
         table.add_row(Text(each.name), count, *cells, said, style="bold" if each is winner else "")

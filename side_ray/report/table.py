@@ -147,8 +147,15 @@ def _csv_row(
     richness, second = condition.get("richness") or {}, condition.get("diffmemorize") or {}
     row |= {"diffmemorize": second.get("share"), "chao2": (richness.get("chao2") or {}).get("value")}
     row |= {"coverage": richness.get("coverage"), "excess": condition.get("excess")} | _bounds("excess", condition)
+    over = condition.get("excess_over_random") or {}
+    row |= {"excess_over_random": over.get("difference")} | _bounds(
+        "excess_over_random", {"excess_over_random_ci": over.get("ci")}
+    )
+    row |= {"excess_over_random_p": over.get("p_value")}
     found = condition.get("discoveries") or {}
-    return row | {f"distinct_at_fdr_{level}": each["distinct"] for level, each in found.items()}
+    row |= {f"distinct_at_fdr_{level}": each["distinct"] for level, each in found.items()}
+    paid = condition.get("equal_cost") or {}
+    return row | {"equal_cost_samples": paid.get("samples"), "equal_cost_distinct": paid.get("distinct")}
 
 
 def _bounds(stem: str, band: Mapping[str, Any]) -> dict[str, float | None]:

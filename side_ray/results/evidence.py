@@ -1,6 +1,7 @@
 """The evidence of a run, from its scores: the verdict, the numbers of each condition beside its scores, and the ledger."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +10,36 @@ from side_ray.config import Config
 from side_ray.report.table import rows_csv
 from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.cost import sample_flops
 from side_ray.runs.dataset import read_labels
 from side_ray.runs.plan import conditions
-from side_ray.runs.scores import read_competitions, read_crossed, read_nearest, read_neighborhood, read_pool
+from side_ray.runs.scores import (
+    read_competitions,
+    read_crossed,
+    read_cut,
+    read_nearest,
+    read_neighborhood,
+    read_pool,
+)
 from side_ray.search import closeness_of
 from side_ray.similarity import SIMILARITIES
 from side_ray.statistics.cut import Cut
 from side_ray.statistics.evidence.decoys import Entrants, entrants
-from side_ray.statistics.evidence.ledger import Key, Surroundings, leading_rows, ledger, reach, weigh
+from side_ray.statistics.evidence.excess import Excess, excess
+from side_ray.statistics.evidence.ledger import (
+    Key,
+    Surroundings,
+    at_equal_cost,
+    beyond_chance,
+    leading_rows,
+    ledger,
+    reach,
+    weigh,
+)
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.rates import crossfit, equal_rates
 
+K = TypeVar("K")
 LEDGER = "ledger.parquet"
 """One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 SHOWN = 50
@@ -45,6 +65,8 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
         key = (str(each.method), each.scale)
         rates[key], found[key] = equal_rates(competition, pool, sign), competition.within(limit)
     evidence = weigh(pool, found, limit, cut.false_match_rate)
+    costs = _costs(artifacts)
+    paid = at_equal_cost({key: (pool, each) for key, each in found.items()}, costs) if costs else {}
     crossed = read_crossed(artifacts)
     metrics["verdict"] = evidence.judgement.verdict.as_dict()
     metrics["strata"] = int(pool.stratum.max()) + 1
@@ -57,6 +79,8 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
             "equal_rates": rates[key],
             "crossfit": crossfit(best, unseen, crossed, larger),
         }
+        if paid:
+            row["equal_cost"] = paid[key]
         for point in rates[key]:
             low, high = point["ci"]
             table.append({"method": key[0], "lambda": key[1], **point, "low": low, "high": high})
@@ -75,6 +99,53 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     }
     target.write_table(LEDGER, pa.table(written | {"label": pa.array(written["label"], pa.int64())}))
     return np.asarray(written["q_value"])
+
+
+def read_evidence(artifacts: Artifacts) -> tuple[PoolShape, Competition]:
+    """The images of a config that has one condition, and its competition within the cut. Raises Damaged."""
+    cut = read_cut(artifacts)
+    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
+    ((_, found),) = read_competitions(artifacts, cut)
+    return read_pool(artifacts), found.within(float(closeness_of(np.float32(cut.value), larger)))
+
+
+def side_by_side(settings: Mapping[K, Artifacts]) -> dict[K, dict[str, Any]]:
+    """What single conditions show beyond chance: `excess`, `discoveries`, `equal_cost` … as in metrics.json.
+
+    Args:
+        settings: configs of one DPM and data set that have one condition each; those with the same synthetic set are compared
+            with its Random.
+
+    Raises:
+        Damaged: scores cannot be read.
+    """
+    found: dict[K, tuple[PoolShape, Competition]] = {}
+    excesses: dict[K, Excess] = {}
+    random: dict[str, Excess] = {}
+    costs: dict[K, float] = {}
+    for key, artifacts in settings.items():
+        pool, competition = found[key] = read_evidence(artifacts)
+        excesses[key] = excess(competition, pool)
+        if conditions(artifacts.config)[0].method == "random":
+            random[artifacts.synthetic.directory] = excesses[key]
+        for cost in _costs(artifacts).values():
+            costs[key] = cost
+    paid = at_equal_cost(found, costs) if len(costs) == len(found) > 0 else {}
+    rows = {}
+    for key, (pool, each) in found.items():
+        base = random.get(settings[key].synthetic.directory)
+        rows[key] = beyond_chance(each, pool, excesses[key], base) | ({"equal_cost": paid[key]} if paid else {})
+    return rows
+
+
+def _costs(artifacts: Artifacts) -> dict[Key, float]:
+    """FLOPs of one sample by condition; empty where samples are given, and for an imported model, which is not loaded for it."""
+    config = artifacts.config
+    if config.given or config.dpm.kind == "import":
+        return {}
+    many = conditions(config)
+    by_guidance = {guided: float(sample_flops(artifacts, guided)) for guided in {each.scale > 0 for each in many}}
+    return {(str(each.method), each.scale): by_guidance[each.scale > 0] for each in many}
 
 
 def _by_model_alone(config: Config, pool: PoolShape, found: dict[Key, Competition]) -> Entrants | None:

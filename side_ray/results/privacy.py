@@ -10,6 +10,7 @@ import numpy as np
 from side_ray.results.extracted import names_of
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups
+from side_ray.runs.plan import no_losses
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.sources.canaries import read_plan
 from side_ray.sources.select import SPLITS, Split
@@ -51,16 +52,10 @@ def coins_of(artifacts: Artifacts) -> Coins | str:
         UserError: the plan of canaries cannot be read.
     """
     config = artifacts.config
-    if not config.privacy.pairs:
-        return "off"
-    if config.given:
-        return "given"
-    if config.dpm.condition != "none":
-        return "conditional"
+    if why := no_losses(config):
+        return why
     rng = np.random.default_rng([config.run.seed, 7])
     planned = config.privacy.canaries is not None
-    if not planned and (config.dpm.kind == "import" or config.data.holdout_path is not None):
-        return "not_random"
     sides = _planned(artifacts) if planned else _drawn(artifacts, rng)
     most = config.privacy.pairs
     members, unseen = (side[:most] for side in sides)

@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from side_ray.config import ScoreSection
 from side_ray.errors import Damaged, UserError
 from side_ray.report import findings, wording
 from side_ray.runs.run import Artifact, Run, condition_name, part_name
+from side_ray.runs.scores import NEIGHBORS, compete_table, images_of_pool
 from side_ray.runs.shards import ShardSet, shards_of
+from side_ray.search import closeness_of
+from side_ray.similarity import similarity_of
+from side_ray.sources.select import SPLITS
+from side_ray.statistics.evidence.excess import Excess, excess
+from side_ray.statistics.evidence.pool import Competition
 from side_ray.statistics.hits import BandHits, hits_from_columns, merge_hits, union
 from side_ray.storage import Store
 from side_ray.storage.sealed import MISSING, read_table
@@ -102,6 +109,27 @@ class Recorded:
         except Damaged as damage:
             raise self._gone("scores", damage) from None
         return {name: table.column(name).to_numpy() for name in table.column_names}
+
+    def excess(self, condition: Mapping[str, Any], n: int) -> Excess | None:
+        """The excess of one condition's first n samples, whole shards of them; None where no unseen image was compared.
+
+        Raises:
+            UserError: its scores, or the groups of its images, are no longer there, or the similarity cannot be opened.
+        """
+        if self.metrics.get("cut") is None or condition.get("excess") is None:
+            return None
+        similarity = similarity_of(ScoreSection.model_validate(self.config["score"]))
+        prepared = Artifact(self.store, self.artifacts["prepare"])
+        try:
+            info = prepared.info()
+            shape = images_of_pool(self.store, prepared.key, {split: info[split] for split in SPLITS})
+            limit = float(closeness_of(np.float32(self.metrics["cut"]), similarity.larger_is_closer))
+            shards, parts = self.shards("scores", condition), []
+            for index in range(shards_of(n, shards.rows)):
+                parts.append(compete_table(shards.read(index, NEIGHBORS), shape.members, similarity, limit))
+        except Damaged as damage:
+            raise self._gone("scores", damage) from None
+        return excess(Competition.join(parts).first(n), shape)
 
     def hits(self, condition: Mapping[str, Any]) -> BandHits | None:
         """The training images that one condition's samples match within the cut (Eq. 15); None if they are no longer there."""

@@ -25,8 +25,9 @@ from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.imported.opening import imported
-from side_ray.runs.plan import conditions
+from side_ray.runs.plan import conditions, loss_images
 from side_ray.runs.preflight import schedule_of
+from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 from side_ray.surrogate.resnet import ResNet
 
 
@@ -63,6 +64,13 @@ def estimate(artifacts: Artifacts) -> Estimate:
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
     )
+
+
+def sample_flops(artifacts: Artifacts, guided: bool) -> int:
+    """FLOPs of one sample: of the DPM, and if it is guided of the classifier with its gradient at every guided step."""
+    config, shape = artifacts.config, image_shape(artifacts)
+    unguided = sampler_of(config.extract).evaluations * _unet_flops(artifacts, shape)
+    return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
 
 
 def _guided_steps(artifacts: Artifacts) -> int:
@@ -116,6 +124,11 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
         "sampling": f"{_si(cost.flops)}FLOP",
         "images": f"at most about {_si(cost.bytes_written)}B (the size of incompressible images)",
     }
+    if images := loss_images(config):
+        more = images * len(TIMES) * DRAWS
+        lines["privacy"] = (
+            f"not counted above: {more:,} evaluations, the losses of {images:,} members and unseen images"
+        )
     if config.control:
         more = len(control_conditions(config)) * config.extract.samples
         lines["control"] = f"not counted above: training a second DPM and {more:,} samples of it"

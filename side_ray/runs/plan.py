@@ -29,6 +29,24 @@ def conditions(config: Config) -> list[Condition]:
     return [Condition(method, scale) for method in methods for scale in config.extract.scales_of(method)]
 
 
+def no_losses(config: Config) -> str | None:
+    """Why an audit compares no denoising losses, a key of `results.privacy.WHY`; None where it does, given enough images."""
+    if not config.privacy.pairs:
+        return "off"
+    if config.given:
+        return "given"
+    if config.dpm.condition != "none":
+        return "conditional"
+    drawn = config.dpm.kind != "import" and config.data.holdout_path is None
+    return None if drawn or config.privacy.canaries is not None else "not_random"
+
+
+def loss_images(config: Config) -> int:
+    """The most images whose denoising loss an audit computes; 0 where it compares none."""
+    most = config.privacy.pairs
+    return 0 if no_losses(config) else min(most, config.data.members) + min(most, 2 * config.data.holdout)
+
+
 def describe(config: Config) -> str:
     """One sentence for the terminal about what the audit does."""
     from side_ray.diffusion.draw import sampler_of  # torch takes seconds to import

@@ -1,7 +1,7 @@
 """Reads the scores of a run: the calibrated cut, the strata, and the scores, hits and competition of each condition."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet, shards_of, whole
 from side_ray.search import Neighbors, closeness_of
 from side_ray.similarity import SIMILARITIES, similarity_of
-from side_ray.sources.select import SPLITS
+from side_ray.similarity.base import Similarity
+from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
@@ -24,6 +25,7 @@ from side_ray.statistics.evidence.rates import loosest
 from side_ray.statistics.evidence.strata import Strata, split_by_class
 from side_ray.statistics.hits import Hits, hits_from_columns
 from side_ray.statistics.scores import ConditionScores, join, reaches
+from side_ray.storage import Store
 from side_ray.storage.sealed import read_table
 
 HITS_SCHEMA = pa.schema(
@@ -33,6 +35,8 @@ HITS_SCHEMA = pa.schema(
 Nearest = tuple[np.ndarray, np.ndarray]
 """float32 [N], values of the nearest images, and int64 [N], their ids."""
 
+NEIGHBORS = ["neighbor_ids", "neighbor_values", "unseen_neighbor_ids", "unseen_neighbor_values"]
+"""Columns of scores: the nearest members and unseen images of each sample, in one unit."""
 CENTROIDS = "centroids.parquet"
 """stratum int64 · centroid list<float32>, of features of the similarity."""
 STRATA = "strata.parquet"
@@ -136,12 +140,7 @@ def read_centroids(artifact: Artifact) -> Strata:
 def read_pool(artifacts: Artifacts) -> PoolShape:
     """The images of an audit: members, then the unseen ones of `calibration` and `holdout`, each by id."""
     sizes, store = artifacts.sizes, artifacts.run.store
-    starts = np.cumsum([0, *(sizes[split] for split in SPLITS)])
-    group = np.arange(starts[-1])
-    for split, start in zip(SPLITS, starts, strict=False):
-        found = read_groups(store, artifacts.prepare.key, split, sizes[split])
-        group[start + found.ids] = start + found.groups
-    stratum = np.zeros(group.size, np.int64)
+    shape = images_of_pool(store, artifacts.prepare.key, sizes)
     if artifacts.cut_shards:
         table = _read(artifacts.strata, STRATA)
         parts = [
@@ -151,18 +150,28 @@ def read_pool(artifacts: Artifacts) -> PoolShape:
         known = (read_labels(store, artifacts.prepare.key, split) for split in SPLITS)
         labels = [each for each in known if each is not None]
         if len(labels) == len(SPLITS):
-            stratum = split_by_class(stratum, np.concatenate(labels), np.arange(group.size) < starts[1])
+            stratum = split_by_class(stratum, np.concatenate(labels), shape.is_member)
         larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
         around = [_whole(artifacts.neighborhood(split), sizes[split], ["typical"]) for split in SPLITS]
         typical = closeness_of(pa.concat_tables(around).column("typical").to_numpy(), larger).astype(np.float64)
-        return PoolShape(*_pool_sizes(artifacts), group, stratum, typical)
-    return PoolShape(*_pool_sizes(artifacts), group, stratum, np.zeros(group.size))
+        return replace(shape, stratum=stratum, typical=typical)
+    return shape
 
 
-def _pool_sizes(artifacts: Artifacts) -> tuple[int, int]:
-    """Members, and unseen images of both sets."""
-    sizes = artifacts.sizes
-    return sizes["member"], sizes["calibration"] + sizes["holdout"]
+def images_of_pool(store: Store, prepared: str, sizes: Mapping[Split, int]) -> PoolShape:
+    """The images of an audit with their groups, as if of one kind.
+
+    Args:
+        prepared: key of the prepared images.
+        sizes: of each split.
+    """
+    shape = PoolShape.plain(sizes["member"], sizes["calibration"] + sizes["holdout"])
+    start = 0
+    for split in SPLITS:
+        found = read_groups(store, prepared, split, sizes[split])
+        shape.group[start + found.ids] = start + found.groups
+        start += sizes[split]
+    return shape
 
 
 def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Condition, Competition]]:
@@ -173,23 +182,26 @@ def read_competitions(artifacts: Artifacts, cut: Cut) -> Iterator[tuple[Conditio
     Raises:
         Damaged: a shard of scores cannot be read.
     """
-    similarity, shape = similarity_of(artifacts.config.score), PoolShape.plain(*_pool_sizes(artifacts))
-    names = ["neighbor_ids", "neighbor_values", "unseen_neighbor_ids", "unseen_neighbor_values"]
+    similarity, sizes = similarity_of(artifacts.config.score), artifacts.sizes
+    shape = PoolShape.plain(sizes["member"], sizes["calibration"] + sizes["holdout"])
     for condition in conditions(artifacts.config):
         parts: list[Competition] = []
         limit = -np.inf
         for index in range(artifacts.sample_shards):
-            table = artifacts.scores(condition).read(index, names)
-            ids, values, unseen_ids, unseen_values = (_matrix(table.column(name)) for name in names)
-            found = compete(
-                Neighbors(ids, values), Neighbors(unseen_ids, unseen_values), shape.members, similarity, limit
-            )
+            table = artifacts.scores(condition).read(index, NEIGHBORS)
+            found = compete_table(table, shape.members, similarity, limit)
             if not parts:
                 limit = min(
                     float(closeness_of(np.float32(cut.value), similarity.larger_is_closer)), loosest(found, shape)
                 )
             parts.append(found.within(limit))
         yield condition, Competition.join(parts)
+
+
+def compete_table(table: pa.Table, members: int, similarity: Similarity, limit: float) -> Competition:
+    """The competition for the samples of a shard of scores, of which `table` has the columns `NEIGHBORS`; see `compete`."""
+    ids, values, unseen_ids, unseen_values = (_matrix(table.column(name)) for name in NEIGHBORS)
+    return compete(Neighbors(ids, values), Neighbors(unseen_ids, unseen_values), members, similarity, limit)
 
 
 def read_crossed(artifacts: Artifacts) -> tuple[Cut, Cut]:

@@ -18,7 +18,7 @@ from side_ray.errors import UserError
 from side_ray.report.wording import duration
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_samples, control_scores
-from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.plan import Condition, conditions, loss_images
 from side_ray.runs.run import PURGED, Artifact, Run, read_progress
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.storage import Store
@@ -69,7 +69,12 @@ class Row:
 def planned(artifacts: Artifacts) -> list[Stage]:
     """The stages of an audit, in order."""
 
+    latest = artifacts.run.latest()
+
     def key_of(name: str, each: Condition | None) -> str:
+        if name == "privacy":
+            # Its place depends on the prepared images. It is that of the last command, if that was about the same model.
+            return str(latest.get(name, "")) if latest.get("dpm") == artifacts.dpm.key else ""
         if each is not None:
             directory: str = getattr(artifacts, name)(each).directory
             return directory
@@ -87,6 +92,18 @@ def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
     store.write(PLAN, json.dumps([asdict(each) for each in found], indent=1).encode())
     if store.exists(PURGED):
         store.delete(PURGED)
+
+
+def locate(store: Store, stage: str, key: str, total: int) -> None:
+    """Enter the key and the number of units of a stage that were not known when its command recorded it; 0 if it does nothing."""
+    try:
+        found = json.loads(store.read(PLAN))
+        for each in found:
+            if each["stage"] == stage:
+                each |= {"keys": [key], "total": total}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return
+    store.write(PLAN, json.dumps(found, indent=1).encode())
 
 
 def spend(store: Store, step: str, seconds: float) -> None:
@@ -232,6 +249,9 @@ def _stages(
             yield Stage(f"train_surrogate: {name}", "training", "steps", at("surrogate", part=f"/{name}"), count)
         yield Stage("extract", "shards", "samples", at("samples", *many), samples, size)
     yield Stage("score", "shards", "samples", at("scores", *many), samples, size)
+    if images := loss_images(config):
+        # Exactly how many, and where, is known when the data set is prepared (`locate`).
+        yield Stage("privacy", "shards", "images", at("privacy"), images, size)
     yield from control
     yield Stage("report", "artifact", "report", at("report"))
 

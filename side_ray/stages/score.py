@@ -242,8 +242,6 @@ def score(audit: Audit) -> None:
             scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
             for each in many
         ]
-        if artifacts.cut_shards:
-            jobs += [_neighborhood_job(artifacts, split) for split in SPLITS]
         if artifacts.probe_shards:
             first = many[0]
             output, samples = artifacts.mirrored(first), artifacts.samples(first)
@@ -267,7 +265,7 @@ def score(audit: Audit) -> None:
 
 
 def score_synthetic(audit: Audit) -> None:
-    """Score only the synthetic set, which sets the cut. Raises what `score` does."""
+    """Score only the synthetic set, which sets the cut, and the images of the audit. Raises what `score` does."""
     with SearchActors(audit.artifacts) as search:
         _score_synthetic(audit, search)
 
@@ -277,7 +275,8 @@ def _score_synthetic(audit: Audit, search: SearchActors) -> None:
     if artifacts.cut_shards:
         learn_strata(audit)
         job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration", "holdout"))
-        run_scoring(audit, [job], search, "score: synthetic")
+        jobs = [job, *(_neighborhood_job(artifacts, split) for split in SPLITS)]
+        run_scoring(audit, jobs, search, "score: synthetic")
 
 
 def learn_strata(audit: Audit) -> None:

@@ -11,6 +11,7 @@ from side_ray.report import wording
 from side_ray.report.findings import headline
 from side_ray.results.recorded import Recorded
 from side_ray.statistics.control import LEVEL, holm
+from side_ray.statistics.evidence.excess import compare as compare_excess
 from side_ray.statistics.intervals import clopper_pearson
 from side_ray.statistics.richness import at_size
 from side_ray.storage import Store
@@ -22,9 +23,11 @@ MOST_CHANGES = 12
 def compare(stores: Sequence[Store]) -> dict[str, Any]:
     """Compare each run with the first one, condition by condition.
 
-    A sample counts +1 if it is a copy (within its run's own cut) and −1 if it matches a held-out image that closely, so that
-    chance resemblance cancels; the mean of that is the excess. Samples of one number share their noise where the seeds are the
-    same, so such conditions are compared in pairs. UMS is compared at the smaller N_G, by rarefaction.
+    Where both runs have the same training set and unseen images, the difference is that of the excess, each at its run's own cut
+    (`evidence.excess.compare`): it counts samples and chance resemblance of images, and is about these two models. Otherwise a
+    sample counts +1 if it is a copy (within its run's own cut) and −1 if it matches a held-out image that closely; the mean of
+    that is called excess too, and its interval counts samples alone. Samples of one number share their noise where the seeds
+    are the same, so such conditions are compared in pairs. UMS is compared at the smaller N_G, by rarefaction.
 
     Args:
         stores: two or more run directories with reports.
@@ -32,9 +35,10 @@ def compare(stores: Sequence[Store]) -> dict[str, Any]:
     Returns:
         JSON-able: `runs` (of each `uri`, `cut`, `train_size`, `headline`, and `changes`, its config keys that differ from the
         first run's) and `rows`, one for each later run and condition: `run` (its place in `runs`), `method`, `lambda`, `n`,
-        `paired`, `copies` and `excess` (of the first run and of this one), `difference` (of the excess, this − first), `ci`
-        (95 %, over samples), `p_value` and `p_adjusted` (Holm, over all rows), `worse` (significantly more), and `ums` (at `n`
-        samples; None where a run's hits are no longer there). Without held-out images the excess is the share of copies.
+        `paired`, `over` (`images` or `samples`: what the interval counts), `copies` and `excess` (of the first run and of this
+        one), `difference` (of the excess, this − first), `ci` (95 %), `p_value` and `p_adjusted` (Holm, over all rows), `worse`
+        (significantly more), and `ums` (at `n` samples; None where a run's hits are no longer there). Without held-out images
+        the excess is the share of copies.
 
     Raises:
         UserError: a run has no report, the similarities differ, or no condition is in both runs.
@@ -94,22 +98,45 @@ def _rows(first: Recorded, other: Recorded) -> list[dict[str, Any]]:
 def _row(first: Recorded, mine: Mapping[str, Any], other: Recorded, their: Mapping[str, Any]) -> dict[str, Any]:
     method, n = mine["method"], min(mine["n"], their["n"])
     paired = method != "given" and first.config["run"]["seed"] == other.config["run"]["seed"]
-    before, after = _signs(first, mine), _signs(other, their)
-    if paired:
-        before, after = before[:n], after[:n]
-    difference, ci, p_value = difference_of(before, after, paired)
+    found = _over_images(first, mine, other, their, n if paired else None)
+    if found is not None:
+        excess, (difference, ci, p_value) = found
+    else:
+        before, after = _signs(first, mine), _signs(other, their)
+        if paired:
+            before, after = before[:n], after[:n]
+        excess = [float(before.mean()), float(after.mean())]
+        difference, ci, p_value = difference_of(before, after, paired)
     return {
         "method": method,
         "lambda": mine["lambda"],
         "n": n,
         "paired": paired,
+        "over": "samples" if found is None else "images",
         "copies": [(first.criterion.of(mine) or {})["ams"], (other.criterion.of(their) or {})["ams"]],
-        "excess": [float(before.mean()), float(after.mean())],
+        "excess": excess,
         "difference": difference,
         "ci": ci,
         "p_value": p_value,
         "ums": [_ums(first, mine, n), _ums(other, their, n)],
     }
+
+
+def _over_images(
+    first: Recorded, mine: Mapping[str, Any], other: Recorded, their: Mapping[str, Any], paired: int | None
+) -> tuple[list[float], tuple[float, list[float], float]] | None:
+    """The excess of both, and its difference, interval and p-value; None where their images differ or unseen ones are missing.
+
+    Args:
+        paired: the number of samples that share their noise; None where they do not.
+    """
+    if first.artifacts.get("prepare") != other.artifacts.get("prepare"):
+        return None
+    before, after = first.excess(mine, paired or mine["n"]), other.excess(their, paired or their["n"])
+    if before is None or after is None:
+        return None
+    found = compare_excess(after, before, paired=paired is not None)
+    return [before.value, after.value], (found.difference, list(found.ci), found.p_value)
 
 
 def _signs(run: Recorded, condition: Mapping[str, Any]) -> np.ndarray:

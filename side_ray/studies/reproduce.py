@@ -18,6 +18,7 @@ from side_ray.report.paper.printed import DATASETS, Recomputed
 from side_ray.report.paper.scales import figure4, table1, table3, table4
 from side_ray.report.paper.unique import figure5
 from side_ray.report.table import rows_csv
+from side_ray.results.evidence import read_evidence
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.runs.run import Artifact, Run
@@ -28,6 +29,8 @@ from side_ray.stages.extract import extract
 from side_ray.stages.label import FOUND
 from side_ray.stages.score import score
 from side_ray.statistics.bands import bands_of
+from side_ray.statistics.evidence.excess import excess
+from side_ray.statistics.evidence.ledger import distinct
 from side_ray.statistics.growth import Growth, growth
 from side_ray.statistics.richness import at_size
 from side_ray.statistics.scores import condition_metrics
@@ -133,6 +136,8 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
         cut = read_cut(artifacts)
         entry = condition_metrics(scores, bands, cut, train_size=plan.base.distinct["member"])["bands"][band]
         n = int(scores.best.size)
+        pool, competition = read_evidence(artifacts)
+        beyond = excess(competition, pool)
         rows.append(
             {
                 "classes": each.classes,
@@ -142,6 +147,10 @@ def by_classes(table: str, plan: SweepPlan, reporter: Reporter) -> Recomputed:
                 "equal_n": equal,
                 "ums_equal": at_size(scores.hits[band].counts, n, equal)["ums"],
                 "holdout_ams": entry["holdout_ams"],
+                "excess": beyond.value,
+                "excess_low": beyond.ci[0],
+                "excess_high": beyond.ci[1],
+                "distinct_equal": distinct(pool, competition.first(equal)) / equal,
             }
         )
     about = {

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from side_ray.execution.session import ensure_ray
 from side_ray.execution.shard_pool import one_line
 from side_ray.report.sweep import FAILED, FINISHED, STOPPED, Outcome, best, sweep_rows, value_of
 from side_ray.report.table import rows_csv
+from side_ray.results.evidence import side_by_side
 from side_ray.runs.preflight import preflight
 from side_ray.runs.run import fingerprint
 from side_ray.runs.scores import read_cut
@@ -76,7 +78,7 @@ def _make(plan: SweepPlan, reporter: Reporter) -> list[Outcome]:
     notes = {note for each, goal in goals.items() for note in (trials[each].result(goal) or {}).get("notes", [])}
     for note in sorted(notes):
         reporter.warn(note)
-    outcomes = [_outcome(plan, each, goals[each], errors) for each in plan.settings]
+    outcomes = _weighed(plan, [_outcome(plan, each, goals[each], errors) for each in plan.settings])
     _write(plan, outcomes)
     if not errors:
         plan.results.finish(goals={each.name: goal for each, goal in goals.items()})
@@ -85,7 +87,21 @@ def _make(plan: SweepPlan, reporter: Reporter) -> list[Outcome]:
 
 def _read(plan: SweepPlan) -> list[Outcome]:
     goals = plan.results.info()["goals"]
-    return [_outcome(plan, each, goals[each.name], {}) for each in plan.settings]
+    return _weighed(plan, [_outcome(plan, each, goals[each.name], {}) for each in plan.settings])
+
+
+def _weighed(plan: SweepPlan, outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes; those of finished settings with what they show beyond chance (`side_by_side`)."""
+    finished = {
+        each: plan.artifacts[each]
+        for each, found in zip(plan.settings, outcomes, strict=True)
+        if found.metrics and found.status == FINISHED
+    }
+    rows = side_by_side(finished)
+    return [
+        replace(found, metrics={**(found.metrics or {}), **rows[each]}) if each in rows else found
+        for each, found in zip(plan.settings, outcomes, strict=True)
+    ]
 
 
 def share_stages(plan: SweepPlan, reporter: Reporter) -> None:

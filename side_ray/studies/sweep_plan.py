@@ -170,7 +170,7 @@ class SweepPlan:
     def stages(self) -> list[Stage]:
         """What the sweep does, for `status`: stages that trials share count once. Early stopping leaves samples out."""
         shared = merged([planned(artifacts) for artifacts in self.artifacts.values()])
-        made = [each for each in shared if each.stage != "report"]
+        made = [each for each in shared if each.stage not in ("privacy", "report")]
         return [*made, Stage("sweep", "artifact", "table", [self.results.key])]
 
     @property

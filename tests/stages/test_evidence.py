@@ -10,6 +10,7 @@ import pytest
 
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import read_pool
+from side_ray.runs.status import record, rows
 from tests.bruteforce import check, main
 from tests.local import audit_here
 
@@ -54,13 +55,21 @@ def test_brute_force_of_what_is_no_run_ends_in_one_line(tmp_path, capsys, conten
 
 
 def test_the_training_loses_all_privacy(audited):
-    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/statistics/evidence/test_privacy.py`)."""
+    """60 pairs can show at most ε = 2.97; 300 show more than 3 (`tests/execution/test_privacy.py`)."""
     found = audited.report.read_json("metrics.json")["privacy"]
     assert found["pairs"] == 60
     loss = next(each for each in found["guessers"] if each["score"] == "loss" and each["share"] == 1)
     assert loss["right"] == loss["guesses"] == 60
     assert 2.5 < found["epsilon"] < found["most"] == pytest.approx(2.97, abs=0.01)
     assert found["attacks"]["loss"]["auc"] > 0.98
+
+
+def test_the_step_of_the_losses_is_in_the_status(audited):
+    store = audited.run.store
+    (row,) = [each for each in rows(store, store.uri) if each.stage == "privacy"]
+    assert (row.done, row.total, row.unit) == (180, 180, "images")
+    record(audited)
+    assert {each.left for each in rows(store, store.uri) if each.stage == "privacy"} == {0}
 
 
 def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):

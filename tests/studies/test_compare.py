@@ -10,7 +10,7 @@ import pytest
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
-from side_ray.report.compare.view import page, terminal_tables
+from side_ray.report.compare.view import cells, page, terminal_tables
 from side_ray.runs.run import Artifact, Run
 from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
@@ -20,7 +20,7 @@ from tests.local import audit_here
 
 @pytest.fixture(scope="module")
 def runs(local_audit, tmp_path_factory):
-    """The closed-form model; the same with another number of steps; and one that was made of other digits, which copies none of
+    """The closed-form model; the same in batches of another size; and one that was made of other digits, which copies none of
     the members."""
     root = tmp_path_factory.mktemp("compare")
     first, mitigated = root / "first", root / "mitigated"
@@ -35,7 +35,7 @@ def runs(local_audit, tmp_path_factory):
     dpm.finish(kind="optimal", images=60)
     with patch("side_ray.stages.report.build_figures", return_value=[]):
         audit_here(mitigated)
-        audit_here(root / "again", extract__steps=5)
+        audit_here(root / "again", extract__batch_size=20)
     return {name: open_store(str(root / name)) for name in ("first", "again", "mitigated")}
 
 
@@ -56,14 +56,23 @@ def test_a_mitigated_model_has_fewer_copies(runs):
 def test_other_settings_are_no_difference_by_themselves(runs):
     found = compare([runs["first"], runs["again"]])
     assert not any(row["worse"] for row in found["rows"])
-    assert found["runs"][1]["changes"] == ["extract.steps: 4 → 5"]
+    assert found["runs"][1]["changes"] == ["extract.batch_size: 30 → 20"]
     first = json.loads(runs["first"].read("latest.json"))["report"]
     metrics = json.loads(runs["first"].read(f"{first}/metrics.json"))
     for row, condition in zip(found["rows"], metrics["conditions"], strict=True):
         assert row["copies"][0] == condition["calibrated"]["ams"]
         assert row["ums"][0] == pytest.approx(condition["calibrated"]["ums"])
-        excess = condition["calibrated"]["ams"] - condition["calibrated"]["holdout_ams"]
-        assert row["excess"][0] == pytest.approx(excess)
+        assert (row["over"], row["excess"][0]) == ("images", pytest.approx(condition["excess"]))
+
+
+def test_the_interval_counts_samples_alone_where_the_images_differ(runs):
+    with patch("side_ray.results.recorded.Recorded.excess", return_value=None):
+        found = compare([runs["first"], runs["mitigated"]])
+    for row, over_images in zip(found["rows"], compare([runs["first"], runs["mitigated"]])["rows"], strict=True):
+        assert (row["over"], over_images["over"]) == ("samples", "images")
+        assert row["copies"] == over_images["copies"]
+        assert row["excess"][0] == pytest.approx(over_images["excess"][0], abs=0.1)
+    assert any("*" in cell for row in found["rows"] for cell in cells(row))
 
 
 def test_the_table_and_the_page_hold_every_row_and_escape_names(runs):

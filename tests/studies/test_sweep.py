@@ -37,14 +37,15 @@ def table(root: Path, plan) -> list[dict]:
 def numbers(row: dict) -> dict:
     """A row of the sweep's table, reduced to the columns of an audit's table."""
     own = {"labels", "classes", "arch", "steps", "interval_from", "interval_to", "status", "planned"}
+    own |= {"equal_cost_samples", "equal_cost_distinct"}
     return {key: value for key, value in row.items() if key not in own and value is not None}
 
 
 def audit_rows(root: Path, artifacts) -> list[dict]:
-    """The rows of an audit's metrics.csv, with numbers parsed, without what a sweep does not weigh."""
+    """The rows of an audit's metrics.csv, with numbers parsed, without what depends on the other conditions' cost."""
     with open(root / artifacts.report.key / "metrics.csv") as file:
         return [
-            {key: _number(word) for key, word in row.items() if word and not key.startswith(("excess", "distinct_at"))}
+            {key: _number(word) for key, word in row.items() if word and not key.startswith("equal_cost")}
             for row in csv.DictReader(file)
         ]
 

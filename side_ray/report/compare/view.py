@@ -12,14 +12,16 @@ from side_ray.report.page import ENVIRONMENT
 
 COLUMNS = ("condition", "N_G", "copies", "excess", "difference", "p (Holm)", "UMS at equal N_G", "finding")
 NOTE = (
-    "Excess: copies minus held-out matches, in % of the samples, at each run's own cut. Difference: of the excess, with its 95% "
-    "interval over samples. Paired: both runs drew sample i from the same noise."
+    "Excess: matches of training images minus those of unseen images, in % of the samples, at each run's own cut. Difference: of "
+    "the excess, with its 95% interval: over samples and images where both runs have the same images, else over samples (*). "
+    "Paired: both runs drew sample i from the same noise."
 )
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One row as text, by `COLUMNS`."""
     difference = f"{100 * row['difference']:+.2f} ({100 * row['ci'][0]:+.2f} to {100 * row['ci'][1]:+.2f})"
+    difference += "*" if row["over"] == "samples" else ""
     return (
         wording.condition_name(row),
         wording.count(row["n"]) + (" paired" if row["paired"] else ""),

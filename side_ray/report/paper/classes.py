@@ -12,6 +12,8 @@ from side_ray.report.paper import draw
 from side_ray.report.paper.printed import Recomputed, Rows, paragraph, printed
 
 SCORES = {"ams": "AMS", "ums": "UMS at its own N_G", "ums_equal": "UMS at equal N_G"}
+BEYOND = {"excess": "Excess", "distinct_equal": "Distinct images at FDR 5 %, over N_G, at equal N_G"}
+"""What is beyond matches by chance."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ def fit_line(x: np.ndarray, y: np.ndarray) -> Fit:
 
 
 def fits_of(table: Rows) -> dict[str, Fit]:
-    """The lines of every score over `classes`."""
+    """The lines of every score of the table over `classes`."""
     classes = np.array([row["classes"] for row in table], float)
-    return {score: fit_line(classes, np.array([row[score] for row in table], float)) for score in SCORES}
+    known = [score for score in (*SCORES, *BEYOND) if score in table[0]]
+    return {score: fit_line(classes, np.array([row[score] for row in table], float)) for score in known}
 
 
 def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recomputed:
@@ -73,7 +76,8 @@ def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recompute
 
     Args:
         name: table2 or fig7. The rows of the first are the fits, those of the second the points.
-        table: a row per C: `classes`, `kept`, `n`, `ams`, `ums`, `ums_equal`, `equal_n` (scores as fractions).
+        table: a row per C: `classes`, `kept`, `n`, `ams`, `ums`, `ums_equal`, `equal_n`, and where it is known `excess` and
+            `distinct_equal` (scores as fractions).
         about: `band`, `scale` (λ), `per_class`, `dataset` (the paper's name, None where it is none of its own).
     """
     fits = fits_of(table)
@@ -84,7 +88,8 @@ def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recompute
         f"({int(table[0]['equal_n']):,}, by rarefaction) can. Scores are fractions.",
     ]
     rows = []
-    for score, label in SCORES.items():
+    labels = {score: label for score, label in (SCORES | BEYOND).items() if score in fits}
+    for score, label in labels.items():
         fit, paper = fits[score], theirs.get(score)
         low, high = fit.slope_interval()
         rows.append(
@@ -111,8 +116,13 @@ def classes_table(name: str, table: Rows, about: Mapping[str, Any]) -> Recompute
                 f"{paper['correlation']:.2f}. The paper's rise with C {agrees} here."
             )
         lines.append(line)
+    if "excess" in fits:
+        lines.append(
+            "AMS and UMS count matches by chance too; excess is without as many matches of unseen images, at the calibrated cut. "
+            "A sample costs the same at every C, so equal N_G is equal cost; training a student for each C is not counted."
+        )
     if about["dataset"] != "CelebA-HQ-FI":
         lines.append("Not comparable: slope and intercept, which the paper gives for CelebA-HQ-FI.")
     title = "AMS and UMS by the number of classes"
-    drawing = draw.fitted(table, fits, SCORES, title)
+    drawing = draw.fitted(table, fits, labels, title)
     return Recomputed(name, title, rows if name == "table2" else list(table), drawing, paragraph(lines))

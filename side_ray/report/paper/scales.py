@@ -6,6 +6,7 @@ from typing import Any
 
 from side_ray.report import wording
 from side_ray.report.paper import draw
+from side_ray.report.paper.beyond import BEYOND, beyond_by_scale, beyond_chance, beyond_lines, mean_beyond
 from side_ray.report.paper.printed import Recomputed, Rows, dataset_of, paragraph, printed, where
 
 AVERAGED = (5.0, 9.0)
@@ -26,6 +27,7 @@ def rows_of(metrics: Mapping[str, Any]) -> Rows:
                 row |= {f"{score}_{name}": 100 * band[score]}
                 row |= {f"{score}_{name}_low": 100 * low, f"{score}_{name}_high": 100 * high}
             row |= {f"{score}_count_{name}": band[f"{score}_count"] for score in ("ams", "ums")}
+        row |= beyond_chance(each)
         rows.append(row | {f"top_{share}": mean for share, mean in each["top_mean"].items()})
     return rows
 
@@ -54,7 +56,7 @@ def table1_rows(rows: Rows, bands: Sequence[str]) -> Rows:
                 if f"{score}_{band}_low" in chosen[0]:
                     row[f"{score}_low"] = min(each[f"{score}_{band}_low"] for each in chosen)
                     row[f"{score}_high"] = max(each[f"{score}_{band}_high"] for each in chosen)
-            table.append(row)
+            table.append(row | mean_beyond(chosen))
     return table
 
 
@@ -94,6 +96,7 @@ def table1(metrics: Mapping[str, Any]) -> Recomputed:
             mine = {row["method"]: row[score] for row in where(table, band=band)}
             told = ", ".join(f"{wording.method_name(method)} {value:.3f}" for method, value in mine.items())
             lines.append(f"{band} {score.upper()} %: {told}. {_order(mine, band, score, dataset)}")
+    lines += beyond_lines(where(table, band=bands[0]))
     if dataset is None:
         lines.append(NOT_OURS.format(what=_source(metrics)))
     else:
@@ -134,12 +137,14 @@ def table4(metrics: Mapping[str, Any]) -> Recomputed:
     middle = "mid" if "mid" in bands else bands[len(bands) // 2]
     kept = [row for row in rows_of(metrics) if row["method"] in ("random", "td")]
     names = [f"top_{share}" for share in TOPS if f"top_{share}" in kept[0]]
-    wanted = ["lambda", "n", f"ams_{middle}", f"ums_{middle}", *names]
-    table = [{name: row[name] for name in wanted} for row in sorted(kept, key=lambda row: row["lambda"])]
+    wanted = ["lambda", "n", f"ams_{middle}", f"ums_{middle}", *names, *(name for name in BEYOND if name in kept[0])]
+    kept.sort(key=lambda row: row["lambda"])
+    table = [{name: row[name] for name in wanted} for row in kept]
     lines = [
         f"{len(table)} guidance scales with {table[0]['n']:,} samples each; AMS and UMS in %, {middle} band.",
         *_best_against_paper(best_scales(kept, [middle]), _random(kept)),
         "The paper's Table 4 has its highest mid AMS at λ = 15 (1.516 %, 2.5 × Random) and its highest UMS at λ = 9.",
+        *beyond_lines(kept),
         _whether_comparable(metrics),
     ]
     title = f"Table 4: the {middle} band by guidance scale"
@@ -166,7 +171,9 @@ def figure4(metrics: Mapping[str, Any]) -> Recomputed:
         for score in ("ams", "ums")
         for row in sorted(kept, key=lambda row: row["lambda"])
     ]
-    lines = [*_best_against_paper(best, _random(kept))]
+    kept.sort(key=lambda row: row["lambda"])
+    table += beyond_by_scale(kept)
+    lines = [*_best_against_paper(best, _random(kept)), *beyond_lines(kept)]
     for row in printed("fig4"):
         lines.append(
             f"The paper's best λ of 0 … 50, {row['band']} band: {row['ams']:g} for AMS, {row['ums']:g} for UMS."

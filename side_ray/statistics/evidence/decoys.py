@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 
@@ -177,10 +177,15 @@ def _tails(labels: np.ndarray, members: int, decoys: int) -> np.ndarray:
 @functools.cache
 def _log_tails(members: int, decoys: int, most: int) -> np.ndarray:
     """float64 [K, K + 1]: log P(at least x members among k drawn), by k − 1 and x."""
-    x = np.arange(most + 1)
-    rows = []
-    for k in range(1, most + 1):
-        at = stats.hypergeom.pmf(x, members + decoys, members, k)
-        rows.append(np.cumsum(at[::-1])[::-1])
+    # By logarithms of factorials, which is much faster than `scipy.stats.hypergeom` for a whole table.
+    factorial = special.gammaln(np.arange(members + decoys + 1) + 1.0)
+
+    def choose(n: int, k: np.ndarray) -> np.ndarray:
+        inside = (k >= 0) & (k <= n)
+        k = np.where(inside, k, 0)
+        return np.where(inside, factorial[n] - factorial[k] - factorial[n - k], -np.inf)
+
+    x, k = np.arange(most + 1), np.arange(1, most + 1)[:, None]
+    at = np.exp(choose(members, x) + choose(decoys, k - x) - choose(members + decoys, k))
     with np.errstate(divide="ignore"):
-        return np.log(np.minimum(rows, 1.0))
+        return np.log(np.minimum(np.cumsum(at[:, ::-1], axis=1)[:, ::-1], 1.0))

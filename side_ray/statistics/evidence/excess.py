@@ -4,10 +4,22 @@ Both shares are taken at one cut and with one normalizer (`pool`). The unseen sh
 unseen images, since the nearest of more images is nearer: a sample with u unseen images within the cut matches a random block
 with probability 1 − C(d − u, m) / C(d, m). With d < m it is the share of all d times m / d, which is never too small.
 
-The variance has two parts. The samples vary: the variance of the paired difference over N. And the images vary: a delete-a-group
-jackknife over members and over unseen images (Kott 2001). A sample whose match is deleted goes to its next neighbour; hits of
-members are a total over images, so a replicate is scaled up to m images again. Few images with many hits make the total skewed,
-so the interval is that of Hall (1992, "On the removal of skewness by transformation"), with the third moments of these parts.
+Two questions, two estimands:
+
+- `excess`: is the model closer to its members than to other images? Under the null hypothesis members are exchangeable with
+  unseen images, so both are samples of one population. The interval counts samples and the images of both sides.
+- `compare`: does one condition pull more copies out of *this* model than another? The members are all the images that the claim
+  is about, each of them is searched, and what the model knows of them is fixed: no variance belongs to that. What is not fixed is
+  resemblance by chance, of samples to unseen images and to as many members. Unseen images tell how it varies. The interval
+  counts samples and that.
+
+Variances: the samples' is that of their mean over N. The images' is a delete-a-group jackknife (Kott 2001): a sample whose match
+is deleted goes to its next neighbour, and a total over images is scaled up to m images again. Images that are hit at random by
+samples differ by the samples' own noise, which both parts contain, so it is taken off once, as with errors that are clustered
+in two ways (Cameron, Gelbach & Miller 2011).
+
+A share with a variance V is treated as an overdispersed Poisson count of share²/V, with the exact limits of that count, because
+few images with many matches make it skewed. The limits of two shares give those of their difference (MOVER, Zou & Donner 2008).
 """
 
 from dataclasses import dataclass
@@ -17,9 +29,36 @@ import numpy as np
 from scipy import special, stats
 
 from side_ray.statistics.evidence.pool import Competition, PoolShape
-from side_ray.statistics.intervals import clopper_pearson
+from side_ray.statistics.intervals import poisson_limits
 
 MOST_FOLDS = 100
+LEVEL = 0.05
+GRID = 2**15
+"""Steps of the grid of `exchanged` over the sum of all differences; a multiple of 16 of them, and at least 32, to the unit."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The matches of one condition with members, or with a random block of as many unseen images."""
+
+    share: np.ndarray
+    """float64 [N], each sample's match, or its probability of one."""
+    within: np.ndarray
+    """int64 [N], images of this side within the cut."""
+    folds: np.ndarray
+    """float64 [F], the share over all samples without each fold of images."""
+
+    def noise(self, samples: np.ndarray | bool = True) -> float:
+        """The variance of the single matches of chosen samples (bool [N]), which that of the images contains as well."""
+        chosen = samples & (self.within > 0)
+        return float((self.share[chosen] ** 2 / self.within[chosen]).sum()) / self.share.size**2
+
+    @property
+    def unit(self) -> float:
+        """What one independent match adds to the share: its variance over the share, as for a Poisson count; nan without any."""
+        share = float(self.share.mean())
+        variance = _of_samples(self.share) + max(_of_images(self.folds) - self.noise(), 0.0)
+        return variance / share if share else np.nan
 
 
 @dataclass(frozen=True)
@@ -27,14 +66,17 @@ class Excess:
     """The excess of one condition, with what a paired comparison needs."""
 
     value: float
-    member_share: float
-    unseen_share: float
     ci: tuple[float, float]
     """95 %."""
-    samples: np.ndarray
-    """float64 [N], each sample's member hit minus its probability of an unseen hit."""
-    folds: np.ndarray
-    """float64 [2, F], the share without each fold of members, and without each fold of unseen images."""
+    member: Side
+    unseen: Side
+    ratio: float
+    """m / d."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """float64 [N], each sample's member match minus its probability of an unseen match."""
+        return self.member.share - self.unseen.share
 
     @property
     def established(self) -> bool:
@@ -57,58 +99,99 @@ class Difference:
 
 
 def excess(found: Competition, shape: PoolShape) -> Excess:
-    """The excess of one condition, and its 95 % interval."""
+    """The excess of one condition, and its 95 % interval for members that are a sample of the population of images."""
     n, of_member = found.size, shape.is_member[found.images]
     folds, sizes = folds_of(shape)
     m, d = int(sizes[0].sum()), int(sizes[1].sum())
-    hit, member_folds = _member_side(found.rows[of_member], folds[found.images[of_member]], n, sizes[0], m)
-    chance, unseen_folds = _unseen_side(found.rows[~of_member], folds[found.images[~of_member]], n, sizes[1], m, d)
-    samples = hit - chance
-    pair = np.stack([member_folds, unseen_folds])
-    value = float(samples.mean())
-    low, high = _interval(value, *_moments(samples, pair))
-    # Without a single hit nothing varies, and the share may still be positive.
-    most = clopper_pearson(0, n)[1]
-    low, high = (low if chance.any() else min(low, value)), high
-    if not hit.any():
-        high = max(high, most)
-    if not chance.any() and not hit.any():
-        low = -most
-    return Excess(value, float(hit.mean()), float(chance.mean()), (low, high), samples, pair)
+    member = _member_side(found.rows[of_member], folds[found.images[of_member]], n, sizes[0], m)
+    unseen = _unseen_side(found.rows[~of_member], folds[found.images[~of_member]], n, sizes[1], m, d)
+    matched, chance = float(member.share.mean()), float(unseen.share.mean())
+    # An image of either side may be matched as often as one of the other: what has no match yet may have many.
+    one = min(1.0, m / d)
+    units = np.fmax([member.unit, unseen.unit], [unseen.unit / one, member.unit * one])
+    units = np.fmax(units, [1 / n, one / n])
+    low, high = _limits(matched, member.unit, units[0])
+    least, most = _limits(chance, unseen.unit, units[1])
+    value = matched - chance
+    ci = value - float(np.hypot(matched - low, most - chance)), value + float(np.hypot(high - matched, chance - least))
+    return Excess(value, ci, member, unseen, m / d)
 
 
-def compare(a: Excess, b: Excess) -> Difference:
-    """The paired difference a − b of two conditions whose samples share their noise, one by one."""
-    samples, folds = a.samples - b.samples, a.folds - b.folds
-    value = float(samples.mean())
-    deviation, skewness, freedom = _moments(samples, folds)
-    p_value = float(2 * stats.t.sf(abs(value) / deviation, freedom)) if deviation else 1.0
-    return Difference(value, _interval(value, deviation, skewness, freedom), p_value)
+def compare(a: Excess, b: Excess, paired: bool = True) -> Difference:
+    """The difference a − b of two conditions, or of two models with the same members.
+
+    The p-value is that of a t-test with the variance of samples and of chance resemblance, and no smaller than that of
+    `exchanged`, which holds however few samples match. Where it is above 5 % the interval holds 0.
+
+    Args:
+        paired: whether the samples of both share their noise, one by one.
+    """
+    if paired:
+        samples = a.samples - b.samples
+        at_least, variance = exchanged(samples), _of_samples(samples)
+        # The samples' own noise is known where one of the two alone matches.
+        own = (a.unseen.within > 0) != (b.unseen.within > 0)
+        noise = a.unseen.noise(own) + b.unseen.noise(own)
+    else:
+        at_least, variance = 0.0, _of_samples(a.samples) + _of_samples(b.samples)
+        noise = a.unseen.noise() + b.unseen.noise()
+    folds = a.unseen.folds - b.unseen.folds
+    # Chance varies in the mean over d images, and in a total over m of the same kind.
+    times, images = 1 + 1 / a.ratio, _of_images(folds)
+    uncertainty = variance**2 / (min(a.samples.size, b.samples.size) - 1 or 1)
+    if images > noise:
+        variance += times * (images - noise)
+        uncertainty += (times * images) ** 2 / (folds.size - 1)
+    value = a.value - b.value
+    if not variance:
+        most = poisson_limits(0)[1] / min(a.samples.size, b.samples.size)
+        return Difference(value, (value - most, value + most), 1.0)
+    deviation, freedom = float(np.sqrt(variance)), variance**2 / uncertainty
+    p_value = max(at_least, float(2 * stats.t.sf(abs(value) / deviation, freedom)))
+    half = float(stats.t.isf(LEVEL / 2, freedom)) * deviation
+    low, high = value - half, value + half
+    return Difference(value, (low, high) if p_value <= LEVEL else (min(low, 0.0), max(high, 0.0)), p_value)
 
 
-def _moments(samples: np.ndarray, folds: np.ndarray) -> tuple[float, float, float]:
-    """Standard deviation and skewness of the excess, and the degrees of freedom of its variance (Satterthwaite)."""
-    n, count = samples.size, folds.shape[1]
-    away = [samples - samples.mean(), *(side - side.mean() for side in folds)]
-    variances = [float((away[0] ** 2).sum()) / (n * max(n - 1, 1))]
-    variances += [(count - 1) / count * float((side**2).sum()) for side in away[1:]]
-    # Without a fold of images with many hits the share is small; unseen images count against the excess.
-    thirds = [float((away[0] ** 3).sum()) / n**3]
-    thirds += [
-        sign * ((count - 1) / count) ** 3 * float((side**3).sum()) for sign, side in zip((-1, 1), away[1:], strict=True)
-    ]
-    total = sum(variances)
-    freedoms = [max(n - 1, 1), *([count - 1] * len(folds))]
-    below = sum(part**2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
-    return float(np.sqrt(total)), sum(thirds) / total**1.5 if total else 0.0, total**2 / below if below else float(n)
+def exchanged(differences: np.ndarray) -> float:
+    """The two-sided probability of a sum at least as far from 0 where either condition could have made either sample of a pair.
+
+    Then every difference has either sign with the same probability (Fisher's randomization test), whatever images there are. The
+    distribution of the sum is computed whole, with the differences rounded to a fine grid.
+
+    Args:
+        differences: float64 [N], by pair.
+    """
+    sizes = np.abs(differences[np.abs(differences) > 1e-12])
+    if not sizes.size:
+        return 1.0
+    per_unit = 16 * max(int(GRID / 16 / sizes.sum()), 2)
+    steps, count = np.unique(np.rint(sizes * per_unit).astype(np.int64), return_counts=True)
+    length = 1 << int(2 * (steps * count).sum() + 1).bit_length()
+    places = np.arange(length // 2 + 1)
+    transform = np.ones(places.size)
+    for each, often in zip(steps.tolist(), count.tolist(), strict=True):
+        transform *= np.cos(2 * np.pi * (places * each % length) / length) ** often
+    chance = np.fft.irfft(transform, length)[: length // 2]
+    # Sums that are equal but for rounding count as equal: within three standard deviations of its error.
+    farthest = int(np.ceil(abs(differences.sum()) * per_unit - 1.5 * np.sqrt(sizes.size)))
+    return float(np.clip(2 * chance[farthest:].sum(), 0.0, 1.0)) if farthest > 0 else 1.0
 
 
-def _interval(value: float, deviation: float, skewness: float, freedom: float) -> tuple[float, float]:
-    quantiles = stats.t.ppf([0.975, 0.025], freedom)
-    if abs(skewness) > 1e-6:
-        quantiles = 3 / skewness * (np.cbrt(1 + skewness * (quantiles - skewness / 6)) - 1)
-    low, high = value - quantiles * deviation
-    return float(low), float(high)
+def _limits(share: float, unit: float, largest: float) -> tuple[float, float]:
+    """95 % limits of a share, below with the unit of its own matches and above with the largest one that they may have."""
+    low = poisson_limits(share / unit)[0] * unit if share and unit else share
+    return low, max(poisson_limits(share / largest)[1] * largest, share)
+
+
+def _of_samples(share: np.ndarray) -> float:
+    """The variance of a mean over samples."""
+    return float(share.var(ddof=1)) / share.size if share.size > 1 else 0.0
+
+
+def _of_images(folds: np.ndarray) -> float:
+    """The delete-a-group jackknife variance of a share."""
+    return (1 - 1 / folds.size) * float(((folds - folds.mean()) ** 2).sum())
 
 
 def folds_of(shape: PoolShape, most: int = MOST_FOLDS) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -126,10 +209,8 @@ def folds_of(shape: PoolShape, most: int = MOST_FOLDS) -> tuple[np.ndarray, list
     return np.concatenate(folds), sizes
 
 
-def _member_side(
-    rows: np.ndarray, folds: np.ndarray, n: int, sizes: np.ndarray, m: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each sample hits a member, float64 [N], and the share of hits without each fold."""
+def _member_side(rows: np.ndarray, folds: np.ndarray, n: int, sizes: np.ndarray, m: int) -> Side:
+    """Whether each sample hits a member, and the share of hits without each fold."""
     hit = np.zeros(n)
     hit[rows] = 1.0
     # A sample is lost with a fold if all members that it hits are in it.
@@ -137,25 +218,22 @@ def _member_side(
     np.minimum.at(lowest, rows, folds)
     np.maximum.at(highest, rows, folds)
     lost = np.bincount(lowest[(lowest == highest)], minlength=sizes.size)[: sizes.size]
-    return hit, (hit.sum() - lost) / n * m / np.maximum(m - sizes, 1)
+    return Side(hit, np.bincount(rows, minlength=n), (hit.sum() - lost) / n * m / np.maximum(m - sizes, 1))
 
 
-def _unseen_side(
-    rows: np.ndarray, folds: np.ndarray, n: int, sizes: np.ndarray, m: int, d: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each sample's probability to hit a random block of m unseen images, float64 [N], and the share without each fold."""
+def _unseen_side(rows: np.ndarray, folds: np.ndarray, n: int, sizes: np.ndarray, m: int, d: int) -> Side:
+    """Each sample's probability to hit a random block of m unseen images, and the share without each fold."""
     within = np.bincount(rows, minlength=n)
     most = int(within.max(initial=0))
     chance = block(most, m, d)[within]
     pairs, count = np.unique(rows * sizes.size + folds, return_counts=True)
     row, fold = np.divmod(pairs, sizes.size)
-    histogram = np.bincount(within, minlength=most + 1)
-    shares = []
-    for number, size in enumerate(sizes):
-        table, mine = block(most, m, d - int(size)), fold == number
-        change = table[within[row[mine]] - count[mine]] - table[within[row[mine]]]
-        shares.append((histogram @ table + change.sum()) / n)
-    return chance, np.array(shares)
+    # The table of each fold, which depends on its size alone.
+    distinct_sizes, kind = np.unique(sizes, return_inverse=True)
+    tables = np.stack([block(most, m, d - size) for size in distinct_sizes.tolist()])
+    change = tables[kind[fold], within[row] - count] - tables[kind[fold], within[row]]
+    shares = (tables @ np.bincount(within, minlength=most + 1))[kind] + np.bincount(fold, change, sizes.size)
+    return Side(chance, within, shares / n)
 
 
 def block(most: int, m: int, d: int) -> np.ndarray:

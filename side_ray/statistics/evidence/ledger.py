@@ -1,18 +1,20 @@
 """Evidence by condition, and by training image."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
 
 from side_ray.statistics.evidence.decoys import Entrants, entrants, q_values, standing
-from side_ray.statistics.evidence.excess import compare, excess
+from side_ray.statistics.evidence.excess import Excess, compare, excess
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.verdict import FDR, Judgement, judge
 from side_ray.statistics.richness import LEAST_COVERAGE, richness
 
+K = TypeVar("K")
 LEVELS = ("0.01", "0.05")
 Key = tuple[str, float]
 """Method and λ."""
@@ -36,20 +38,27 @@ def weigh(shape: PoolShape, found: Mapping[Key, Competition], cut: float, rate: 
         rate: the false-match rate of the config.
     """
     excesses = {key: excess(each, shape) for key, each in found.items()}
-    rows: dict[Key, dict[str, Any]] = {}
-    for key, each in excesses.items():
-        row: dict[str, Any] = {
-            "excess": each.value,
-            "excess_ci": list(each.ci),
-            "excess_member_share": each.member_share,
-            "excess_unseen_share": each.unseen_share,
-            "discoveries": discoveries(entrants(shape, [found[key]]), found[key], shape),
-        }
-        base = excesses.get(RANDOM)
-        if base is not None and key != RANDOM and base.samples.size == each.samples.size:
-            row["excess_over_random"] = compare(each, base).as_dict()
-        rows[key] = row
+    rows = {key: beyond_chance(found[key], shape, each, excesses.get(RANDOM)) for key, each in excesses.items()}
     return Evidence(judge(shape, list(found.values()), cut, rate), rows)
+
+
+def beyond_chance(found: Competition, shape: PoolShape, own: Excess, random: Excess | None) -> dict[str, Any]:
+    """The numbers of one condition.
+
+    Args:
+        own: its excess.
+        random: that of Random; a difference is given where it has as many samples.
+    """
+    row: dict[str, Any] = {
+        "excess": own.value,
+        "excess_ci": list(own.ci),
+        "excess_member_share": float(own.member.share.mean()),
+        "excess_unseen_share": float(own.unseen.share.mean()),
+        "discoveries": discoveries(entrants(shape, [found]), found, shape),
+    }
+    if random is not None and random is not own and random.samples.size == found.size:
+        row["excess_over_random"] = compare(own, random).as_dict()
+    return row
 
 
 def discoveries(pool: Entrants, found: Competition, shape: PoolShape) -> dict[str, dict[str, int]]:
@@ -73,6 +82,31 @@ def discoveries(pool: Entrants, found: Competition, shape: PoolShape) -> dict[st
             "distinct": int(revealed.sum()),
         }
     return counts
+
+
+def at_equal_cost(
+    found: Mapping[K, tuple[PoolShape, Competition]], cost: Mapping[K, float]
+) -> dict[K, dict[str, float]]:
+    """What each condition reveals with as many of its first samples as the cheapest condition's whole cost pays for.
+
+    Args:
+        cost: of one sample, by condition.
+
+    Returns:
+        By condition `per_sample` (its cost), `samples`, and `distinct` training images at a false discovery rate of `FDR`.
+    """
+    budget = min(each.size * cost[key] for key, (_, each) in found.items())
+    rows = {}
+    for key, (shape, each) in found.items():
+        part = each.first(math.floor(budget / cost[key] * (1 + 1e-12)))
+        rows[key] = {"per_sample": cost[key], "samples": part.size, "distinct": distinct(shape, part)}
+    return rows
+
+
+def distinct(shape: PoolShape, found: Competition) -> int:
+    """Distinct training images that some samples reveal at a false discovery rate of `FDR`."""
+    pool = entrants(shape, [found])
+    return int((pool.is_member & (q_values(pool) <= FDR)).sum())
 
 
 @dataclass(frozen=True)

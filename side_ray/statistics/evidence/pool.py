@@ -60,6 +60,12 @@ class Competition:
         kept = self.values >= np.float32(closeness)
         return replace(self, rows=self.rows[kept], images=self.images[kept], values=self.values[kept])
 
+    def first(self, n: int) -> "Competition":
+        """The competition for the first n samples."""
+        kept = self.rows < n
+        values = self.values[kept] if self.values.size else self.values
+        return Competition(self.winner[:n], self.closeness[:n], self.rows[kept], self.images[kept], values)
+
     @property
     def size(self) -> int:
         """Number of samples."""

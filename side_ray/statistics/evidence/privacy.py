@@ -21,6 +21,10 @@ from scipy import stats
 ALPHA = 0.05
 SHARES = (1.0, 0.25)
 """Shares of the pairs that are guessed: all, and those whose scores differ most."""
+TIMES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+"""Timesteps of the denoising loss as shares of T, fixed for every model."""
+DRAWS = 4
+"""Draws of noise at each, the same for every image."""
 LEAST_FOR_LOW_RATE = 1000
 """Unseen images from which the true positive rate at a false positive rate of 0.1 % is given."""
 

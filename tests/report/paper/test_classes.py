@@ -64,6 +64,15 @@ def test_table_2_tells_a_rise_from_a_fall_and_from_nothing():
     assert classes_table("fig7", classes_rows(1e-3), about).rows[0]["classes"] == 10
 
 
+def test_table_2_has_excess_and_distinct_images_where_they_are_known():
+    about = {"band": "low", "scale": 5.0, "per_class": 40, "dataset": None}
+    rows = [row | {"excess": 0.1 - 1e-3 * row["classes"], "distinct_equal": row["ums"]} for row in classes_rows(1e-3)]
+    found = classes_table("table2", rows, about)
+    assert [row["score"] for row in found.rows] == ["ams", "ums", "ums_equal", "excess", "distinct_equal"]
+    assert "Excess: slope -100.00" in found.text
+    assert "equal N_G is equal cost" in found.text
+
+
 def test_two_points_make_no_line():
     with pytest.raises(UserError, match=r"sweep\.classes: a line needs at least three"):
         fit_line(np.array([10.0, 20.0]), np.array([0.1, 0.2]))

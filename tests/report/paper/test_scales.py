@@ -96,3 +96,36 @@ def test_table_4_and_figure_4_name_the_best_scale():
     assert "Here the best λ lies inside the grid for: low AMS, low UMS" in found.text
     assert {row["lambda"] for row in found.rows if row["best"]} == {9.0}
     assert len(rows_of(metrics)) == 6
+
+
+def weighed(metrics: dict, paid: bool = True) -> dict:
+    """With what the conditions show beyond chance."""
+    for place, each in enumerate(metrics["conditions"]):
+        share = each["bands"]["low"]["ams"]
+        each |= {"excess": share / 2, "excess_ci": [share / 4, share]}
+        each |= {"discoveries": {"0.05": {"samples": 10, "distinct": 100 + place}}}
+        if paid:
+            each["equal_cost"] = {"per_sample": 1.0 + place, "samples": 1000 // (1 + place), "distinct": 90 - place}
+    return metrics
+
+
+def test_what_is_beyond_chance_stands_beside_the_paper_s_scores():
+    found = table1(weighed(metrics_with(SHARES)))
+    side = where(found.rows, method="td", band="mid")[0]
+    assert (side["excess"], side["distinct"], side["paid_distinct"]) == pytest.approx((0.55, 103.5, 86.5))
+    assert (side["excess_low"], side["excess_high"]) == pytest.approx((0.25, 1.2))
+    assert "AMS and UMS count matches by chance too" in found.text
+    assert "1,000 samples each: Random 100, OL-TI 101, SIDE 104" in found.text
+    assert "Random 90 in 1,000" in found.text
+    assert "FLOPs" not in table1(weighed(metrics_with(SHARES), paid=False)).text
+    assert "by chance" not in table1(metrics_with(SHARES)).text
+
+
+def test_figure_4_has_the_scales_beyond_chance():
+    found = figure4(weighed(metrics_with(SHARES)))
+    excess = where(found.rows, score="excess")
+    assert [row["lambda"] for row in excess] == [0, 2, 5, 9]
+    assert [row["lambda"] for row in excess if row["best"]] == [9]
+    assert [row["value"] for row in where(found.rows, score="distinct")] == [100, 102, 103, 104]
+    assert [row["lambda"] for row in where(found.rows, score="paid_distinct") if row["best"]] == [0]
+    assert table4(weighed(metrics_with(SHARES))).rows[0]["distinct"] == 100

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from side_ray.statistics.evidence.excess import compare, excess
+from side_ray.statistics.evidence.excess import compare, excess, exchanged
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 
 
@@ -17,9 +17,9 @@ def test_the_unseen_share_is_the_mean_over_all_blocks_of_m():
     hits = np.random.default_rng(0).random((50, 3 + 6)) < 0.2
     found = excess(competition(hits), PoolShape.plain(3, 6))
     blocks = [hits[:, 3 + np.array(block)].any(axis=1).mean() for block in itertools.combinations(range(6), 3)]
-    assert found.unseen_share == pytest.approx(np.mean(blocks))
-    assert found.member_share == pytest.approx(hits[:, :3].any(axis=1).mean())
-    assert found.value == pytest.approx(found.member_share - found.unseen_share)
+    assert found.unseen.share.mean() == pytest.approx(np.mean(blocks))
+    assert found.member.share.mean() == pytest.approx(hits[:, :3].any(axis=1).mean())
+    assert found.value == pytest.approx(found.member.share.mean() - found.unseen.share.mean())
 
 
 def test_replicates_are_what_recounting_without_the_fold_gives():
@@ -30,17 +30,17 @@ def test_replicates_are_what_recounting_without_the_fold_gives():
     folds = np.r_[rng.permutation(4) % 4, rng.permutation(5) % 4]
     for fold in range(4):
         members = (folds != fold) & shape.is_member
-        assert found.folds[0, fold] == pytest.approx(hits[:, members].any(axis=1).mean() * 4 / 3)
+        assert found.member.folds[fold] == pytest.approx(hits[:, members].any(axis=1).mean() * 4 / 3)
         unseen = np.flatnonzero((folds != fold) & ~shape.is_member)
         size = min(4, unseen.size)
         blocks = [hits[:, np.array(block)].any(axis=1).mean() for block in itertools.combinations(unseen, size)]
-        assert found.folds[1, fold] == pytest.approx(np.mean(blocks) * 4 / size)
+        assert found.unseen.folds[fold] == pytest.approx(np.mean(blocks) * 4 / size)
 
 
 def test_fewer_unseen_images_than_members_are_scaled_up():
     hits = np.zeros((10, 4 + 2), bool)
     hits[:3, 5] = True
-    assert excess(competition(hits), PoolShape.plain(4, 2)).unseen_share == pytest.approx(0.3 * 4 / 2)
+    assert excess(competition(hits), PoolShape.plain(4, 2)).unseen.share.mean() == pytest.approx(0.3 * 4 / 2)
 
 
 def test_duplicates_count_as_one_image():
@@ -50,7 +50,8 @@ def test_duplicates_count_as_one_image():
     shape = PoolShape(3, 7, np.array([*range(9), 8]), np.zeros(10, np.int64), np.zeros(10))
     found, plain = excess(competition(twice), shape), excess(competition(hits), PoolShape.plain(3, 6))
     assert found.value == pytest.approx(plain.value)
-    assert found.folds == pytest.approx(plain.folds)
+    assert found.member.folds == pytest.approx(plain.member.folds)
+    assert found.unseen.folds == pytest.approx(plain.unseen.folds)
 
 
 def test_no_hit_at_all_leaves_room_on_both_sides():
@@ -69,3 +70,39 @@ def test_difference_of_equal_conditions_is_no_evidence_and_of_unequal_ones_is():
     more = hits.copy()
     more[np.arange(120), rng.integers(0, 100, 120)] = True
     assert compare(excess(competition(more), shape), base).p_value < 1e-6
+
+
+@pytest.mark.parametrize("values", [[1.0, 1, 1], [1, -1, 0.25, 1, 1, 0], [0.5, 0.125, -1, 1, 1, 1, 1], [1.0], []])
+def test_exchanged_is_the_share_of_all_signs(values):
+    sums = [
+        abs(sum(sign * abs(x) for sign, x in zip(signs, values, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(values))
+    ]
+    assert exchanged(np.array(values)) == pytest.approx(np.mean(np.array(sums) >= abs(sum(values)) - 1e-9))
+
+
+def test_images_that_are_hit_at_random_add_nothing_to_the_samples_noise():
+    """Without images of their own rates the variance is that of N samples, which both parts of it contain."""
+    rng, widths = np.random.default_rng(4), []
+    shape = PoolShape.plain(100, 200)
+    for _ in range(40):
+        rows = np.flatnonzero(rng.random(1000) < 0.3)
+        hits = Competition(np.zeros(1000, int), np.zeros(1000, np.float32), rows, rng.integers(0, 300, rows.size))
+        low, high = excess(hits, shape).ci
+        widths.append((high - low) / (2 * 1.97))
+    # 0.1 of the samples match a member, and 0.2 an unseen image, half of which count.
+    assert np.mean(widths) == pytest.approx(np.sqrt((0.1 + 0.2 / 4) / 1000), rel=0.08)
+
+
+def test_members_that_are_copied_are_no_sample_of_anything_when_two_conditions_are_compared():
+    """Few images with many copies make the excess of a population uncertain, but not which condition copies more of them."""
+    shape = PoolShape.plain(100, 200)
+    few, many = np.zeros((500, 300), bool), np.zeros((500, 300), bool)
+    few[:10, 3], many[:60, 3] = True, True
+    found, base = excess(competition(many), shape), excess(competition(few), shape)
+    assert found.ci[0] <= 0.0
+    assert compare(found, base).p_value < 1e-9
+    assert compare(found, base, paired=False).p_value < 1e-6
+    # The same matches of an unseen image may be chance.
+    unseen = [excess(competition(np.roll(each, 150, axis=1)), shape) for each in (many, few)]
+    assert compare(*unseen).p_value > 0.05

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.verdict import CASES, summary, trials
-from side_ray.statistics.evidence.ledger import Surroundings, leading_rows, ledger, reach, weigh
+from side_ray.statistics.evidence.ledger import Surroundings, at_equal_cost, leading_rows, ledger, reach, weigh
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.verdict import FDR, judge
 
@@ -82,6 +82,14 @@ def test_every_condition_and_every_image_gets_its_numbers():
     rows = leading_rows(table, 10)
     assert [row["matches"] for row in rows[:2]] == [5, 1]
     assert len(rows) == 10
+
+
+def test_a_costlier_condition_reveals_what_fewer_samples_do():
+    shape = PoolShape.plain(50, 100)
+    found = {"plain": (shape, won_by([*range(30)] * 2)), "guided": (shape, won_by([*range(40), *[60] * 20]))}
+    rows = at_equal_cost(found, {"plain": 10.0, "guided": 16.0})
+    assert rows["plain"] == {"per_sample": 10.0, "samples": 60, "distinct": 30}
+    assert rows["guided"] == {"per_sample": 16.0, "samples": 37, "distinct": 37}
 
 
 def test_images_within_reach_never_exceed_the_training_set_and_are_withheld_at_low_coverage():
