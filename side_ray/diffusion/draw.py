@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from side_ray.config import ExtractSection
+from side_ray.diffusion.condition.drawn import PLAIN, Conditioning, Conditions
 from side_ray.diffusion.dpm import Dpm
 from side_ray.diffusion.guidance import Guidance
 from side_ray.diffusion.sampler import Noise, sample, target_of
@@ -41,17 +42,19 @@ class Surrogate(Protocol):
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How images are drawn: the sampler with its steps, `extract.guidance_interval` and `batch_size`, `cluster.precision`."""
+    """How images are drawn: the sampler with its steps, `extract.guidance_interval` and `batch_size`, `cluster.precision`, and
+    how a conditional model is conditioned."""
 
     sampler: Sampler
     guidance_interval: tuple[float, float]
     batch_size: int
     precision: str
+    conditioning: Conditioning = PLAIN
 
     @classmethod
-    def of(cls, extract: ExtractSection, precision: str) -> Self:
+    def of(cls, extract: ExtractSection, precision: str, conditioning: Conditioning = PLAIN) -> Self:
         """The settings of a config's section `extract` and `cluster.precision`."""
-        return cls(sampler_of(extract), extract.guidance_interval, extract.batch_size, precision)
+        return cls(sampler_of(extract), extract.guidance_interval, extract.batch_size, precision, conditioning)
 
 
 def sampler_of(extract: ExtractSection) -> Sampler:
@@ -99,13 +102,13 @@ def draw(
 
     Raises:
         torch.OutOfMemoryError: not even one image fits the device.
-        UserError, RunError: see `sample`.
+        UserError, RunError: see `sample` and `Conditioning.check`.
     """
     seeds, size = list(seeds), batch_size or settings.batch_size
     targets = (
         None if surrogate is None else np.array([target_of(seed, surrogate.num_classes) for seed in seeds], np.int64)
     )
-    classes = None if model.condition is None else model.condition.classes_of(seeds)
+    conditions = settings.conditioning.drawn(model, seeds)
     parts: list[NDArray[np.uint8]] = []
     start = 0
     while start < len(seeds):
@@ -113,7 +116,7 @@ def draw(
         rows = np.minimum(np.arange(start, start + size), len(seeds) - 1)
         try:
             images = _batch(
-                model, [seeds[row] for row in rows], _rows(targets, rows), _rows(classes, rows), settings, surrogate
+                model, [seeds[row] for row in rows], _rows(targets, rows), conditions, rows, settings, surrogate
             )
         except torch.OutOfMemoryError:
             if size == 1:
@@ -126,19 +129,21 @@ def draw(
     note = ""
     if size < settings.batch_size:
         note = f"sampled {size} at a time instead of {settings.batch_size}: the device ran out of memory"
-    return Drawn(np.concatenate(parts), targets, classes, size, note)
+    return Drawn(np.concatenate(parts), targets, conditions.classes, size, note)
 
 
 def _batch(
     model: Dpm,
     seeds: list[int],
     targets: torch.Tensor | None,
-    classes: torch.Tensor | None,
+    conditions: Conditions,
+    rows: NDArray[np.int64],
     settings: DrawSettings,
     surrogate: Surrogate | None,
 ) -> torch.Tensor:
     """One batch, float32 [B, C, H, W]."""
     device, dtype = model.device, PRECISIONS[settings.precision]
+    given, free = settings.conditioning.batch(model, conditions, rows)
     guidance = None
     if surrogate is not None and targets is not None:
         guidance = View.of(model).guidance(surrogate.guidance(targets.to(device)))
@@ -149,7 +154,8 @@ def _batch(
             settings.sampler,
             guidance=guidance,
             guidance_interval=settings.guidance_interval,
-            class_labels=None if classes is None else classes.to(device),
+            class_labels=given,
+            free=free,
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from side_ray.diffusion.condition import FreeGuidance
 from side_ray.diffusion.dpm import Denoised, Dpm
 from side_ray.diffusion.guidance import Guidance
 from side_ray.diffusion.processes import process_of
@@ -64,6 +65,7 @@ def sample(
     guidance: Guidance | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     class_labels: torch.Tensor | None = None,
+    free: FreeGuidance | None = None,
 ) -> torch.Tensor:
     """Draw one image per row of `noise`.
 
@@ -75,6 +77,7 @@ def sample(
         guidance_interval: guide only while start ≤ t/T < end, in fractions of the T original timesteps (0 is the image,
             1 the noise). Outside of it `guidance` is not evaluated.
         class_labels: int64 [B] for a class-conditional model; guidance is added on top of the condition.
+        free: classifier-free guidance of that condition; None = none. What it makes counts as unguided below.
 
     Returns:
         x̂₀, float32 [B, C, H, W], on the model's device; pixels are in [−1, 1], colours outside of it come from a model that
@@ -95,6 +98,8 @@ def sample(
         for k, time in enumerate(visited):
             level = process.level(time)
             z0, eps = denoised(dpm, x, time, level, class_labels)
+            if free is not None:
+                z0, eps = free((z0, eps), denoised(dpm, x, time, level, free.null))
             guided = z0
             if guidance is not None and start <= time < end and level[0] >= process.guided_from:
                 t = torch.full((len(x),), time, dtype=time_dtype(time), device=dpm.device)

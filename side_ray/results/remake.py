@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from side_ray.errors import UserError
 from side_ray.images import decode_png
 from side_ray.report import wording
 from side_ray.results.recorded import Recorded
+from side_ray.runs.run import Artifact
+
+if TYPE_CHECKING:
+    from side_ray.config import DpmSection
+    from side_ray.diffusion.condition.drawn import Conditioning
 
 CLASSIFIERS = {"td": "student", "ti": "ol_ti"}
 
@@ -122,7 +127,8 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
             surrogate = ClassifierSurrogate(network, network.config.num_classes, condition["lambda"])
         directory = recorded.store.fetch_dir(keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
-        drawn = draw(model, [seed], DrawSettings.of(config.extract, config.cluster.precision), surrogate)
+        settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))
+        drawn = draw(model, [seed], settings, surrogate)
     finally:
         torch.set_num_threads(threads)
     return Remade(
@@ -136,6 +142,18 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
         device,
         weights,
     )
+
+
+def _conditioning(recorded: Recorded, dpm: "DpmSection") -> "Conditioning":
+    from side_ray.runs.imported.conditions import read_conditioning
+
+    key, store = recorded.artifacts.get("condition"), recorded.store
+    try:
+        return read_conditioning(dpm, None if key is None else Artifact(store, key))
+    except FileNotFoundError:
+        raise UserError(
+            f"{store.uri}/{key}: what the conditions of samples were drawn from was removed; run side-ray audit again"
+        ) from None
 
 
 def _stored(recorded: Recorded, condition: Mapping[str, Any], sample_id: int) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 5, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"check": 1, "privacy": 1}
+VERSIONS |= {"check": 1, "privacy": 1, "condition": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -114,6 +114,13 @@ class Artifacts:
     def check(self) -> Artifact:
         """The look at some samples of an imported model beside its training images."""
         return self._artifact("check", *self._sampling, self.prepare.fingerprint)
+
+    @cached_property
+    def condition(self) -> Artifact | None:
+        """What the conditions of samples are drawn from; None where the config and the model say that."""
+        if self.config.dpm.classes != "labels":
+            return None
+        return self._artifact("condition", self.config.dpm.classes, self.prepare.fingerprint)
 
     @cached_property
     def given(self) -> Source:
@@ -270,7 +277,9 @@ class Artifacts:
     @cached_property
     def _sampling(self) -> list[Any]:
         # Includes the batch size, because the last bits of a network's output depend on it.
-        return [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
+        parts = [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
+        conditioning = self.config.dpm.conditioning
+        return parts + ([conditioning, self.condition and self.condition.fingerprint] if conditioning else [])
 
     @cached_property
     def _scoring(self) -> list[Any]:

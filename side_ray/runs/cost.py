@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import PLAIN, Conditioning
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
@@ -57,7 +58,7 @@ def estimate(artifacts: Artifacts) -> Estimate:
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
     return Estimate(
         samples=samples,
-        unet_evaluations=samples * per_sample,
+        unet_evaluations=samples * per_sample * config.dpm.evaluations,
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape),
         classifier_flops=_classifier_flops(config, shape) if guided else 0,
@@ -145,7 +146,8 @@ def probe(artifacts: Artifacts) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(artifacts, shape).to(device)
     classifier = _student(config, shape).to(device)
-    settings = DrawSettings.of(config.extract, config.cluster.precision)
+    conditioning = PLAIN if config.dpm.evaluations == 1 else Conditioning(null_class=0, scale=config.dpm.guidance_scale)
+    settings = DrawSettings.of(config.extract, config.cluster.precision, conditioning)
     surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0)
     seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
     size, seconds = settings.batch_size, 0.0

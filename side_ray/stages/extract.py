@@ -18,6 +18,7 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.imported.conditions import read_conditioning
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
@@ -138,7 +139,7 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
         jobs,
-        DrawSettings.of(config.extract, config.cluster.precision),
+        DrawSettings.of(config.extract, config.cluster.precision, read_conditioning(config.dpm, artifacts.condition)),
         config.run.seed,
         config.cluster.actor_cpus,
         config.dpm.function is not None,

@@ -19,6 +19,7 @@ from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
+from side_ray.runs.imported.conditions import read_conditioning
 
 LOOK = "look.json"
 LOOKED_AT = 64
@@ -167,6 +168,7 @@ def _drawn(artifacts: Artifacts, model: Dpm, codec: PixelCodec | None = None) ->
     config = artifacts.config
     if codec is not None:
         model.codec = codec
-    settings = DrawSettings.of(config.extract, config.cluster.precision)
+    conditioning = read_conditioning(config.dpm, artifacts.condition)
+    settings = DrawSettings.of(config.extract, config.cluster.precision, conditioning)
     seeds = [sample_seed(config.run.seed, "synthetic", i) for i in range(LOOKED_AT)]
     return draw(model, seeds, replace(settings, batch_size=min(settings.batch_size, LOOKED_AT))).images

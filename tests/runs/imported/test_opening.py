@@ -249,5 +249,21 @@ def test_a_null_class_is_never_drawn(tmp_path):
     assert "dpm.null_class: is 11, the model has the classes 0 … 10" in refused(tmp_path, null_class=11)
 
 
+def test_the_guidance_of_a_null_class_changes_the_samples_and_not_the_model(tmp_path):
+    save_pipeline(small_unet(num_class_embeds=11), new_schedule("linear", 50).config, tmp_path)
+
+    def keys(**dpm) -> tuple[str, str]:
+        artifacts = Artifacts.open(config(tmp_path, null_class=10, **dpm))
+        return artifacts.dpm.key, artifacts.synthetic.directory
+
+    settings = [{}, {"guidance_scale": 3.0}, {"classes": "uniform"}, {"classes": "labels"}, {"classes": "null_class"}]
+    found = [keys(**each) for each in settings]
+    assert len({model for model, _ in found}) == 1
+    assert len({samples for _, samples in found}) == len(settings)
+    assert keys(guidance_scale=1.0, classes="model") == keys()
+    assert opened(tmp_path, null_class=10, guidance_scale=3.0)[1].num_classes == 11
+    assert "dpm.guidance_scale: needs the class that stands for no class" in refused(tmp_path, guidance_scale=3.0)
+
+
 def test_a_model_without_classes_has_no_null_class(pipeline):
     assert "the model has no classes" in refused(pipeline, null_class=0)
