@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from side_ray.config import ExtractSection
 from side_ray.diffusion.condition.drawn import PLAIN, Conditioning, Conditions
-from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.dpm import Dpm, is_latent, latent_shape
 from side_ray.diffusion.guidance import Guidance
-from side_ray.diffusion.sampler import Noise, sample, target_of
+from side_ray.diffusion.processes import process_of
+from side_ray.diffusion.sampler import Noise, decoded, sample_latents, target_of
 from side_ray.diffusion.samplers import SAMPLERS
 from side_ray.diffusion.samplers.base import Sampler
-from side_ray.diffusion.spaces.view import View
+from side_ray.diffusion.spaces.latents import LatentStatistics
+from side_ray.diffusion.spaces.view import LatentView, View
 from side_ray.images import to_uint8
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +35,16 @@ class Surrogate(Protocol):
     @property
     def num_classes(self) -> int:
         """Classes that targets are drawn from."""
+        ...
+
+    @property
+    def latents(self) -> LatentStatistics | None:
+        """Of a latent model's own samples: they scale what a classifier sees and hold what is guided. None for pixels."""
+        ...
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the guidance is by a classifier of images also where the model is a latent one."""
         ...
 
     def guidance(self, targets: torch.Tensor) -> Guidance:
@@ -68,6 +80,7 @@ class Drawn:
     """The images of N seeds.
 
     images: uint8 [N, H, W, C].
+    latents: float32 [N, c, h, w], the z_0 that a latent model's images are decoded from; None for any other model.
     targets: int64 [N], the surrogate's class that each image was guided to; None without a surrogate.
     classes: int64 [N], the class that a class-conditional model was given; None for any other model.
     batch_size: the batch size at the end, below the settings' where the device ran out of memory.
@@ -75,6 +88,7 @@ class Drawn:
     """
 
     images: NDArray[np.uint8]
+    latents: NDArray[np.float32] | None
     targets: NDArray[np.int64] | None
     classes: NDArray[np.int64] | None
     batch_size: int
@@ -102,7 +116,8 @@ def draw(
 
     Raises:
         torch.OutOfMemoryError: not even one image fits the device.
-        UserError, RunError: see `sample` and `Conditioning.check`.
+        UserError, RunError: see `sample_latents` and `Conditioning.check`.
+        ValueError: a latent model is guided without statistics of its latents.
     """
     seeds, size = list(seeds), batch_size or settings.batch_size
     targets = (
@@ -110,14 +125,14 @@ def draw(
     )
     conditions = settings.conditioning.drawn(model, seeds)
     parts: list[NDArray[np.uint8]] = []
+    latents: list[NDArray[np.float32]] = []
     start = 0
     while start < len(seeds):
         # Padded by repeating the last row: a network's last bits depend on how many rows it sees.
         rows = np.minimum(np.arange(start, start + size), len(seeds) - 1)
         try:
-            images = _batch(
-                model, [seeds[row] for row in rows], _rows(targets, rows), conditions, rows, settings, surrogate
-            )
+            z = _batch(model, [seeds[row] for row in rows], _rows(targets, rows), conditions, rows, settings, surrogate)
+            images = decoded(model, z)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -125,11 +140,14 @@ def draw(
             torch.cuda.empty_cache()
             continue
         parts.append(to_uint8(images[: len(seeds) - start]))
+        if is_latent(model):
+            latents.append(z[: len(seeds) - start].float().cpu().numpy())
         start += size
     note = ""
     if size < settings.batch_size:
         note = f"sampled {size} at a time instead of {settings.batch_size}: the device ran out of memory"
-    return Drawn(np.concatenate(parts), targets, conditions.classes, size, note)
+    found = np.concatenate(latents) if latents else None
+    return Drawn(np.concatenate(parts), found, targets, conditions.classes, size, note)
 
 
 def _batch(
@@ -141,22 +159,33 @@ def _batch(
     settings: DrawSettings,
     surrogate: Surrogate | None,
 ) -> torch.Tensor:
-    """One batch, float32 [B, C, H, W]."""
+    """One batch of z_0, float32 [B, c, h, w]."""
     device, dtype = model.device, PRECISIONS[settings.precision]
     given, free = settings.conditioning.batch(model, conditions, rows)
-    guidance = None
+    guidance, statistics = None, None
     if surrogate is not None and targets is not None:
-        guidance = View.of(model).guidance(surrogate.guidance(targets.to(device)))
+        statistics = getattr(surrogate, "latents", None)
+        guidance = _view(model, statistics, surrogate).guidance(surrogate.guidance(targets.to(device)))
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        return sample(
+        return sample_latents(
             model,
-            Noise(seeds, model.image_shape),
+            Noise(seeds, latent_shape(model)),
             settings.sampler,
             guidance=guidance,
             guidance_interval=settings.guidance_interval,
             class_labels=given,
             free=free,
+            latents=statistics,
         )
+
+
+def _view(model: Dpm, statistics: LatentStatistics | None, surrogate: Surrogate) -> View | LatentView:
+    """What the surrogate's classifier sees."""
+    if not is_latent(model):
+        return View.of(model)
+    if statistics is None:
+        raise ValueError("a latent model is guided with statistics of its latents")
+    return View.of(model) if surrogate.sees_images else LatentView(process_of(model.schedule), statistics)
 
 
 def _rows(values: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tensor | None:

@@ -95,10 +95,9 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     from side_ray.config.file import parse_config
     from side_ray.diffusion.dpm import load_dpm
     from side_ray.diffusion.draw import DrawSettings, draw
-    from side_ray.diffusion.guidance import ClassifierSurrogate
     from side_ray.diffusion.sampler import sample_seed
     from side_ray.runs.imported.opening import is_own_code
-    from side_ray.surrogate.resnet import ResNet
+    from side_ray.surrogate.guide import open_surrogate
 
     condition, sample_id = recorded.condition(method, scale), int(sample_id)
     if method == "given":
@@ -123,8 +122,7 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     try:
         surrogate = None
         if method in CLASSIFIERS:
-            network = ResNet.load(recorded.store.fetch_dir(keys[1])).to(device).eval().requires_grad_(False)
-            surrogate = ClassifierSurrogate(network, network.config.num_classes, condition["lambda"])
+            surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device)
         directory = recorded.store.fetch_dir(keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
         settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))

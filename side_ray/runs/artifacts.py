@@ -6,6 +6,7 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
 from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
@@ -111,6 +112,11 @@ class Artifacts:
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
+    def latent(self) -> bool:
+        """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
+        return self.config.dpm.kind == "import" and bool(vae_in(find_model(self.config).paths))
+
+    @cached_property
     def check(self) -> Artifact:
         """The look at some samples of an imported model beside its training images."""
         return self._artifact("check", *self._sampling, self.prepare.fingerprint)
@@ -154,6 +160,8 @@ class Artifacts:
         elif condition.method == "ti":
             fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
             classifier = [self.config.surrogate.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+            if self.latent:  # what holds the guided latents comes from the synthetic set
+                classifier += [self.synthetic.fingerprint, self.config.surrogate.synthetic]
         if classifier and self.config.extract.guidance_interval != (0.0, 1.0):
             classifier.append(list(self.config.extract.guidance_interval))
         artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
@@ -216,13 +224,14 @@ class Artifacts:
         return shards_of(self.config.extract.samples, self.config.extract.shard_size)
 
     @property
+    def synthetic_shards(self) -> int:
+        """Number of shards of the synthetic set."""
+        return shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
+
+    @property
     def cut_shards(self) -> int:
         """Number of shards of the synthetic set that set the calibrated cut; 0 without unseen images."""
-        return (
-            shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
-            if self.config.data.holdout
-            else 0
-        )
+        return self.synthetic_shards if self.config.data.holdout else 0
 
     @cached_property
     def report(self) -> Artifact:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +18,13 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import latent_column
 from side_ray.runs.imported.conditions import read_conditioning
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
-from side_ray.surrogate.resnet import ResNet
+from side_ray.surrogate.guide import open_surrogate
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Generator(ShardActor):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dpm: Dpm
-        self._classifiers: dict[str, ResNet] = {}
+        self._surrogates: dict[str, ClassifierSurrogate] = {}
         self._device_lock = threading.Lock()
         self._batch = spec.settings.batch_size
 
@@ -89,6 +90,8 @@ class Generator(ShardActor):
         if drawn.classes is not None:
             columns["class"] = pa.array(drawn.classes, pa.int64())
         table = pa.table({**columns, "image": image_column(drawn.images)})
+        if drawn.latents is not None and job.stream == "synthetic":
+            table = table.append_column(*latent_column(drawn.latents))
         row["seconds_encode"] = time.perf_counter() - began
         began, retries = time.perf_counter(), self.spec.store.retries
         job.output.write(task.shard, table, row["note"])
@@ -98,17 +101,16 @@ class Generator(ShardActor):
     def _draw(self, job: SamplingJob, seeds: list[int]) -> Drawn:
         surrogate = None
         if job.classifier:
-            classifier = self._classifier(job.classifier)
-            surrogate = ClassifierSurrogate(classifier, classifier.config.num_classes, job.scale)
+            surrogate = replace(self._surrogate(job.classifier), scale=job.scale)
         drawn = draw(self.dpm, seeds, self.spec.settings, surrogate, batch_size=self._batch)
         self._batch = drawn.batch_size
         return drawn
 
-    def _classifier(self, directory: str) -> ResNet:
-        if directory not in self._classifiers:
-            network = ResNet.load(Artifact(self.spec.store, directory).fetch()).to(self.device).eval()
-            self._classifiers[directory] = network.requires_grad_(False)
-        return self._classifiers[directory]
+    def _surrogate(self, directory: str) -> ClassifierSurrogate:
+        if directory not in self._surrogates:
+            fetched = Artifact(self.spec.store, directory).fetch()
+            self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device)
+        return self._surrogates[directory]
 
 
 def extract(audit: Audit) -> None:

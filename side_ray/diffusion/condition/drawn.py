@@ -31,7 +31,7 @@ class Conditioning:
     Args:
         classes: `model`, `uniform`, `null_class`, or `labels`, see `dpm.classes`.
         counts: with `labels`, how many members have each label.
-        null_class: the class that stands for no class.
+        null_class: the class that stands for no class; None = the model's own, if its kind has one (`null_class`).
         scale: s of classifier-free guidance.
     """
 
@@ -52,7 +52,7 @@ class Conditioning:
                 if asked:
                     raise UserError("the model takes no condition; drop it", f"dpm.{key}")
             return
-        if self.null_class is None and (self.scale != 1 or self.classes == "null_class"):
+        if self._null(model) is None and (self.scale != 1 or self.classes == "null_class"):
             raise UserError(
                 f"needs the class that stands for no class among the model's {model.num_classes}; give it as dpm.null_class, or "
                 "drop this key if the model was not trained with one",
@@ -80,11 +80,14 @@ class Conditioning:
         given = torch.from_numpy(conditions.classes[rows]).to(model.device)
         if self.scale == 1 or self.classes == "null_class":
             return given, None
-        return given, FreeGuidance(torch.full_like(given, self.null_class), self.scale)
+        return given, FreeGuidance(torch.full_like(given, self._null(model)), self.scale)
+
+    def _null(self, model: "Dpm") -> int | None:
+        return self.null_class if self.null_class is not None else getattr(model, "null_class", None)
 
     def _proportions(self, model: "Dpm") -> Condition:
         assert model.num_classes is not None
-        classes, null = model.num_classes, self.null_class
+        classes, null = model.num_classes, self._null(model)
         if self.classes == "null_class" and null is not None:
             return Condition.only(null, classes)
         if self.classes == "labels":

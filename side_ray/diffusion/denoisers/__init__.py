@@ -19,6 +19,8 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
     "dpm.denoiser",
     {
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
+        "latent": "side_ray.diffusion.denoisers.latent:Latent",
+        "dit": "side_ray.diffusion.denoisers.dit:DiT",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
         "function": "side_ray.diffusion.denoisers.function:Function",
     },

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.dpm import is_latent, load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.errors import UserError
@@ -18,6 +18,7 @@ from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.imported.opening import files_hash, imported
 from side_ray.runs.preflight import preflight
 from tests.audits import tiny_config
+from tests.latents import save_ldm, vae_of
 
 SHAPE = (1, 8, 8)
 
@@ -172,21 +173,32 @@ def test_a_directory_of_models_names_them(pipeline):
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_a_latent_model_is_no_pixel_model(tmp_path, index):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-    )  # fmt: skip
-    vae = VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=1, in_channels=1, out_channels=1)
-    LDMPipeline(vae, unet, DDIMScheduler()).save_pretrained(tmp_path)
+def test_a_latent_model_makes_images_of_the_size_of_its_vae(tmp_path, index):
+    save_ldm(tmp_path)
     if not index:
         (tmp_path / "model_index.json").unlink()
+    assert "makes images of 16 × 16 pixels and 3 channels, the data has 8 × 8" in refused(tmp_path)
+    with imported(config(tmp_path), (3, 16, 16)) as (directory, model):
+        assert (directory / "vqvae" / "config.json").exists()
+        assert is_latent(model)
+    assert Artifacts.open(config(tmp_path)).latent
+    before = fingerprint(tmp_path)
+    vae_of("tiny").save_pretrained(tmp_path / "vqvae")
+    assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_text_encoder_beside_a_latent_model_is_named(tmp_path, index):
+    save_ldm(tmp_path)
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text("{}")
+    if index:
+        edit(tmp_path / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
+    else:
+        (tmp_path / "model_index.json").unlink()
     message = refused(tmp_path)
-    assert "vqvae" in message
+    assert "text_encoder" in message
     assert "side-ray score --samples" in message
-    with pytest.raises(UserError, match="vqvae"):
-        load_dpm(tmp_path)
 
 
 def test_a_network_of_another_class_is_named(tmp_path):
