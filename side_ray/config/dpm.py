@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from side_ray.config.base import (
     MOST_GUIDANCE,
@@ -29,9 +29,20 @@ KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 """A path that names a function in a Python file."""
 
-CONDITIONING = ("guidance_scale", "classes")
+CAPTIONS, UNSEEN_CAPTIONS, EMPTY = "captions", "unseen_captions", "empty"
+"""Values of `dpm.prompts` that are no path."""
+CONDITIONING = ("guidance_scale", "classes", "prompts")
 """Keys that say how the model is conditioned in sampling; its weights do not depend on them."""
-FOR_IMPORTED = ("pixel_range", "pixel_mean", "pixel_std", "variant", "weights", "null_class", "guidance_scale")
+FOR_IMPORTED = (
+    "pixel_range",
+    "pixel_mean",
+    "pixel_std",
+    "variant",
+    "weights",
+    "null_class",
+    "guidance_scale",
+    "prompts",
+)
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
 """The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
@@ -129,8 +140,13 @@ class DpmSection(Training, OpenSection):
     """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it, but for
     `classes` null_class."""
     guidance_scale: Annotated[Real, Field(ge=0, le=MOST_GUIDANCE)] = omitted_by_default(1.0)
-    """Scale of classifier-free guidance in an imported model with a null class; 1 = none, as in diffusers. It evaluates the model
-    twice. SIDE's λ comes on top."""
+    """Scale of classifier-free guidance in an imported model with a null class, or with prompts; 1 = none, as in diffusers. It
+    evaluates the model twice. SIDE's λ comes on top."""
+    prompts: (
+        Annotated[str, BeforeValidator(lambda value: value or EMPTY if isinstance(value, str) else value)] | None
+    ) = omitted_by_default(None)
+    """What the prompts of a text-conditioned model are drawn from: `captions` of the members, `unseen_captions` of the holdout
+    images, `empty` for the empty prompt, or a text file with a prompt in each line."""
     classes: Literal["model", "labels", "uniform", "null_class"] = omitted_by_default("model")
     """Classes that samples of a class-conditional model are drawn with. `model`: as often as its training saw each class, equally
     often where that is not known; `labels`: as often as the members have each label, which must be the model's classes;
@@ -171,7 +187,7 @@ class DpmSection(Training, OpenSection):
     @property
     def evaluations(self) -> int:
         """Evaluations of the model for one of a sampler: 2 with classifier-free guidance."""
-        return 1 if self.guidance_scale == 1 or self.classes == "null_class" else 2
+        return 1 if self.guidance_scale == 1 or self.classes == "null_class" or self.prompts == EMPTY else 2
 
     @model_validator(mode="before")
     @classmethod

@@ -27,7 +27,8 @@ class Dpm(Protocol):
     latent_shape: tuple[int, int, int]
     """(c, h, w) of what it diffuses, z; that of the images for a model of pixels."""
     num_classes: int | None
-    """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not."""
+    """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not. A
+    text-conditioned model has an `encoder`, and embeddings of prompts, float32 [B, L, D], take their place."""
     condition: Condition | None
     """How often a class-conditional model saw each class."""
     codec: Codec | None
@@ -72,6 +73,8 @@ def variance_preserving(dpm: Dpm) -> VariancePreservingDpm:
     Raises:
         UserError: it is not.
     """
+    if getattr(dpm, "encoder", None) is not None:
+        raise UserError("densities and latents are not computed for models that are conditioned on text")
     if isinstance(dpm.schedule, NoiseProcess) or getattr(dpm, "codec", None) is not None:
         what = ", not for latent models" if is_latent(dpm) else ""
         raise UserError(

@@ -83,6 +83,7 @@ class Drawn:
     latents: float32 [N, c, h, w], the z_0 that a latent model's images are decoded from; None for any other model.
     targets: int64 [N], the surrogate's class that each image was guided to; None without a surrogate.
     classes: int64 [N], the class that a class-conditional model was given; None for any other model.
+    prompts: the N prompts that a text-conditioned model was given; None for any other model.
     batch_size: the batch size at the end, below the settings' where the device ran out of memory.
     note: what is unusual about the draw, for people; empty if nothing is.
     """
@@ -91,6 +92,7 @@ class Drawn:
     latents: NDArray[np.float32] | None
     targets: NDArray[np.int64] | None
     classes: NDArray[np.int64] | None
+    prompts: list[str] | None
     batch_size: int
     note: str
 
@@ -147,7 +149,7 @@ def draw(
     if size < settings.batch_size:
         note = f"sampled {size} at a time instead of {settings.batch_size}: the device ran out of memory"
     found = np.concatenate(latents) if latents else None
-    return Drawn(np.concatenate(parts), found, targets, conditions.classes, size, note)
+    return Drawn(np.concatenate(parts), found, targets, conditions.classes, conditions.prompts, size, note)
 
 
 def _batch(

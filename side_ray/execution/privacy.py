@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import example
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import add_noise
 from side_ray.diffusion.sampler import Noise, sample_seed
@@ -89,7 +90,7 @@ class LossWorker(ShardActor):
         columns = []
         levels = getattr(self.dpm, "alphas_cumprod", None)
         codec = getattr(self.dpm, "codec", None)
-        if levels is None or self.dpm.num_classes is not None or (codec is not None and not codec.latent):
+        if levels is None or example(self.dpm) is not None or (codec is not None and not codec.latent):
             return np.full((len(x0), len(TIMES)), np.nan)
         if codec is not None:
             x0 = codec.encode(x0.to(self.device)).cpu()

@@ -8,6 +8,7 @@ from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
+from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
@@ -124,9 +125,8 @@ class Artifacts:
     @cached_property
     def condition(self) -> Artifact | None:
         """What the conditions of samples are drawn from; None where the config and the model say that."""
-        if self.config.dpm.classes != "labels":
-            return None
-        return self._artifact("condition", self.config.dpm.classes, self.prepare.fingerprint)
+        parts = source_of(self.config, self.prepare.fingerprint)
+        return None if parts is None else self._artifact("condition", *parts)
 
     @cached_property
     def given(self) -> Source:

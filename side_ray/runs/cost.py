@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
-from side_ray.diffusion.condition.drawn import PLAIN, Conditioning
+from side_ray.diffusion.condition.drawn import Conditioning, example
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
@@ -175,8 +175,7 @@ def probe(artifacts: Artifacts) -> float:
     dpm = _victim(artifacts, shape).to(device)
     diffused = latent_shape(dpm)
     classifier = _student(config, diffused).to(device)
-    conditioning = PLAIN if config.dpm.evaluations == 1 else Conditioning(null_class=0, scale=config.dpm.guidance_scale)
-    settings = DrawSettings.of(config.extract, config.cluster.precision, conditioning)
+    settings = DrawSettings.of(config.extract, config.cluster.precision, Conditioning.like(config.dpm))
     latents = LatentStatistics.standard(diffused[0]) if is_latent(dpm) else None
     surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0, latents)
     seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
@@ -242,12 +241,9 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int], dpm: Dpm | No
 
 def _flops_of(dpm: Dpm) -> int:
     """FLOPs of one evaluation of any model, counted as it runs."""
-    counter, labels = (
-        FlopCounterMode(display=False),
-        None if dpm.num_classes is None else torch.zeros(1, dtype=torch.int64),
-    )
+    counter, condition = FlopCounterMode(display=False), example(dpm)
     with counter:
-        denoised(dpm, torch.zeros(1, *latent_shape(dpm)), 0, process_of(dpm.schedule).level(0), labels)
+        denoised(dpm, torch.zeros(1, *latent_shape(dpm)), 0, process_of(dpm.schedule).level(0), condition)
     return counter.get_total_flops()
 
 

@@ -216,6 +216,13 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
     return None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy()
 
 
+def read_captions(store: Store, prepared: str, split: str) -> list[str | None]:
+    """The caption of each image of one split by id, None where it has none."""
+    table = _read_parts(store, prepared, [("split", "==", split)], ["id", "caption"])
+    found: list[str | None] = table.column("caption").to_pylist()
+    return found
+
+
 @dataclass(frozen=True)
 class SplitShards(ShardSet):
     """The images of a split, read like shards of samples, of which `sample_id` is the image's id; `directory` holds `prepare`."""

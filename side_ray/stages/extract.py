@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import Drawn, DrawSettings, draw
 from side_ray.diffusion.guidance import ClassifierSurrogate
@@ -19,7 +20,7 @@ from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import latent_column
-from side_ray.runs.imported.conditions import read_conditioning
+from side_ray.runs.imported.conditions import completed
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
@@ -48,6 +49,8 @@ class GeneratorSpec(Carrier):
     threads: int
     code: bool = False
     """Whether the model may be code, which the config names."""
+    condition: str | None = None
+    """Key of what the conditions of samples are drawn from, where that is neither in `settings` nor in the model."""
 
 
 class Generator(ShardActor):
@@ -70,6 +73,10 @@ class Generator(ShardActor):
         self._batch = spec.settings.batch_size
 
     def load(self) -> None:
+        conditioning = self.spec.settings.conditioning
+        if self.spec.condition is not None:
+            conditioning = completed(conditioning, Artifact(self.spec.store, self.spec.condition))
+        self._settings = replace(self.spec.settings, conditioning=conditioning)
         self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
@@ -89,6 +96,8 @@ class Generator(ShardActor):
             columns["target"] = nulls if drawn.targets is None else pa.array(drawn.targets, pa.int64())
         if drawn.classes is not None:
             columns["class"] = pa.array(drawn.classes, pa.int64())
+        if drawn.prompts is not None:
+            columns["prompt"] = pa.array(drawn.prompts, pa.string())
         table = pa.table({**columns, "image": image_column(drawn.images)})
         if drawn.latents is not None and job.stream == "synthetic":
             table = table.append_column(*latent_column(drawn.latents))
@@ -102,7 +111,7 @@ class Generator(ShardActor):
         surrogate = None
         if job.classifier:
             surrogate = replace(self._surrogate(job.classifier), scale=job.scale)
-        drawn = draw(self.dpm, seeds, self.spec.settings, surrogate, batch_size=self._batch)
+        drawn = draw(self.dpm, seeds, self._settings, surrogate, batch_size=self._batch)
         self._batch = drawn.batch_size
         return drawn
 
@@ -141,8 +150,9 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
         jobs,
-        DrawSettings.of(config.extract, config.cluster.precision, read_conditioning(config.dpm, artifacts.condition)),
+        DrawSettings.of(config.extract, config.cluster.precision, Conditioning.of(config.dpm)),
         config.run.seed,
         config.cluster.actor_cpus,
         config.dpm.function is not None,
+        None if artifacts.condition is None else artifacts.condition.key,
     )

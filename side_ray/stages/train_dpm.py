@@ -1,6 +1,6 @@
 """Step: make the DPM under audit. Trains it on the members, imports it, or writes the closed-form optimum."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def train_dpm(audit: Audit) -> None:
     audit.run.point_latest(dpm=artifact.key)
     if artifacts.condition is not None:
         if not audit.has(artifacts.condition):
-            write_conditions(artifacts.condition, artifacts.prepare, dpm)
+            write_conditions(artifacts.condition, artifacts.prepare, config)
         audit.run.point_latest(condition=artifacts.condition.key)
 
 
@@ -180,8 +180,9 @@ def _import(audit: Audit) -> None:
     config, artifact, info = audit.config, audit.artifacts.dpm, audit.artifacts.prepare.info()
     height, width, channels = info["shape"]
     with imported(config, (channels, height, width)) as (directory, model):
-        Conditioning.of(config.dpm, (1,) * info["classes"]).check(model)
-        if model.num_classes == info["classes"] + 1 > 1 and config.dpm.null_class is None:
+        replace(Conditioning.of(config.dpm), counts=(1,) * info["classes"]).check(model)
+        null = config.dpm.null_class if config.dpm.null_class is not None else getattr(model, "null_class", None)
+        if model.num_classes == info["classes"] + 1 > 1 and null is None:
             audit.reporter.warn(
                 f"dpm.path: the model has {model.num_classes} classes, the data {info['classes']}; if the last is the null class "
                 f"of classifier-free guidance, set dpm.null_class={info['classes']}"

@@ -21,6 +21,7 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
         "latent": "side_ray.diffusion.denoisers.latent:Latent",
         "dit": "side_ray.diffusion.denoisers.dit:DiT",
+        "text": "side_ray.diffusion.denoisers.text:Text",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
         "function": "side_ray.diffusion.denoisers.function:Function",
     },

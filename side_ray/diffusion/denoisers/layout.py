@@ -13,6 +13,10 @@ OWN = ("condition.json", "pixels.json")
 WEIGHTS = re.compile(
     r"diffusion_pytorch_model(?P<index>\.safetensors\.index)?(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(json|safetensors)"
 )
+TEXT_WEIGHTS = re.compile(
+    r"model(?P<index>\.safetensors\.index)?(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(json|safetensors)"
+)
+"""As transformers names them."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NETWORKS = ("unet", "unet_ema")
 TRANSFORMER = "transformer"
@@ -21,11 +25,18 @@ DIT_CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
 VAES = ("vae", "vqvae", "movq")
 """Directories of the VAE of a latent model."""
 
+TOKENIZER, ENCODER = "tokenizer", "text_encoder"
+TEXT_CLASSES = {
+    TOKENIZER: [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
+    ENCODER: [["transformers", "CLIPTextModel"]],
+}
+"""Of the parts that a text-conditioned model has besides its U-Net and VAE."""
+
 OTHER_PARTS = ("text_encoder", "text_encoder_2", "transformer", "prior", "image_encoder")
 """Directories of pipelines of more than a U-Net, a VAE and a scheduler."""
 REFUSED = (
-    "only models that are unconditional or conditional on classes can be audited, of pixels or with a VAE (side-ray models lists "
-    "the kinds); for any other model draw images yourself and run side-ray score --samples … --train …"
+    "models can be audited that are unconditional, conditional on classes, or on text as Stable Diffusion 1 and 2 are (side-ray "
+    "models lists the kinds); for any other draw images yourself and run side-ray score --samples … --train …"
 )
 
 
@@ -102,28 +113,47 @@ def vae_files(names: Iterable[str], variant: str | None = None) -> list[str]:
         if beside := [part for part in VAES if any(name.startswith(f"{part}/") for name in known)]:
             raise UserError(f"{beside[0]}/ has no config.json, so its VAE cannot be opened; give the whole directory")
         return []
-    has = variant if variant in _variants(known, f"{vae}/") else None
+    has = variant if variant in _variants(known, f"{vae}/", WEIGHTS) else None
     return [f"{vae}/config.json", *_chosen(known, f"{vae}/", has)[1]]
+
+
+def text_files(names: Iterable[str], variant: str | None = None) -> list[str]:
+    """The files of the tokenizer and the text encoder that are read; of its weights the variant, as of `vae_files`.
+
+    Raises:
+        UserError: the text encoder has several variants, and none is chosen.
+    """
+    known, prefix = set(names), f"{ENCODER}/"
+    has = variant if variant in _variants(known, prefix, TEXT_WEIGHTS) else None
+    parts = [name for name in sorted(known) if re.fullmatch(rf"{TOKENIZER}/[^/]+\.(json|txt|model)", name)]
+    return [*parts, f"{prefix}config.json", *_chosen(known, prefix, has, TEXT_WEIGHTS)[1]]
 
 
 def vae_variant(names: Iterable[str]) -> str:
     """The variant of the VAE's weights, where only one is there."""
     known = set(names)
-    return _chosen(known, f"{vae_in(known)}/", None)[0]
+    return variant_of(known, f"{vae_in(known)}/")
 
 
-def _variants(known: Iterable[str], prefix: str) -> dict[str, list[str]]:
+def variant_of(names: Iterable[str], prefix: str, pattern: re.Pattern[str] = WEIGHTS) -> str:
+    """The variant of the weights below a prefix, where only one is there."""
+    return _chosen(set(names), prefix, None, pattern)[0]
+
+
+def _variants(known: Iterable[str], prefix: str, pattern: re.Pattern[str]) -> dict[str, list[str]]:
     """The files of weights below a prefix, by variant."""
     found: dict[str, list[str]] = {}
     for name in sorted(known):
-        if name.startswith(prefix) and (weights := WEIGHTS.fullmatch(name.removeprefix(prefix))):
+        if name.startswith(prefix) and (weights := pattern.fullmatch(name.removeprefix(prefix))):
             found.setdefault(weights["variant"] or "", []).append(name)
     return found
 
 
-def _chosen(known: Iterable[str], prefix: str, variant: str | None) -> tuple[str, list[str]]:
+def _chosen(
+    known: Iterable[str], prefix: str, variant: str | None, pattern: re.Pattern[str] = WEIGHTS
+) -> tuple[str, list[str]]:
     """The variant of the weights below a prefix that is read, and its files. Raises UserError if it is not there."""
-    weights = _variants(known, prefix)
+    weights = _variants(known, prefix, pattern)
     chosen = variant if variant is not None else "" if "" in weights else next(iter(weights), "")
     if variant is None and "" not in weights and len(weights) > 1:
         raise UserError(f"the weights have the variants {', '.join(weights)}; choose one as dpm.variant", "dpm.variant")

@@ -1,6 +1,6 @@
 """Opening the parts of a diffusers pipeline from its directory: safetensors only, with weights that fit their config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ LISTS = (
     "num_decoder_blocks",
 )
 """Settings with one entry for each block."""
+UNUSED = ("safety_checker", "feature_extractor")
+"""Parts of a pipeline that change nothing, or only refuse images."""
 MOST_WIDTH = 2**20
 """The largest number in a config, which sizes of layers and tables come from."""
 MOST_TRANSFORMER_LAYERS = 256
@@ -94,22 +96,26 @@ def check_size(config: dict[str, Any], path: Path, title: str) -> None:
             raise UserError(f"{path}: {name} is {max(numbers, key=abs):,}, more than any {title} has ({most:,})")
 
 
-def check_index(path: Path, network: str, classes: Sequence[str]) -> None:
-    """Raise UserError for the `model_index.json` of a pipeline with more than a network, a scheduler and perhaps a VAE.
+def check_index(
+    path: Path, network: str, classes: Sequence[str], others: Mapping[str, Sequence[list[str]]] | None = None
+) -> None:
+    """Raise UserError for the `model_index.json` of a pipeline of more than a network, a scheduler, perhaps a VAE, and `others`.
 
     Args:
         network: the name of its network.
         classes: diffusers' classes that it may be of.
+        others: further parts that it has, and what the index may say of each.
     """
+    needed = {network: [["diffusers", name] for name in classes], **(others or {})}
     index = read_json(path)
     parts = {
         name: value
         for name, value in index.items()
         if not name.startswith("_") and isinstance(value, list) and value != [None, None]
     }
-    known = {network, "scheduler", *VAES}
-    fitting = parts.get(network) in [["diffusers", name] for name in classes]
-    if not {network, "scheduler"} <= set(parts) <= known or not fitting:
+    known = {*needed, "scheduler", *VAES, *UNUSED}
+    fitting = all(parts.get(name) in known_as for name, known_as in needed.items())
+    if "scheduler" not in parts or not set(parts) <= known or not fitting:
         found = ", ".join(sorted(parts)) or "nothing"
         raise UserError(f"{path}: {index.get('_class_name', 'a pipeline')} of {found}: {REFUSED}")
     if set(parts) & set(VAES):

@@ -1,5 +1,7 @@
 """Which condition each sample is drawn with, and what cannot be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,8 @@ def test_classes_are_drawn_as_asked(small_dpm, conditioning, expected):
     [
         ({"guidance_scale": 3.0}, None, "dpm.guidance_scale: the model takes no condition"),
         ({"classes": "uniform"}, None, "dpm.classes: the model takes no condition"),
+        ({"prompts": "empty"}, None, "dpm.prompts: the model takes no condition"),
+        ({"prompts": "empty"}, 4, "dpm.prompts: the model takes classes; drop it"),
         (
             {"guidance_scale": 3.0},
             4,
@@ -51,7 +55,7 @@ def test_classes_are_drawn_as_asked(small_dpm, conditioning, expected):
 )
 def test_a_model_that_cannot_be_conditioned_so_is_refused_in_one_line(small_dpm, asked, classes, words):
     model = small_dpm(**({} if classes is None else {"num_class_embeds": classes}))
-    conditioning = Conditioning.of(DpmSection(path="model", **asked), (1,) * 5)
+    conditioning = replace(Conditioning.of(DpmSection(path="model", **asked)), counts=(1,) * 5)
     with pytest.raises(UserError) as caught:
         conditioning.drawn(model, SEEDS)
     assert str(caught.value).startswith(words)
@@ -64,6 +68,7 @@ def test_a_model_that_cannot_be_conditioned_so_is_refused_in_one_line(small_dpm,
         ({"guidance_scale": 2.0}, "dpm.guidance_scale: is for an imported model"),
         ({"guidance_scale": -1.0, "path": "model"}, "guidance_scale"),
         ({"classes": "null_class"}, "dpm.classes: null_class is for an imported model"),
+        ({"prompts": "empty"}, "dpm.prompts: is for an imported model"),
         ({"classes": "uniform"}, "dpm.classes: uniform is for a class-conditional model"),
     ],
 )

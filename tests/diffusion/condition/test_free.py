@@ -84,7 +84,7 @@ def test_it_reaches_only_the_class_asked_for_and_is_continuous_in_the_scale(digi
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("scale", [0.0, 1.5, 7.5])
+@pytest.mark.parametrize("scale", [0.0, 7.5])
 def test_it_equals_the_librarys_own_loop(prediction, scale):
     """diffusers evaluates one batch of twice the size and guides in what the network outputs."""
     torch.manual_seed(0)
@@ -95,9 +95,9 @@ def test_it_equals_the_librarys_own_loop(prediction, scale):
     scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=False)
     labels = torch.tensor([3, 1, 4, 1, 5, 9])
     dpm = UnetDpm(unet, DDPMScheduler(prediction_type=prediction, clip_sample=False))
-    ours = sample(dpm, Noise(SEEDS, (1, 8, 8)), Ddim(20), class_labels=labels, free=free(scale))
+    ours = sample(dpm, Noise(SEEDS, (1, 8, 8)), Ddim(8), class_labels=labels, free=free(scale))
     x = Noise(SEEDS, (1, 8, 8)).normal()
-    scheduler.set_timesteps(20)
+    scheduler.set_timesteps(8)
     with torch.no_grad():
         for t in scheduler.timesteps:
             both = unet(torch.cat([x, x]), t, class_labels=torch.cat([torch.full((6,), NULL), labels])).sample
