@@ -3,9 +3,20 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from side_ray.config.base import Batch, Classes, Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
+from side_ray.config.base import (
+    MOST_GUIDANCE,
+    Batch,
+    Classes,
+    Count,
+    OpenSection,
+    Positive,
+    Real,
+    Section,
+    Whole,
+    omitted_by_default,
+)
 from side_ray.registry import REGISTRIES
 
 DENOISER = "dpm.denoiser"
@@ -17,6 +28,21 @@ KINDS: dict[str, str | None] = {"train": TRAINED, "import": None}
 
 FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 """A path that names a function in a Python file."""
+
+CAPTIONS, UNSEEN_CAPTIONS, EMPTY = "captions", "unseen_captions", "empty"
+"""Values of `dpm.prompts` that are no path."""
+CONDITIONING = ("guidance_scale", "classes", "prompts")
+"""Keys that say how the model is conditioned in sampling; its weights do not depend on them."""
+FOR_IMPORTED = (
+    "pixel_range",
+    "pixel_mean",
+    "pixel_std",
+    "variant",
+    "weights",
+    "null_class",
+    "guidance_scale",
+    "prompts",
+)
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
 """The largest U-Net, in a config or imported: blocks down or up, and layers per block."""
@@ -111,7 +137,20 @@ class DpmSection(Training, OpenSection):
     weights: Literal["model", "ema"] = omitted_by_default("model")
     """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
     null_class: Whole | None = omitted_by_default(None)
-    """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it."""
+    """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it, but for
+    `classes` null_class."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=MOST_GUIDANCE)] = omitted_by_default(1.0)
+    """Scale of classifier-free guidance in an imported model with a null class, or with prompts; 1 = none, as in diffusers. It
+    evaluates the model twice. SIDE's λ comes on top."""
+    prompts: (
+        Annotated[str, BeforeValidator(lambda value: value or EMPTY if isinstance(value, str) else value)] | None
+    ) = omitted_by_default(None)
+    """What the prompts of a text-conditioned model are drawn from: `captions` of the members, `unseen_captions` of the holdout
+    images, `empty` for the empty prompt, or a text file with a prompt in each line."""
+    classes: Literal["model", "labels", "uniform", "null_class"] = omitted_by_default("model")
+    """Classes that samples of a class-conditional model are drawn with. `model`: as often as its training saw each class, equally
+    often where that is not known; `labels`: as often as the members have each label, which must be the model's classes;
+    `uniform`: each equally often; `null_class`: that alone."""
     files: list[str] = omitted_by_default([])
     """With a function as `path`: local files that it reads, such as weights. They are copied into the run with its own."""
     check: bool = omitted_by_default(True)
@@ -137,9 +176,18 @@ class DpmSection(Training, OpenSection):
             for name in options.model_fields
             if name not in trained
         }
-        return self.model_dump(
-            mode="json", exclude={"checkpoint_every", "samples_every", "probe", "path", "check", *others}
-        )
+        unused = {"checkpoint_every", "samples_every", "probe", "path", "check", *CONDITIONING, *others}
+        return self.model_dump(mode="json", exclude=unused)
+
+    @property
+    def conditioning(self) -> dict[str, Any]:
+        """The keys that say how the model is conditioned in sampling; those with their default are left out."""
+        return self.model_dump(mode="json", include=set(CONDITIONING))
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the model for one of a sampler: 2 with classifier-free guidance."""
+        return 1 if self.guidance_scale == 1 or self.classes == "null_class" or self.prompts == EMPTY else 2
 
     @model_validator(mode="before")
     @classmethod
@@ -158,8 +206,8 @@ class DpmSection(Training, OpenSection):
             raise ValueError("kind import needs dpm.path, the directory of a diffusers pipeline")
         if self.kind != "import" and self.path:
             raise ValueError(f"dpm.path is given, so dpm.kind must be import, not {self.kind}")
-        for name in ("pixel_range", "pixel_mean", "pixel_std", "variant", "weights", "null_class"):
-            if self.kind != "import" and getattr(self, name) not in (None, "model"):
+        for name in FOR_IMPORTED:
+            if self.kind != "import" and name in self.changed():
                 raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
         if self.pixel_range is not None and self.pixel_range[0] == self.pixel_range[1]:
             raise ValueError(
@@ -172,6 +220,12 @@ class DpmSection(Training, OpenSection):
                 raise ValueError("dpm.pixel_range: is given by dpm.pixel_mean and dpm.pixel_std too; drop one of them")
             if len(self.pixel_mean) != len(self.pixel_std):
                 raise ValueError("dpm.pixel_std: must have as many numbers as dpm.pixel_mean")
+        if self.classes == "null_class" and self.kind != "import":
+            raise ValueError(
+                "dpm.classes: null_class is for an imported model (dpm.path); use model, labels or uniform"
+            )
+        if self.classes != "model" and self.kind != "import" and self.condition == "none":
+            raise ValueError(f"dpm.classes: {self.classes} is for a class-conditional model (dpm.condition); drop it")
         if self.kind != "train" and self.condition != "none":
             raise ValueError(
                 f"dpm.condition: {self.condition} is for training; an imported model has its own condition; drop it"

@@ -10,6 +10,8 @@ import torch
 
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.processes import NoiseProcess, Schedule
+from side_ray.diffusion.spaces.codec import Codec
+from side_ray.diffusion.spaces.latents import LatentCodec
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
 from side_ray.registry import REGISTRIES
@@ -22,14 +24,20 @@ class Dpm(Protocol):
 
     schedule: Schedule
     """Its noise process; a `DDPMScheduler` if that is variance-preserving."""
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    latent_shape: tuple[int, int, int]
+    """(c, h, w) of what it diffuses, z; that of the images for a model of pixels."""
     num_classes: int | None
-    """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not."""
+    """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not. A
+    text-conditioned model has an `encoder`, and embeddings of prompts, float32 [B, L, D], take their place."""
     condition: Condition | None
     """How often a class-conditional model saw each class."""
-    codec: PixelCodec | None
-    """The values that pixels have in x_t; None = [−1, 1]. What it diffuses is called x all the same."""
+    codec: Codec | None
+    """Between images and what it diffuses: a VAE, or other values of pixels; None = pixels in [−1, 1]."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        ...
 
     @property
     def device(self) -> torch.device: ...
@@ -65,8 +73,13 @@ def variance_preserving(dpm: Dpm) -> VariancePreservingDpm:
     Raises:
         UserError: it is not.
     """
+    if getattr(dpm, "encoder", None) is not None:
+        raise UserError("densities and latents are not computed for models that are conditioned on text")
     if isinstance(dpm.schedule, NoiseProcess) or getattr(dpm, "codec", None) is not None:
-        raise UserError("densities and latents are computed only for variance-preserving models of pixels in [-1, 1]")
+        what = ", not for latent models" if is_latent(dpm) else ""
+        raise UserError(
+            f"densities and latents are computed only for variance-preserving models of pixels in [-1, 1]{what}"
+        )
     model: Any = dpm
     return model
 
@@ -78,7 +91,7 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu", *, code:
         directory: a diffusers pipeline of one U-Net and one scheduler (`DDPMPipeline`, `DDIMPipeline`; in `unet/` and
             `scheduler/`, or both at its top as in early versions), a bare `UNet2DModel` directory with a
             `scheduler_config.json` beside it or in `scheduler/`, what `OptimalDpm.save` wrote, or what another registered
-            kind recognizes.
+            kind recognizes. With a VAE in `vae/`, `vqvae/` or `movq/` it is a latent model.
         device: where to put it.
         code: whether code in the directory may be executed, as the kind `function` does: only if the user's own config names it.
 
@@ -96,21 +109,45 @@ def load_dpm(directory: Path | str, device: torch.device | str = "cpu", *, code:
                     f"the model in {directory} is Python code, which is executed only where dpm.path names it"
                 )
             model: Dpm = kinds[name].load(directory, device)
-            return with_codec(model, PixelCodec.load(directory))
+            return with_codec(with_codec(model, LatentCodec.load(directory)), PixelCodec.load(directory))
     raise UserError(f"no diffusion model in {directory}: it is of none of the kinds {', '.join(kinds.names)}")
 
 
-def with_codec(model: Dpm, codec: PixelCodec | None) -> Dpm:
-    """The model, of pixels in the range of `codec`; None leaves it as it is.
+def with_codec(model: Dpm, codec: Codec | None) -> Dpm:
+    """The model, in the latent space of a VAE, or of pixels (its VAE's, if it has one) in another range; None leaves it as it is.
 
     Raises:
-        UserError: the codec has numbers for another number of channels.
+        UserError: the codec is for another number of channels.
     """
-    if codec is not None:
+    if isinstance(codec, LatentCodec):
+        if codec.channels[1] != model.latent_shape[0]:
+            raise UserError(
+                f"the VAE has latents of {codec.channels[1]} channels, the model diffuses {model.latent_shape[0]}; they do not "
+                "belong together"
+            )
+        model.codec = codec
+    elif isinstance(codec, PixelCodec):
         if not codec.fits(model.image_shape[0]):
             raise UserError(
                 f"the pixels' range has {len(codec.black)} numbers, the model {model.image_shape[0]} channels; give one "
                 "for each channel, or one for all"
             )
-        model.codec = codec
+        own = getattr(model, "codec", None)
+        model.codec = codec if own is None else own.with_range(codec)
     return model
+
+
+def is_latent(model: Dpm) -> bool:
+    """Whether it diffuses the latents of a VAE; kinds from outside of the package may have no codec."""
+    codec = getattr(model, "codec", None)
+    return codec is not None and codec.latent
+
+
+def latent_shape(model: Dpm) -> tuple[int, int, int]:
+    """(c, h, w) of what it diffuses; kinds from outside of the package may have an image shape only."""
+    return getattr(model, "latent_shape", model.image_shape)
+
+
+def shape_of_images(codec: Codec | None, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a model that diffuses (c, h, w)."""
+    return latent_shape if codec is None else codec.image_shape(latent_shape)

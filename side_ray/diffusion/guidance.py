@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from side_ray.diffusion.spaces.latents import LatentStatistics
+
 Guidance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x_t float32 [B, C, H, W], t int64 [B]) → λ·∇ₓ log p_t(y|x_t), float32 [B, C, H, W]."""
 
@@ -18,11 +20,15 @@ class ClassifierSurrogate:
         classifier: as for `ClassifierGuidance`.
         num_classes: K, its classes.
         scale: λ.
+        latents: of a latent model's own samples; None for a model of pixels.
+        sees_images: whether it is a classifier of images where the model is a latent one.
     """
 
     classifier: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     num_classes: int
     scale: float
+    latents: LatentStatistics | None = None
+    sees_images: bool = False
 
     def guidance(self, targets: torch.Tensor) -> "ClassifierGuidance":
         """The guidance term of a batch whose rows are guided to `targets`, int64 [B]."""

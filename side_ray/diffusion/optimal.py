@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.dpm import Denoised
+from side_ray.diffusion.dpm import Denoised, shape_of_images
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.processes import Schedule, VariancePreserving, load_process, process_of
-from side_ray.diffusion.spaces.pixels import PixelCodec
+from side_ray.diffusion.spaces.codec import Codec
 from side_ray.errors import UserError, first_line
 
 KIND = "optimal"
@@ -33,13 +33,13 @@ class OptimalDpm:
     the training images, so that memory does not grow with their number. Results have the dtype of `x_t`.
 
     Args:
-        images: float32 [N, C, H, W] in [−1, 1] (or as `codec` has them), N ≥ 1.
+        images: float32 [N, C, H, W] in [−1, 1], or what `codec` makes of them, N ≥ 1.
         schedule: the noise process.
     """
 
     num_classes: int | None = None
     condition: Condition | None = None
-    codec: PixelCodec | None = None
+    codec: Codec | None = None
 
     def __init__(self, images: torch.Tensor, schedule: Schedule) -> None:
         if images.ndim != 4 or len(images) == 0:
@@ -51,7 +51,11 @@ class OptimalDpm:
             self.alphas_cumprod = self.process.alphas_cumprod
         self.num_train_timesteps = self.process.timesteps
         channels, height, width = images.shape[1:]
-        self.image_shape = (channels, height, width)
+        self.latent_shape = (channels, height, width)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return shape_of_images(self.codec, self.latent_shape)
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +96,7 @@ class OptimalDpm:
         """log p_t(x_t) of the noised training set, float64 [B], in nats: a mixture of N Gaussians of variance 1−ᾱ_t."""
         evidence, _ = self.posterior(x_t, t)
         _, sigma = self._levels(t)
-        dimension = math.prod(self.image_shape)
+        dimension = math.prod(self.latent_shape)
         return evidence - math.log(len(self.images)) - 0.5 * dimension * torch.log(2 * math.pi * sigma**2)
 
     def posterior(
@@ -115,7 +119,7 @@ class OptimalDpm:
         """
         top = torch.full((len(x_t),), -math.inf, dtype=torch.float64, device=x_t.device)
         total = torch.zeros_like(top)
-        mean = torch.zeros(len(x_t), math.prod(self.image_shape), dtype=torch.float64, device=x_t.device)
+        mean = torch.zeros(len(x_t), math.prod(self.latent_shape), dtype=torch.float64, device=x_t.device)
         for block, logits in self.blocks(x_t, t):
             if labels is not None and targets is not None:
                 logits = logits.masked_fill(labels[block][None, :] != targets[:, None], -math.inf)

@@ -1,27 +1,25 @@
 """Diffusion models around diffusers' `UNet2DModel`: making, opening and writing them, and their deepest latent."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from safetensors import SafetensorError
 
-from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.denoisers.layout import INDEX, PICKLED, REFUSED, Layout, check_alone, names_in
+from side_ray.diffusion.denoisers.layout import INDEX, Layout, check_alone, names_in
 from side_ray.diffusion.denoisers.network import NetworkDpm
-from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.processes import Schedule, load_process
+from side_ray.diffusion.networks.loading import (
+    MOST_PARAMETERS,
+    REFUSALS,
+    check_index,
+    load_network,
+    load_scheduler,
+    parameters_of,
+)
+from side_ray.diffusion.processes import Schedule
 from side_ray.errors import UserError, first_line
-
-MOST_PARAMETERS = 10**10
-"""Of a U-Net that is trained here or imported."""
-
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
-"""What diffusers raises for a config that makes no U-Net."""
 
 
 class UnetDpm(NetworkDpm):
@@ -64,27 +62,23 @@ class UnetDpm(NetworkDpm):
         if (class_labels is None) != (self.num_classes is None):
             raise ValueError("class labels go with a class-conditional U-Net (num_class_embeds), and only with one")
         output: torch.Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
-        return output.float()[:, : self.image_shape[0]]
+        return output.float()[:, : self.latent_shape[0]]
 
 
 def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDpm:
-    """Open a diffusers pipeline of one U-Net and one scheduler, or a bare U-Net directory (layouts: see `load_dpm`).
+    """Open a diffusers pipeline of one U-Net and one scheduler, or a bare U-Net directory (layouts: see `load_dpm`). A VAE beside
+    it is left out.
 
     Raises:
         UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
     """
     if (directory / INDEX).exists():
-        _check_index(directory / INDEX)
+        check_index(directory / INDEX, "unet", ("UNet2DModel",))
     else:
         check_alone(path.name for path in directory.iterdir() if path.is_dir())
     layout = Layout.of(names_in(directory))
-    unet = _load_unet(directory / layout.unet, layout.variant)
-    if not (directory / layout.scheduler / "scheduler_config.json").exists():
-        raise UserError(
-            f"{directory} has a U-Net and no scheduler_config.json, like a training's checkpoint: put that of the finished "
-            "pipeline into it as scheduler/scheduler_config.json"
-        )
-    schedule = load_process(directory / layout.scheduler)
+    unet = load_network(directory / layout.unet, "U-Net", (UNet2DModel,), layout.variant)
+    schedule = load_scheduler(directory, layout)
     classes = unet.config["num_class_embeds"]
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
@@ -128,33 +122,11 @@ def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UN
         return UNet2DModel(sample_size=(height, width), in_channels=channels, out_channels=channels, **arguments)
 
     try:
-        if (parameters := _parameters(make)) > MOST_PARAMETERS:
+        if (parameters := parameters_of(make)) > MOST_PARAMETERS:
             raise UserError(f"this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
         return make()
     except REFUSALS as error:
         raise UserError(f"diffusers refuses this U-Net: {first_line(error)}") from error
-
-
-def _parameters(make: Callable[[], UNet2DModel]) -> int:
-    """How many parameters the U-Net that `make` returns has. Allocates nothing; raises what `make` does, see `REFUSALS`."""
-    with torch.device("meta"):
-        return sum(each.numel() for each in make().parameters())
-
-
-def _check_size(config: Mapping[str, Any], directory: Path) -> None:
-    """Raise UserError if the U-Net of an imported config cannot be made, is too large, or needs more weights than there are."""
-    known = inspect.signature(UNet2DModel).parameters
-    where, stored = directory / "config.json", sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    try:
-        parameters = _parameters(lambda: UNet2DModel(**{name: config[name] for name in known if name in config}))
-    except REFUSALS as error:
-        raise UserError(f"{where}: diffusers refuses this U-Net: {first_line(error)}") from error
-    if parameters > MOST_PARAMETERS:
-        raise UserError(f"{where}: this U-Net has {parameters:,} parameters, more than {MOST_PARAMETERS:,}")
-    if parameters > stored:  # no format takes less than a byte for one
-        raise UserError(
-            f"the weights in {directory} do not fit config.json: {stored:,} bytes for {parameters:,} parameters"
-        )
 
 
 @torch.no_grad()
@@ -183,55 +155,3 @@ def middle_block(
     finally:
         handle.remove()
     return found[0]
-
-
-def _check_index(path: Path) -> None:
-    """Refuse pipelines with more than a pixel-space U-Net and a scheduler: latent or text-to-image models."""
-    index = read_json(path)
-    components = {name: value for name, value in index.items() if not name.startswith("_")}
-    if set(components) != {"unet", "scheduler"} or components["unet"] != ["diffusers", "UNet2DModel"]:
-        found = ", ".join(sorted(components)) or "nothing"
-        raise UserError(f"{path}: {index.get('_class_name', 'a pipeline')} of {found}: {REFUSED}")
-
-
-def _load_unet(directory: Path, variant: str) -> UNet2DModel:
-    if not (directory / "config.json").exists():
-        raise UserError(f"no U-Net in {directory}: config.json is missing")
-    if not any(directory.glob("*.safetensors")):
-        if pickled := sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED):
-            raise UserError(
-                f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened: convert them to "
-                "safetensors where you trust them, with UNet2DModel.from_pretrained(…).save_pretrained(…)"
-            )
-        raise UserError(f"no weights in {directory}: expected diffusion_pytorch_model.safetensors")
-    given = read_json(directory / "config.json")
-    for name, most in (
-        ("block_out_channels", MOST_BLOCKS),
-        ("down_block_types", MOST_BLOCKS),
-        ("up_block_types", MOST_BLOCKS),
-    ):
-        if isinstance(given.get(name), list) and len(given[name]) > most:
-            raise UserError(
-                f"{directory / 'config.json'}: {name} has {len(given[name]):,} entries, more than any U-Net ({most})"
-            )
-    if not isinstance(given.get("layers_per_block", 1), int) or given.get("layers_per_block", 1) > MOST_LAYERS:
-        raise UserError(f"{directory / 'config.json'}: layers_per_block must be a number up to {MOST_LAYERS}")
-    if given.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{directory / 'config.json'} is of a {given['_class_name']}: {REFUSED}")
-    _check_size(given, directory)
-    try:
-        unet, info = UNet2DModel.from_pretrained(
-            directory,
-            variant=variant or None,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, *REFUSALS) as error:
-        raise UserError(f"the U-Net in {directory} cannot be loaded: {first_line(error)}") from error
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if wrong:
-        raise UserError(f"the weights in {directory} do not fit config.json: {len(wrong)} tensors, first {wrong[0]}")
-    check_finite(unet.state_dict(), directory)
-    return unet

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import example
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.noise_process import add_noise
 from side_ray.diffusion.sampler import Noise, sample_seed
@@ -39,7 +40,7 @@ class LossSpec(Carrier):
 
 
 class LossWorker(ShardActor):
-    """Computes the denoising loss |ε̂ − ε|² per pixel of images at `TIMES`, and writes it in shards."""
+    """Computes the denoising loss |ε̂ − ε|² per pixel, or per value of a latent, of images at `TIMES`, and writes it in shards."""
 
     stage = "privacy"
     phases = ("compute", "write")
@@ -85,8 +86,11 @@ class LossWorker(ShardActor):
         """float64 [N, len(TIMES)]; NaN for a model without a schedule ᾱ_t, of another range of pixels, or that wants a class."""
         columns = []
         levels = getattr(self.dpm, "alphas_cumprod", None)
-        if levels is None or getattr(self.dpm, "codec", None) is not None or self.dpm.num_classes is not None:
+        codec = getattr(self.dpm, "codec", None)
+        if levels is None or example(self.dpm) is not None or (codec is not None and not codec.latent):
             return np.full((len(x0), len(TIMES)), np.nan)
+        if codec is not None:
+            x0 = codec.encode(x0.to(self.device)).cpu()
         for share in TIMES:
             t = int(share * (len(levels) - 1))
             signal, sigma = float(levels[t]) ** 0.5, (1 - float(levels[t])) ** 0.5

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from side_ray.errors import UserError
 from side_ray.images import decode_png
 from side_ray.report import wording
 from side_ray.results.recorded import Recorded
+from side_ray.runs.run import Artifact
+
+if TYPE_CHECKING:
+    from side_ray.config import DpmSection
+    from side_ray.diffusion.condition.drawn import Conditioning
 
 CLASSIFIERS = {"td": "student", "ti": "ol_ti"}
 
@@ -90,10 +95,9 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     from side_ray.config.file import parse_config
     from side_ray.diffusion.dpm import load_dpm
     from side_ray.diffusion.draw import DrawSettings, draw
-    from side_ray.diffusion.guidance import ClassifierSurrogate
     from side_ray.diffusion.sampler import sample_seed
     from side_ray.runs.imported.opening import is_own_code
-    from side_ray.surrogate.resnet import ResNet
+    from side_ray.surrogate.guide import open_surrogate
 
     condition, sample_id = recorded.condition(method, scale), int(sample_id)
     if method == "given":
@@ -118,11 +122,11 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     try:
         surrogate = None
         if method in CLASSIFIERS:
-            network = ResNet.load(recorded.store.fetch_dir(keys[1])).to(device).eval().requires_grad_(False)
-            surrogate = ClassifierSurrogate(network, network.config.num_classes, condition["lambda"])
+            surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device)
         directory = recorded.store.fetch_dir(keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
-        drawn = draw(model, [seed], DrawSettings.of(config.extract, config.cluster.precision), surrogate)
+        settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))
+        drawn = draw(model, [seed], settings, surrogate)
     finally:
         torch.set_num_threads(threads)
     return Remade(
@@ -136,6 +140,18 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
         device,
         weights,
     )
+
+
+def _conditioning(recorded: Recorded, dpm: "DpmSection") -> "Conditioning":
+    from side_ray.runs.imported.conditions import read_conditioning
+
+    key, store = recorded.artifacts.get("condition"), recorded.store
+    try:
+        return read_conditioning(dpm, None if key is None else Artifact(store, key))
+    except FileNotFoundError:
+        raise UserError(
+            f"{store.uri}/{key}: what the conditions of samples were drawn from was removed; run side-ray audit again"
+        ) from None
 
 
 def _stored(recorded: Recorded, condition: Mapping[str, Any], sample_id: int) -> dict[str, Any] | None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
+from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
+from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
@@ -22,7 +24,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 6, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
-VERSIONS |= {"check": 1, "privacy": 1}
+VERSIONS |= {"check": 1, "privacy": 1, "condition": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -113,9 +115,20 @@ class Artifacts:
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
+    def latent(self) -> bool:
+        """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
+        return self.config.dpm.kind == "import" and bool(vae_in(find_model(self.config).paths))
+
+    @cached_property
     def check(self) -> Artifact:
         """The look at some samples of an imported model beside its training images."""
         return self._artifact("check", *self._sampling, self.prepare.fingerprint)
+
+    @cached_property
+    def condition(self) -> Artifact | None:
+        """What the conditions of samples are drawn from; None where the config and the model say that."""
+        parts = source_of(self.config, self.prepare.fingerprint)
+        return None if parts is None else self._artifact("condition", *parts)
 
     @cached_property
     def given(self) -> Source:
@@ -149,6 +162,8 @@ class Artifacts:
         elif condition.method == "ti":
             fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
             classifier = [self.config.surrogate.model_dump(mode="json", include=fields), self.prepare.fingerprint]
+            if self.latent:  # what holds the guided latents comes from the synthetic set
+                classifier += [self.synthetic.fingerprint, self.config.surrogate.synthetic]
         if classifier and self.config.extract.guidance_interval != (0.0, 1.0):
             classifier.append(list(self.config.extract.guidance_interval))
         artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
@@ -211,13 +226,14 @@ class Artifacts:
         return shards_of(self.config.extract.samples, self.config.extract.shard_size)
 
     @property
+    def synthetic_shards(self) -> int:
+        """Number of shards of the synthetic set."""
+        return shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
+
+    @property
     def cut_shards(self) -> int:
         """Number of shards of the synthetic set that set the calibrated cut; 0 without unseen images."""
-        return (
-            shards_of(self.config.surrogate.synthetic, self.config.extract.shard_size)
-            if self.config.data.holdout
-            else 0
-        )
+        return self.synthetic_shards if self.config.data.holdout else 0
 
     @cached_property
     def report(self) -> Artifact:
@@ -272,7 +288,9 @@ class Artifacts:
     @cached_property
     def _sampling(self) -> list[Any]:
         # Includes the batch size, because the last bits of a network's output depend on it.
-        return [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
+        parts = [self.config.extract.sampling_settings(), self._precision, self.config.run.seed, self.dpm.fingerprint]
+        conditioning = self.config.dpm.conditioning
+        return parts + ([conditioning, self.condition and self.condition.fingerprint] if conditioning else [])
 
     @cached_property
     def _scoring(self) -> list[Any]:

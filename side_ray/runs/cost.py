@@ -1,6 +1,7 @@
 """The cost of an audit before it starts: network evaluations, FLOPs, bytes, and which outputs exist already."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,23 +10,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import Conditioning, example
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
-from side_ray.diffusion.dpm import Dpm, load_dpm
+from side_ray.diffusion.dpm import Dpm, is_latent, latent_shape, load_dpm
 from side_ray.diffusion.draw import DrawSettings, draw, sampler_of
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.processes import process_of
-from side_ray.diffusion.sampler import denoised, sample_seed
+from side_ray.diffusion.sampler import decoded, denoised, sample_seed
+from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.imported.opening import imported
-from side_ray.runs.plan import conditions, loss_images
+from side_ray.runs.plan import Condition, conditions, loss_images
 from side_ray.runs.preflight import schedule_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 from side_ray.surrogate.resnet import ResNet
@@ -33,8 +36,8 @@ from side_ray.surrogate.resnet import ResNet
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of sampling. `unet_flops` and `classifier_flops` are the FLOPs of one evaluation of one image; those of the
-    classifier include the backward pass to the image."""
+    """Cost of sampling. `unet_flops`, `classifier_flops` and `decoder_flops` are the FLOPs of one evaluation of one image; those
+    of the classifier include the backward pass to the image. The decoder is that of a latent model's VAE."""
 
     samples: int
     unet_evaluations: int
@@ -42,11 +45,14 @@ class Estimate:
     unet_flops: int
     classifier_flops: int
     bytes_written: int
+    decoder_evaluations: int = 0
+    decoder_flops: int = 0
 
     @property
     def flops(self) -> int:
         """FLOPs of all evaluations."""
-        return self.unet_evaluations * self.unet_flops + self.classifier_evaluations * self.classifier_flops
+        networks = (self.unet_evaluations, self.unet_flops), (self.classifier_evaluations, self.classifier_flops)
+        return sum(count * each for count, each in (*networks, (self.decoder_evaluations, self.decoder_flops)))
 
 
 def estimate(artifacts: Artifacts) -> Estimate:
@@ -56,21 +62,42 @@ def estimate(artifacts: Artifacts) -> Estimate:
     many = conditions(config)
     guided = sum(condition.scale > 0 for condition in many) * config.extract.samples
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
+    # The student sees what the model diffuses, OL-TI sees images: for latents, through the decoder.
+    model = _victim(artifacts, shape) if config.dpm.kind == "import" else None
+    seen = {each.method for each in many if each.scale > 0}
+    decoder = {} if model is None or not is_latent(model) else _decoder(model, many, samples, artifacts)
+    diffused = shape if model is None else latent_shape(model)
+    classifiers = [_classifier_flops(config, diffused if each == "td" else shape) for each in sorted(seen)]
     return Estimate(
         samples=samples,
-        unet_evaluations=samples * per_sample,
+        unet_evaluations=samples * per_sample * config.dpm.evaluations,
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
-        unet_flops=_unet_flops(artifacts, shape),
-        classifier_flops=_classifier_flops(config, shape) if guided else 0,
+        unet_flops=_unet_flops(artifacts, shape, model),
+        classifier_flops=sum(classifiers) // len(classifiers) if guided else 0,
         bytes_written=samples * _png_bytes(shape),
+        **decoder,
     )
 
 
 def sample_flops(artifacts: Artifacts, guided: bool) -> int:
-    """FLOPs of one sample: of the DPM, and if it is guided of the classifier with its gradient at every guided step."""
+    """FLOPs of one sample of a model that is trained or made here, and if it is guided of the classifier with its gradient at
+    every guided step."""
     config, shape = artifacts.config, image_shape(artifacts)
-    unguided = sampler_of(config.extract).evaluations * _unet_flops(artifacts, shape)
+    unguided = sampler_of(config.extract).evaluations * _unet_flops(artifacts, shape, None)
     return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
+
+
+THROUGH_DECODER = 4
+"""Decodings that an evaluation of OL-TI costs in a latent model: one for what it sees, and one with a backward pass."""
+
+
+def _decoder(model: Dpm, many: Sequence[Condition], samples: int, artifacts: Artifacts) -> dict[str, int]:
+    """`decoder_evaluations` and `decoder_flops` of a latent model."""
+    seen = sum(each.method == "ti" for each in many) * artifacts.config.extract.samples
+    through = seen * _guided_steps(artifacts) * THROUGH_DECODER if seen else 0
+    with FlopCounterMode(display=False) as counter:
+        decoded(model, torch.zeros(1, *latent_shape(model)))
+    return {"decoder_evaluations": samples + through, "decoder_flops": counter.get_total_flops()}
 
 
 def _guided_steps(artifacts: Artifacts) -> int:
@@ -121,6 +148,7 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
         "shards": shards,
         "U-Net": f"{cost.unet_evaluations:,} evaluations × {_si(cost.unet_flops)}FLOP",
         "classifier": f"{cost.classifier_evaluations:,} evaluations with gradient × {_si(cost.classifier_flops)}FLOP",
+        "decoder": f"{cost.decoder_evaluations:,} evaluations × {_si(cost.decoder_flops)}FLOP",
         "sampling": f"{_si(cost.flops)}FLOP",
         "images": f"at most about {_si(cost.bytes_written)}B (the size of incompressible images)",
     }
@@ -129,6 +157,8 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
         lines["privacy"] = (
             f"not counted above: {more:,} evaluations, the losses of {images:,} members and unseen images"
         )
+    if not cost.decoder_evaluations:
+        del lines["decoder"]
     if config.control:
         more = len(control_conditions(config)) * config.extract.samples
         lines["control"] = f"not counted above: training a second DPM and {more:,} samples of it"
@@ -157,9 +187,11 @@ def probe(artifacts: Artifacts) -> float:
     config, shape = artifacts.config, image_shape(artifacts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(artifacts, shape).to(device)
-    classifier = _student(config, shape).to(device)
-    settings = DrawSettings.of(config.extract, config.cluster.precision)
-    surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0)
+    diffused = latent_shape(dpm)
+    classifier = _student(config, diffused).to(device)
+    settings = DrawSettings.of(config.extract, config.cluster.precision, Conditioning.like(config.dpm))
+    latents = LatentStatistics.standard(diffused[0]) if is_latent(dpm) else None
+    surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0, latents)
     seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
     size, seconds = settings.batch_size, 0.0
     for _ in range(2):
@@ -201,7 +233,7 @@ def _count(module: torch.nn.Module, *inputs: torch.Tensor, backward: bool = Fals
     return counter.get_total_flops()
 
 
-def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
+def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int], dpm: Dpm | None) -> int:
     config = artifacts.config
     if made := made_from_members(config.dpm):
         return made.flops(config.data.members, shape)
@@ -209,12 +241,12 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
         with torch.device("meta"):
             unet = new_unet(unet_section(config.dpm).model_dump(), shape).eval()
     else:
-        dpm = _victim(artifacts, shape)
+        assert dpm is not None
         if isinstance(dpm, OptimalDpm):
-            return Optimal.flops(len(dpm.images), shape)
+            return Optimal.flops(len(dpm.images), dpm.latent_shape)
         if not isinstance(dpm, UnetDpm):
             return _flops_of(dpm)
-        unet = dpm.unet
+        unet, shape = dpm.unet, dpm.latent_shape
     with torch.no_grad():
         zero = torch.zeros(1, dtype=torch.int64)
         conditional = unet.config["num_class_embeds"] is not None
@@ -223,12 +255,9 @@ def _unet_flops(artifacts: Artifacts, shape: tuple[int, int, int]) -> int:
 
 def _flops_of(dpm: Dpm) -> int:
     """FLOPs of one evaluation of any model, counted as it runs."""
-    counter, labels = (
-        FlopCounterMode(display=False),
-        None if dpm.num_classes is None else torch.zeros(1, dtype=torch.int64),
-    )
+    counter, condition = FlopCounterMode(display=False), example(dpm)
     with counter:
-        denoised(dpm, torch.zeros(1, *dpm.image_shape), 0, process_of(dpm.schedule).level(0), labels)
+        denoised(dpm, torch.zeros(1, *latent_shape(dpm)), 0, process_of(dpm.schedule).level(0), condition)
     return counter.get_total_flops()
 
 

@@ -1,6 +1,7 @@
 """The run's Parquet tables of images: writing them, reading one split, and which of its images are duplicates."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,32 @@ DUPLICATES = "duplicates.parquet"
 DUPLICATES_SCHEMA = pa.schema(
     [("split", pa.string()), ("id", pa.int64()), ("group", pa.int64()), ("copy_of", pa.int64())]
 )
+
+
+LATENT = "latent"
+"""The column of what a latent model's images are decoded from."""
+
+
+def latent_column(latents: np.ndarray) -> tuple[pa.Field, pa.Array]:
+    """Latents float32 [N, c, h, w] as a column of lists; the field's metadata has their shape."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel(), pa.float32()), latents[0].size)
+    return pa.field(LATENT, column.type, metadata={"shape": json.dumps(latents.shape[1:])}), column
+
+
+def decode_latents(table: pa.Table) -> np.ndarray:
+    """Latents float32 [N, c, h, w] of a table with such a column.
+
+    Raises:
+        KeyError: there is none.
+    """
+    shape = json.loads(table.schema.field(LATENT).metadata[b"shape"])
+    values = [chunk.flatten().to_numpy() for chunk in table.column(LATENT).chunks]
+    return np.concatenate(values).reshape(-1, *shape)
+
+
+def read_latents(synthetic: ShardSet, shards: int) -> np.ndarray:
+    """Latents float32 [N, c, h, w] of a latent model's synthetic set. Raises Damaged."""
+    return decode_latents(synthetic.read_first(shards, [LATENT]))
 
 
 @dataclass(frozen=True)
@@ -187,6 +214,13 @@ def read_labels(store: Store, prepared: str, split: str) -> np.ndarray | None:
     """int64 [n], the labels of one split by id, −1 where an image has none; None if no image has one."""
     labels = _read_parts(store, prepared, [("split", "==", split)], ["id", "label"]).column("label")
     return None if labels.null_count == len(labels) else labels.fill_null(-1).to_numpy()
+
+
+def read_captions(store: Store, prepared: str, split: str) -> list[str | None]:
+    """The caption of each image of one split by id, None where it has none."""
+    table = _read_parts(store, prepared, [("split", "==", split)], ["id", "caption"])
+    found: list[str | None] = table.column("caption").to_pylist()
+    return found
 
 
 @dataclass(frozen=True)

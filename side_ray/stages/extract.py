@@ -2,13 +2,14 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from side_ray.config import Config
+from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import Drawn, DrawSettings, draw
 from side_ray.diffusion.guidance import ClassifierSurrogate
@@ -18,11 +19,13 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import latent_column
+from side_ray.runs.imported.conditions import completed
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
-from side_ray.surrogate.resnet import ResNet
+from side_ray.surrogate.guide import open_surrogate
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class GeneratorSpec(Carrier):
     threads: int
     code: bool = False
     """Whether the model may be code, which the config names."""
+    condition: str | None = None
+    """Key of what the conditions of samples are drawn from, where that is neither in `settings` nor in the model."""
 
 
 class Generator(ShardActor):
@@ -63,11 +68,15 @@ class Generator(ShardActor):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dpm: Dpm
-        self._classifiers: dict[str, ResNet] = {}
+        self._surrogates: dict[str, ClassifierSurrogate] = {}
         self._device_lock = threading.Lock()
         self._batch = spec.settings.batch_size
 
     def load(self) -> None:
+        conditioning = self.spec.settings.conditioning
+        if self.spec.condition is not None:
+            conditioning = completed(conditioning, Artifact(self.spec.store, self.spec.condition))
+        self._settings = replace(self.spec.settings, conditioning=conditioning)
         self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
@@ -87,7 +96,11 @@ class Generator(ShardActor):
             columns["target"] = nulls if drawn.targets is None else pa.array(drawn.targets, pa.int64())
         if drawn.classes is not None:
             columns["class"] = pa.array(drawn.classes, pa.int64())
+        if drawn.prompts is not None:
+            columns["prompt"] = pa.array(drawn.prompts, pa.string())
         table = pa.table({**columns, "image": image_column(drawn.images)})
+        if drawn.latents is not None and job.stream == "synthetic":
+            table = table.append_column(*latent_column(drawn.latents))
         row["seconds_encode"] = time.perf_counter() - began
         began, retries = time.perf_counter(), self.spec.store.retries
         job.output.write(task.shard, table, row["note"])
@@ -97,17 +110,16 @@ class Generator(ShardActor):
     def _draw(self, job: SamplingJob, seeds: list[int]) -> Drawn:
         surrogate = None
         if job.classifier:
-            classifier = self._classifier(job.classifier)
-            surrogate = ClassifierSurrogate(classifier, classifier.config.num_classes, job.scale)
-        drawn = draw(self.dpm, seeds, self.spec.settings, surrogate, batch_size=self._batch)
+            surrogate = replace(self._surrogate(job.classifier), scale=job.scale)
+        drawn = draw(self.dpm, seeds, self._settings, surrogate, batch_size=self._batch)
         self._batch = drawn.batch_size
         return drawn
 
-    def _classifier(self, directory: str) -> ResNet:
-        if directory not in self._classifiers:
-            network = ResNet.load(Artifact(self.spec.store, directory).fetch()).to(self.device).eval()
-            self._classifiers[directory] = network.requires_grad_(False)
-        return self._classifiers[directory]
+    def _surrogate(self, directory: str) -> ClassifierSurrogate:
+        if directory not in self._surrogates:
+            fetched = Artifact(self.spec.store, directory).fetch()
+            self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device)
+        return self._surrogates[directory]
 
 
 def extract(audit: Audit) -> None:
@@ -138,8 +150,9 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
         jobs,
-        DrawSettings.of(config.extract, config.cluster.precision),
+        DrawSettings.of(config.extract, config.cluster.precision, Conditioning.of(config.dpm)),
         config.run.seed,
         config.cluster.actor_cpus,
         config.dpm.function is not None,
+        None if artifacts.condition is None else artifacts.condition.key,
     )

@@ -120,8 +120,7 @@ def _label(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, dict[str, Any]
 
 def _over_shards(artifacts: Artifacts, function: Encoder) -> np.ndarray:
     """`function` of the whole synthetic set, float32 [N, d], with one shard of images in memory at a time."""
-    config, shards = artifacts.config, artifacts.synthetic
-    count = config.surrogate.synthetic // config.extract.shard_size
+    shards, count = artifacts.synthetic, artifacts.synthetic_shards
     return np.concatenate([function(decode_column(shards.read(i, ["image"]).column("image"))) for i in range(count)])
 
 

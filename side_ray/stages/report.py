@@ -247,6 +247,8 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
     }
     if not artifacts.config.given:
         found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+        if artifacts.condition is not None:
+            found["condition"] = artifacts.condition.key
     if artifacts.cut_shards:
         found |= {"synthetic": artifacts.synthetic.directory, "strata": artifacts.strata.key}
         coins = coins_of(artifacts)

@@ -16,8 +16,8 @@ def synthesize(audit: Audit) -> None:
     """
     check_model(audit)
     artifacts = audit.artifacts
-    shards = audit.config.surrogate.synthetic // audit.config.extract.shard_size
-    run_sampling(audit, [SamplingJob(artifacts.synthetic, shards, "synthetic", 0.0, None)], "synthetic")
+    job = SamplingJob(artifacts.synthetic, artifacts.synthetic_shards, "synthetic", 0.0, None)
+    run_sampling(audit, [job], "synthetic")
     audit.run.point_latest(synthetic=artifacts.synthetic.directory)
 
 

@@ -1,6 +1,6 @@
 """Step: make the DPM under audit. Trains it on the members, imports it, or writes the closed-form optimum."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from side_ray.config import DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
+from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.draw import DrawSettings
@@ -19,6 +20,7 @@ from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_groups, read_split
+from side_ray.runs.imported.conditions import write_conditions
 from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
@@ -157,6 +159,10 @@ def train_dpm(audit: Audit) -> None:
     else:
         _make(audit)
     audit.run.point_latest(dpm=artifact.key)
+    if artifacts.condition is not None:
+        if not audit.has(artifacts.condition):
+            write_conditions(artifacts.condition, artifacts.prepare, config)
+        audit.run.point_latest(condition=artifacts.condition.key)
 
 
 def _make(audit: Audit) -> None:
@@ -175,7 +181,9 @@ def _import(audit: Audit) -> None:
     config, artifact, info = audit.config, audit.artifacts.dpm, audit.artifacts.prepare.info()
     height, width, channels = info["shape"]
     with imported(config, (channels, height, width)) as (directory, model):
-        if model.num_classes == info["classes"] + 1 > 1 and config.dpm.null_class is None:
+        replace(Conditioning.of(config.dpm), counts=(1,) * info["classes"]).check(model)
+        null = config.dpm.null_class if config.dpm.null_class is not None else getattr(model, "null_class", None)
+        if model.num_classes == info["classes"] + 1 > 1 and null is None:
             audit.reporter.warn(
                 f"dpm.path: the model has {model.num_classes} classes, the data {info['classes']}; if the last is the null class "
                 f"of classifier-free guidance, set dpm.null_class={info['classes']}"

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from side_ray.config import SurrogateSection
-from side_ray.diffusion.dpm import load_dpm
-from side_ray.diffusion.spaces.view import View
+from side_ray.diffusion.dpm import is_latent, load_dpm
+from side_ray.diffusion.processes import process_of
+from side_ray.diffusion.spaces.latents import LatentStatistics
+from side_ray.diffusion.spaces.view import LatentView, View
 from side_ray.execution.audit import Audit
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_latents
 from side_ray.stages.label import read_labels, require_labels
 from side_ray.surrogate.distill import (
     Accuracy,
@@ -25,7 +28,7 @@ from side_ray.surrogate.distill import (
 from side_ray.surrogate.resnet import ResNet
 from side_ray.training.classifier import train_classifier, train_part
 from side_ray.training.loop import Recipe
-from side_ray.training.members import floats, on_device
+from side_ray.training.members import floats, on_device, pixels_of
 
 HELD_OUT = 0.1
 """Share of the synthetic images that is held out from training, to measure the student's accuracy by timestep."""
@@ -38,52 +41,61 @@ class StudentRecipeMaker:
     artifacts: Artifacts
 
     def __call__(self, device: torch.device) -> "StudentRecipe":
-        config = self.artifacts.config
-        count = config.surrogate.synthetic // config.extract.shard_size
-        images = decode_column(self.artifacts.synthetic.read_first(count, ["image"]).column("image"))
-        table = read_labels(self.artifacts)
-        dpm = load_dpm(self.artifacts.dpm.fetch(), code=config.dpm.function is not None)
+        config, artifacts = self.artifacts.config, self.artifacts
+        table = read_labels(artifacts)
+        dpm = load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
         kept = table.column("label").to_numpy() >= 0
         teacher = np.stack(table.column("teacher").to_numpy(zero_copy_only=False))
-        return StudentRecipe(images[kept], teacher[kept], View.of(dpm), config.surrogate, config.run.seed, device)
+        view: View | LatentView
+        if is_latent(dpm):
+            latents = read_latents(artifacts.synthetic, artifacts.synthetic_shards)
+            view, clean = LatentView(process_of(dpm.schedule), LatentStatistics.of(latents)), torch.from_numpy(latents)
+        else:
+            images = artifacts.synthetic.read_first(artifacts.synthetic_shards, ["image"]).column("image")
+            view, clean = View.of(dpm), pixels_of(decode_column(images))
+        return StudentRecipe(clean[kept], teacher[kept], view, config.surrogate, config.run.seed, device)
 
 
 class StudentRecipe(Recipe):
     """Time-dependent knowledge distillation (Eq. 13): the student sees x_t and t and learns the teacher's probabilities of x₀.
 
     Args:
-        images: uint8 [N, H, W, C], sampled from the DPM.
+        clean: sampled from the DPM: images uint8 [N, C, H, W], or latents float32 [N, c, h, w].
         teacher: float32 [N, K], the teacher's probabilities; rows sum to 1.
         view: what the student sees of the DPM's noisy images.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
+        clean: torch.Tensor,
         teacher: np.ndarray,
-        view: View,
+        view: View | LatentView,
         section: SurrogateSection,
         seed: int,
         device: torch.device,
     ) -> None:
-        held = max(1, round(len(images) * HELD_OUT))
-        self.pixels = on_device(images, device)
+        held = max(1, round(len(clean) * HELD_OUT))
+        self.clean = on_device(clean, device)
         self.teacher, self.device = torch.from_numpy(teacher).to(device), device
-        self.trained_on = len(images) - held
+        self.trained_on = len(clean) - held
         self.view = view
         self.section, self.seed = section, seed
         torch.manual_seed(seed)
         self.module: nn.Module = ResNet.from_section(
-            section, num_classes=teacher.shape[1], in_channels=self.pixels.shape[1], time=True
+            section, num_classes=teacher.shape[1], in_channels=self.clean.shape[1], time=True
         )
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
-        """x₀ float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""
-        shape = tuple(self.pixels.shape[1:])
+        """x₀ (or z₀) float32 [n, C, H, W], the teacher's probabilities float32 [n, K], t int64 [n], ε float32 [n, C, H, W]."""
+        shape = tuple(self.clean.shape[1:])
         drawn = draw(self.seed, step, self.section.batch_size, self.trained_on, shape, self.view.timesteps)
         picked, t, eps = (part[rows] for part in drawn)
-        x0 = floats(self.pixels[picked.to(self.pixels.device)].to(self.device))
+        x0 = self._x0(picked.to(self.clean.device))
         return x0, self.teacher[picked.to(self.device)], t.to(self.device), eps.to(self.device)
+
+    def _x0(self, rows: torch.Tensor | slice) -> torch.Tensor:
+        clean = self.clean[rows].to(self.device)
+        return clean if isinstance(self.view, LatentView) else floats(clean)
 
     def loss(self, module: nn.Module, *parts: torch.Tensor) -> torch.Tensor:
         x0, teacher, t, eps = parts
@@ -93,7 +105,9 @@ class StudentRecipe(Recipe):
     def export(self, directory: Path) -> dict[str, Any]:
         assert isinstance(self.module, ResNet)
         self.module.save(directory)
-        unseen = floats(self.pixels[self.trained_on :].to(self.device))
+        if isinstance(self.view, LatentView):
+            self.view.latents.save(directory)
+        unseen = self._x0(slice(self.trained_on, None))
         truth = self.teacher[self.trained_on :].argmax(1)
         curve = accuracy_by_timestep(self.module, unseen, truth, self.view)
         rows = [{"first": c.first, "last": c.last, "hits": c.hits, "count": c.count} for c in curve]

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from side_ray.diffusion.spaces.view import View
+from side_ray.diffusion.spaces.view import LatentView, View
 from side_ray.errors import RunError
 
 Loss = Literal["kl", "cross_entropy"]
@@ -93,7 +93,7 @@ def accuracy_by_timestep(
     student: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
     labels: Tensor,
-    view: View,
+    view: View | LatentView,
     *,
     bins: int = 10,
     seed: int = 0,

@@ -11,10 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from side_ray.config import SurrogateSection
+from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
+from side_ray.runs.dataset import read_latents
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet
 from side_ray.surrogate.resnet import ResNet
 from side_ray.training.data import open_members
 from side_ray.training.loop import Recipe, Schedule, TrainSpec
@@ -45,6 +48,8 @@ class CleanRecipeMaker:
     section: SurrogateSection
     seed: int
     cache_bytes: float
+    latents: tuple[ShardSet, int] | None = None
+    """The synthetic set of a latent model and its number of shards, for a classifier that guides it."""
 
     def __call__(self, device: torch.device) -> "CleanRecipe":
         count, batch = self.prepared.info()["member"], self.section.batch_size
@@ -53,14 +58,23 @@ class CleanRecipeMaker:
             return np.random.Generator(np.random.Philox(key=[self.seed, step])).integers(count, size=batch)
 
         members = open_members(self.prepared, self.cache_bytes, batch, order, self.seed, device)
-        return CleanRecipe(members, self.section, self.seed, device)
+        statistics = None if self.latents is None else LatentStatistics.of(read_latents(*self.latents))
+        return CleanRecipe(members, self.section, self.seed, device, statistics)
 
 
 class CleanRecipe(Recipe):
     """Cross-entropy on the members and their original labels. The network takes no timestep."""
 
-    def __init__(self, members: Members, section: SurrogateSection, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        members: Members,
+        section: SurrogateSection,
+        seed: int,
+        device: torch.device,
+        statistics: LatentStatistics | None = None,
+    ) -> None:
         assert members.labels is not None
+        self.statistics = statistics
         self.members, self.labels, self.device = members, members.labels, device
         torch.manual_seed(seed)
         self.module: nn.Module = ResNet.from_section(
@@ -81,6 +95,8 @@ class CleanRecipe(Recipe):
         assert isinstance(self.module, ResNet)
         self.members.close()
         self.module.save(directory)
+        if self.statistics is not None:
+            self.statistics.save(directory)
         right = 0
         for piece in self.members.pieces():
             ids = torch.from_numpy(piece.ids).to(self.device)
@@ -95,7 +111,8 @@ def train_classifier(audit: Audit, name: Literal["teacher", "ol_ti"]) -> None:
     """Train a classifier of clean images on the members and their labels. Output: `name` in the surrogate's artifact."""
     config, artifacts = audit.config, audit.artifacts
     cache_bytes = config.cluster.train_cache_gb * 2**30
-    maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes)
+    latents = (artifacts.synthetic, artifacts.synthetic_shards) if artifacts.latent and name == "ol_ti" else None
+    maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes, latents)
     train_part(audit, name, maker, config.surrogate.ti_steps)
 
 

@@ -9,7 +9,7 @@ import torch
 from side_ray.images import ImageSet
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
-from side_ray.training.members import PIECE, Members, Order, floats, on_device
+from side_ray.training.members import PIECE, Members, Order, floats, on_device, pixels_of
 from side_ray.training.stream import Streamed
 
 
@@ -23,7 +23,7 @@ class Cached(Members):
 
     def __init__(self, images: ImageSet, order: Order, device: torch.device) -> None:
         self.images, self.order, self.device = images, order, device
-        self.pixels = on_device(images.images, device)
+        self.pixels = on_device(pixels_of(images.images), device)
         self.count, self.shape = len(images), tuple(self.pixels.shape[1:])
         self.labels = None if images.labels is None else torch.tensor(images.labels, device=device)
 

@@ -45,10 +45,14 @@ class Members(ABC):
         """Stop reading ahead; `draw` is not called again."""
 
 
-def on_device(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 [N, H, W, C] → uint8 [N, C, H, W], on the device if they take at most `ON_DEVICE_BYTES`, else in host memory."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels.to(device) if pixels.numel() <= ON_DEVICE_BYTES else pixels
+def pixels_of(images: np.ndarray) -> torch.Tensor:
+    """Images [N, H, W, C] → [N, C, H, W], of the same dtype."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def on_device(clean: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images or latents, on the device if they take at most `ON_DEVICE_BYTES`, else in host memory."""
+    return clean.to(device) if clean.nbytes <= ON_DEVICE_BYTES else clean
 
 
 def floats(pixels: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from side_ray.diffusion import draw as drawing
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.draw import DrawSettings, draw
 from side_ray.diffusion.guidance import ClassifierGuidance, ClassifierSurrogate
-from side_ray.diffusion.sampler import Noise, sample, sample_seed, target_of
+from side_ray.diffusion.sampler import Noise, sample, sample_latents, sample_seed, target_of
 from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.images import to_uint8
 
@@ -128,9 +128,9 @@ def small_device(monkeypatch) -> list[int]:
         tried.append(noise.shape[0])
         if noise.shape[0] > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return sample(model, noise, *rest, **changes)
+        return sample_latents(model, noise, *rest, **changes)
 
-    monkeypatch.setattr(drawing, "sample", too_large)
+    monkeypatch.setattr(drawing, "sample_latents", too_large)
     return tried
 
 
@@ -152,6 +152,6 @@ def test_a_device_without_room_for_one_image_is_an_error(small_dpm, monkeypatch)
     def full(*args, **changes):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(drawing, "sample", full)
+    monkeypatch.setattr(drawing, "sample_latents", full)
     with pytest.raises(torch.OutOfMemoryError):
         draw(small_dpm(), SEEDS[:3], settings())

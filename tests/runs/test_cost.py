@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
-from side_ray.diffusion.unet_dpm import new_unet
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost import estimate, probe
 from tests.audits import tiny_config
@@ -59,6 +60,19 @@ def test_flops_are_those_of_the_network(tmp_path):
     with torch.no_grad():
         unet(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))
     assert estimate(Artifacts.open(config)).unet_flops == pytest.approx(counted, rel=0.02)
+
+
+def test_classifier_free_guidance_evaluates_the_model_twice(tmp_path):
+    unet = new_unet({"block_out_channels": (8, 16), "norm_num_groups": 4, "num_class_embeds": 11}, (1, 8, 8))
+    save_pipeline(unet, new_schedule("linear", 50).config, tmp_path / "model")
+
+    def cost(**dpm) -> int:
+        section = {"path": str(tmp_path / "model"), "null_class": 10, **dpm}
+        return estimate(Artifacts.open(tiny_config(tmp_path / "run", dpm=section, extract__steps=4))).unet_evaluations
+
+    once = cost()
+    assert cost(guidance_scale=3.0) == 2 * once
+    assert cost(guidance_scale=3.0, classes="null_class") == cost(classes="uniform") == once
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

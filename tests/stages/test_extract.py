@@ -90,14 +90,14 @@ def test_two_calls_at_once_in_one_actor(spec):
 
 
 def test_out_of_memory_halves_the_batch_and_marks_the_shard(spec, monkeypatch):
-    real = drawing.sample
+    real = drawing.sample_latents
 
     def too_large(dpm, noise, *rest, **settings):
         if noise.shape[0] > 2:
             raise torch.OutOfMemoryError("out of memory")
         return real(dpm, noise, *rest, **settings)
 
-    monkeypatch.setattr(drawing, "sample", too_large)
+    monkeypatch.setattr(drawing, "sample_latents", too_large)
     row = call(Generator(spec), 0, 0)
     assert row["error"] == ""
     assert "sampled 2 at a time instead of 4" in row["note"]

@@ -19,6 +19,9 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
     "dpm.denoiser",
     {
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
+        "latent": "side_ray.diffusion.denoisers.latent:Latent",
+        "dit": "side_ray.diffusion.denoisers.dit:DiT",
+        "text": "side_ray.diffusion.denoisers.text:Text",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
         "function": "side_ray.diffusion.denoisers.function:Function",
     },

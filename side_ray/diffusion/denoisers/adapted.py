@@ -155,4 +155,4 @@ class AdaptedDpm(NetworkDpm):
         found = found if isinstance(found, torch.Tensor) else found.sample
         if found.shape[:1] + found.shape[2:] != x.shape[:1] + x.shape[2:] or found.shape[1] < x.shape[1]:
             raise UserError(f"the network makes {tuple(found.shape)} of {tuple(x.shape)}", "dpm.path")
-        return found.float()[:, : self.image_shape[0]]
+        return found.float()[:, : self.latent_shape[0]]

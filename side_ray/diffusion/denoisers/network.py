@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 import torch
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.dpm import Denoised
+from side_ray.diffusion.dpm import Denoised, shape_of_images
 from side_ray.diffusion.noise_process import alpha_bar_at
 from side_ray.diffusion.processes import Schedule, VariancePreserving, process_of
-from side_ray.diffusion.spaces.pixels import PixelCodec
+from side_ray.diffusion.spaces.codec import Codec
 
 
 class NetworkDpm(ABC):
@@ -16,7 +16,7 @@ class NetworkDpm(ABC):
 
     Args:
         schedule: the noise process.
-        image_shape: (C, H, W).
+        latent_shape: (c, h, w) of what it diffuses; without a codec that is (C, H, W) of the images.
         num_classes: classes of a class-conditional network, else None.
         condition: how often it saw each class; by default all equally often.
     """
@@ -24,7 +24,7 @@ class NetworkDpm(ABC):
     def __init__(
         self,
         schedule: Schedule,
-        image_shape: tuple[int, int, int],
+        latent_shape: tuple[int, int, int],
         num_classes: int | None = None,
         condition: Condition | None = None,
     ) -> None:
@@ -33,10 +33,14 @@ class NetworkDpm(ABC):
         if isinstance(self.process, VariancePreserving):
             self.alphas_cumprod = self.process.alphas_cumprod
         self.num_train_timesteps = self.process.timesteps
-        self.image_shape = image_shape
+        self.latent_shape = latent_shape
         self.num_classes = num_classes
-        self.codec: PixelCodec | None = None
+        self.codec: Codec | None = None
         self.condition = condition or (None if num_classes is None else Condition.uniform(num_classes))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return shape_of_images(self.codec, self.latent_shape)
 
     @abstractmethod
     def output(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from side_ray.diffusion.denoisers.base import MadeFromMembers
+from side_ray.diffusion.denoisers.layout import vae_files
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Optimal(MadeFromMembers):
-    """A directory of `OptimalDpm.save`: its `config.json` says `"kind": "optimal"`."""
+    """A directory of `OptimalDpm.save`: its `config.json` says `"kind": "optimal"`. With a VAE in it, its images are latents."""
 
     title = "closed-form"
 
@@ -32,7 +33,7 @@ class Optimal(MadeFromMembers):
     @classmethod
     def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
         read = ("config.json", "images.safetensors", "scheduler/scheduler_config.json", "pixels.json")
-        return [name for name in names if name in read]
+        return [*(name for name in names if name in read), *vae_files(names, dpm.variant)]
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":

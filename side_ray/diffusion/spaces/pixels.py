@@ -10,13 +10,14 @@ import torch
 
 from side_ray.config import DpmSection
 from side_ray.diffusion.files import read_json
+from side_ray.diffusion.spaces.codec import Codec, Shape
 from side_ray.errors import UserError
 
 FILE = "pixels.json"
 
 
 @dataclass(frozen=True)
-class PixelCodec:
+class PixelCodec(Codec):
     """Pixels x in [−1, 1] as z = (black + white) / 2 + x · (white − black) / 2 in the model.
 
     Args:
@@ -61,6 +62,15 @@ class PixelCodec:
         """dx/dz, broadcasting to images [B, C, H, W]."""
         low, high = self._edges(like)
         return 2 / (high - low)
+
+    def pulled_back(self, z: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * self.slope(z)
+
+    def image_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def with_range(self, pixels: Codec) -> Codec:
+        return pixels
 
     def save(self, directory: Path) -> None:
         (directory / FILE).write_text(json.dumps({"black": list(self.black), "white": list(self.white)}) + "\n")

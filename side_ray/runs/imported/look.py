@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from side_ray.diffusion.dpm import Dpm, load_dpm
+from side_ray.diffusion.dpm import Dpm, load_dpm, with_codec
 from side_ray.diffusion.draw import DrawSettings, draw
 from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.spaces.codec import Codec
+from side_ray.diffusion.spaces.latents import LatentCodec
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
+from side_ray.runs.imported.conditions import read_conditioning
 
 LOOK = "look.json"
 LOOKED_AT = 64
@@ -136,12 +139,19 @@ def look_at(artifacts: Artifacts) -> dict[str, Any]:
     if samples.unlike > UNLIKE or samples.distance > SUSPECT * unseen.distance:
         model = _model(artifacts)
         under = {}
+        own = _range_of(model)
         for each, codec in other_ranges(members.images).items():
-            if codec != (getattr(model, "codec", None) or PixelCodec((-1.0,), (1.0,))):
+            if codec != own:
                 under[each] = members.look(_drawn(artifacts, model, codec))
         name = explained(samples, unseen, under)
         fitting = under[name] if name else samples
     return {"samples": asdict(samples), "unseen": asdict(unseen), "range": name, "fitting": asdict(fitting)}
+
+
+def _range_of(model: Dpm) -> Codec:
+    """The range that the model's pixels, or those of its VAE, are taken to have."""
+    codec = getattr(model, "codec", None)
+    return (codec.pixels if isinstance(codec, LatentCodec) else codec) or PixelCodec((-1.0,), (1.0,))
 
 
 def _spread(size: int, count: int) -> Sequence[int]:
@@ -166,7 +176,8 @@ def _drawn(artifacts: Artifacts, model: Dpm, codec: PixelCodec | None = None) ->
     """The first images of the synthetic set, with pixels in the range of `codec`."""
     config = artifacts.config
     if codec is not None:
-        model.codec = codec
-    settings = DrawSettings.of(config.extract, config.cluster.precision)
+        with_codec(model, codec)
+    conditioning = read_conditioning(config.dpm, artifacts.condition)
+    settings = DrawSettings.of(config.extract, config.cluster.precision, conditioning)
     seeds = [sample_seed(config.run.seed, "synthetic", i) for i in range(LOOKED_AT)]
     return draw(model, seeds, replace(settings, batch_size=min(settings.batch_size, LOOKED_AT))).images

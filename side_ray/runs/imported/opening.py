@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config, DpmSection, StorageSection
 from side_ray.config.dpm import DENOISER
 from side_ray.diffusion.condition import Condition
+from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.denoisers.base import ModelKind
 from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
 from side_ray.diffusion.denoisers.function import Function
@@ -173,6 +174,7 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
         if dpm.null_class is not None:
             model.condition = _without(model, dpm.null_class)
             model.condition.save(_replaced(directory, "condition.json"))
+        Conditioning.of(dpm).check(model)
         if (codec := PixelCodec.of(dpm)) is not None:
             with naming("dpm.pixel_mean" if dpm.pixel_mean else "dpm.pixel_range"):
                 with_codec(model, codec)
@@ -198,9 +200,7 @@ def _without(model: "Dpm", null: int) -> Condition:
     if model.condition is None or not 0 <= null < len(model.condition.counts) or len(model.condition.counts) < 2:
         classes = "no classes" if model.condition is None else f"the classes 0 … {len(model.condition.counts) - 1}"
         raise UserError(f"is {null}, the model has {classes}; drop it or give the number of one", "dpm.null_class")
-    counts = list(model.condition.counts)
-    counts[null] = 0
-    return Condition(tuple(counts if any(counts) else [int(each != null) for each in range(len(counts))]))
+    return model.condition.without(null)
 
 
 def identity(config: Config, found: Found) -> list[Any]:

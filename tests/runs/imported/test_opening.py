@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.dpm import is_latent, load_dpm
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.errors import UserError
@@ -21,6 +21,7 @@ from side_ray.runs.preflight import preflight
 from side_ray.setup.starter import _shape
 from side_ray.storage import open_store
 from tests.audits import tiny_config
+from tests.latents import save_ldm, vae_of
 
 SHAPE = (1, 8, 8)
 
@@ -207,21 +208,32 @@ def test_a_directory_of_models_names_them(pipeline):
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_a_latent_model_is_no_pixel_model(tmp_path, index):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-    )  # fmt: skip
-    vae = VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=1, in_channels=1, out_channels=1)
-    LDMPipeline(vae, unet, DDIMScheduler()).save_pretrained(tmp_path)
+def test_a_latent_model_makes_images_of_the_size_of_its_vae(tmp_path, index):
+    save_ldm(tmp_path)
     if not index:
         (tmp_path / "model_index.json").unlink()
+    assert "makes images of 16 × 16 pixels and 3 channels, the data has 8 × 8" in refused(tmp_path)
+    with imported(config(tmp_path), (3, 16, 16)) as (directory, model):
+        assert (directory / "vqvae" / "config.json").exists()
+        assert is_latent(model)
+    assert Artifacts.open(config(tmp_path)).latent
+    before = fingerprint(tmp_path)
+    vae_of("tiny").save_pretrained(tmp_path / "vqvae")
+    assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_text_encoder_beside_a_latent_model_is_named(tmp_path, index):
+    save_ldm(tmp_path)
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text("{}")
+    if index:
+        edit(tmp_path / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
+    else:
+        (tmp_path / "model_index.json").unlink()
     message = refused(tmp_path)
-    assert "vqvae" in message
+    assert "text_encoder" in message
     assert "side-ray score --samples" in message
-    with pytest.raises(UserError, match="vqvae"):
-        load_dpm(tmp_path)
 
 
 def test_a_network_of_another_class_is_named(tmp_path):
@@ -282,6 +294,22 @@ def test_a_null_class_is_never_drawn(tmp_path):
     Condition((3, *[1] * 10)).save(tmp_path)
     assert opened(tmp_path, null_class=0)[1].condition == Condition((0, *[1] * 10))
     assert "dpm.null_class: is 11, the model has the classes 0 … 10" in refused(tmp_path, null_class=11)
+
+
+def test_the_guidance_of_a_null_class_changes_the_samples_and_not_the_model(tmp_path):
+    save_pipeline(small_unet(num_class_embeds=11), new_schedule("linear", 50).config, tmp_path)
+
+    def keys(**dpm) -> tuple[str, str]:
+        artifacts = Artifacts.open(config(tmp_path, null_class=10, **dpm))
+        return artifacts.dpm.key, artifacts.synthetic.directory
+
+    settings = [{}, {"guidance_scale": 3.0}, {"classes": "uniform"}, {"classes": "labels"}, {"classes": "null_class"}]
+    found = [keys(**each) for each in settings]
+    assert len({model for model, _ in found}) == 1
+    assert len({samples for _, samples in found}) == len(settings)
+    assert keys(guidance_scale=1.0, classes="model") == keys()
+    assert opened(tmp_path, null_class=10, guidance_scale=3.0)[1].num_classes == 11
+    assert "dpm.guidance_scale: needs the class that stands for no class" in refused(tmp_path, guidance_scale=3.0)
 
 
 def test_a_model_without_classes_has_no_null_class(pipeline):

@@ -47,6 +47,11 @@ def condition_labels(
     return own
 
 
+def drawn_of(seed: int, what: str, count: int) -> int:
+    """A number in 0 … count−1 that a sample's seed determines, another and independent one for each `what`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{what}".encode()).digest()[:8], "big") % count
+
+
 @dataclass(frozen=True)
 class Condition:
     """How many training images each class has. Samples are drawn with classes in the same proportion.
@@ -65,11 +70,20 @@ class Condition:
     def uniform(cls, classes: int) -> Self:
         return cls((1,) * classes)
 
+    @classmethod
+    def only(cls, chosen: int, classes: int) -> Self:
+        """One class alone."""
+        return cls(tuple(int(each == chosen) for each in range(classes)))
+
+    def without(self, null: int) -> Self:
+        """The same, one class never; all others equally often where that is the only one."""
+        counts = [0 if each == null else count for each, count in enumerate(self.counts)]
+        return type(self)(tuple(counts if any(counts) else [int(each != null) for each in range(len(counts))]))
+
     def classes_of(self, seeds: list[int]) -> NDArray[np.int64]:
         """The class of each sample, int64 [len(seeds)], a function of its seed alone and independent of its guidance target."""
         ends = np.cumsum(self.counts)
-        draws = [int.from_bytes(hashlib.sha256(f"{seed}/class".encode()).digest()[:8], "big") for seed in seeds]
-        places = np.array([draw % int(ends[-1]) for draw in draws], np.int64)
+        places = np.array([drawn_of(seed, "class", int(ends[-1])) for seed in seeds], np.int64)
         return np.searchsorted(ends, places, side="right").astype(np.int64)
 
     def save(self, directory: Path) -> None:
