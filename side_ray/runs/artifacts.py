@@ -23,7 +23,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 5, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"check": 1, "privacy": 1}
+VERSIONS |= {"check": 1, "privacy": 1, "reconstructions": 1, "ceiling": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -194,6 +194,26 @@ class Artifacts:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
 
+    @cached_property
+    def _reconstructed(self) -> Artifact | None:
+        if self.config.given or self.config.score.reconstructions is False or not self.latent:
+            return None
+        parts = self.config.extract.shard_size, self.dpm.fingerprint, self.prepare.fingerprint
+        return self._artifact("reconstructions", *parts)
+
+    @property
+    def reconstructions(self) -> dict[Split, ShardSet]:
+        """The images of each split as a latent model's VAE gives them back; empty where samples are not compared with them."""
+        made = self._reconstructed
+        if made is None:
+            return {}
+        return {split: self._shards(made.child(f"split={split}"), self.sizes[split]) for split in SPLITS}
+
+    @cached_property
+    def ceiling(self) -> Artifact:
+        """How similar members are to their reconstructions."""
+        return self._artifact("ceiling", *self._scoring)
+
     def neighborhood(self, split: Split) -> ShardSet:
         """The surroundings of every image of a split: how densely the images of the audit lie there, and the nearest ones."""
         artifact = self._artifact("scores", *self._scoring, "neighborhood")
@@ -288,7 +308,8 @@ class Artifacts:
             if settings[name] is not None:
                 settings[name] = _file_hash(f"score.{name}", settings[name])
         flips = ["flips"] if self.config.compares_flips else []
-        return [settings, self.prepare.fingerprint, *flips]
+        again = [] if self._reconstructed is None else [self._reconstructed.fingerprint]
+        return [settings, self.prepare.fingerprint, *flips, *again]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:
