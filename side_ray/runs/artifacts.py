@@ -8,7 +8,7 @@ from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
-from side_ray.runs.imported.opening import find_model, former_identity, identity
+from side_ray.runs.imported.opening import Found, find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
@@ -51,7 +51,7 @@ class Artifacts:
     def sharing(self, config: Config) -> "Artifacts":
         """The artifacts of a config with the same data and DPM; the fingerprints of these are not computed again."""
         other = Artifacts(config, self.run)
-        other.pools, other.prepare, other.dpm = self.pools, self.prepare, self.dpm
+        other.pools, other.prepare, other.dpm, other.latent = self.pools, self.prepare, self.dpm, self.latent
         return other
 
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
@@ -94,10 +94,15 @@ class Artifacts:
         return True
 
     @cached_property
+    def _found(self) -> Found:
+        """The files of an imported model."""
+        return find_model(self.config)
+
+    @cached_property
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            found = find_model(self.config)
+            found = self._found
             parts = identity(self.config, found)
             artifact = self._artifact("dpm", "import", *parts)
             if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
@@ -114,7 +119,7 @@ class Artifacts:
     @cached_property
     def latent(self) -> bool:
         """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
-        return self.config.dpm.kind == "import" and bool(vae_in(find_model(self.config).paths))
+        return self.config.dpm.kind == "import" and bool(vae_in(self._found.paths))
 
     @cached_property
     def check(self) -> Artifact:

@@ -13,8 +13,12 @@ import side_ray
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.spaces.latents import LatentCodec, LatentStatistics
+from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.diffusion.spaces.view import LatentView
 from side_ray.errors import UserError
+from side_ray.execution.privacy import TIMES, LossSpec, LossWorker
+from side_ray.execution.search_actors import SearchPart
+from side_ray.execution.shard_pool import ShardJob
 from side_ray.images import decode_column, to_float, to_uint8
 from side_ray.results.purge import private
 from side_ray.runs.artifacts import Artifacts
@@ -22,7 +26,11 @@ from side_ray.runs.cost import estimate, plan_lines
 from side_ray.runs.dataset import read_latents, read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.preflight import preflight
+from side_ray.search import merge
+from side_ray.similarity import similarity_of
 from side_ray.stages.prepare import prepare
+from side_ray.stages.synthesize import check_model
+from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import StudentRecipe
 from side_ray.surrogate.guide import open_surrogate
 from side_ray.training.classifier import CleanRecipe
@@ -104,6 +112,25 @@ def test_reconstructions_are_what_the_vae_gives_back(audited):
     assert "reconstructions" in removed
 
 
+def test_parts_of_the_training_set_give_the_same_neighbors_with_reconstructions(audited):
+    score, sizes, again = audited.config.score, {"member": audited.sizes["member"]}, audited.reconstructions
+    images = decode_column(again["member"].read(0, ["image"]).column("image"))[:20]
+    similarity = similarity_of(score)
+    queries = similarity.embed(images)
+
+    def found(parts):
+        every = [SearchPart(audited.prepare, score, sizes, part, parts, 1, again) for part in range(parts)]
+        answers = [each.search("member", queries, 50, None) for each in every]
+        return merge([neighbors for neighbors, _ in answers], 50, similarity.metric)
+
+    one, several = found(1), found(3)
+    assert one.ids[:, 0].tolist() == list(range(20))
+    assert (one.values[:, 0] == 0).all()
+    assert np.array_equal(one.ids, several.ids)
+    assert np.array_equal(one.values, several.values)
+    assert all(len(set(row)) == 50 for row in one.ids.tolist())
+
+
 def test_the_synthetic_set_keeps_the_latents_of_its_images(audited):
     latents = read_latents(audited.synthetic, audited.synthetic_shards)
     assert (latents.shape, latents.dtype) == ((100, *SHAPE), np.float32)
@@ -143,6 +170,20 @@ def test_what_holds_guided_latents_is_in_the_fingerprint_of_ol_ti(audited, model
     assert samples("random", 0.0) == samples("random", 0.0, surrogate__synthetic=800)
 
 
+def test_another_range_of_the_vaes_pixels_stops_it(model, tmp_path):
+    codec = PixelCodec((0.0,), (1.0,))
+    digits = torch.tensor(load_digits().images).float()[:, None] / 8 - 1
+    space = LatentCodec.of(trained_vae(codec.encode(digits), 100)).with_range(codec)
+    artifacts = Artifacts.open(tiny_config(model.parent / "members", dpm__kind="optimal"))
+    members = to_float(read_split(artifacts.run.store, artifacts.prepare.key, "member").images)
+    OptimalDpm(space.encode(members), DDPMScheduler(clip_sample=False)).save(tmp_path / "model")
+    space.vae.save_pretrained(tmp_path / "model" / "vae")
+    stages = [prepare, train_dpm, check_model]
+    with pytest.raises(UserError, match=r"dpm\.pixel_range: \[0, 1\]"):
+        stages_here(tiny_config(tmp_path / "run", **changes(tmp_path / "model")), stages)
+    stages_here(tiny_config(tmp_path / "run", **changes(tmp_path / "model"), dpm__pixel_range=[0, 1]), stages)
+
+
 def test_a_student_learns_latents(audited, tmp_path):
     latents = torch.from_numpy(read_latents(audited.synthetic, audited.synthetic_shards))
     labels = (latents.flatten(1)[:, 0] > latents.flatten(1)[:, 0].median()).long()
@@ -178,6 +219,17 @@ def test_ol_ti_keeps_the_statistics_of_the_latents(audited, tmp_path):
     recipe.export(tmp_path)
     opened = open_surrogate(tmp_path, 1.0)
     assert (opened.latents, opened.sees_images) == (held, True)
+
+
+def test_denoising_losses_are_of_latents(audited):
+    worker = LossWorker(LossSpec(audited.prepare, audited.dpm, ShardJob(audited.synthetic, 1), [], 0, 16, 1))
+    worker.load()
+    store, key = audited.run.store, audited.prepare.key
+    members, unseen = (
+        worker._losses(to_float(read_split(store, key, split).images)) for split in ("member", "holdout")
+    )
+    assert members.shape == (60, len(TIMES))
+    assert members[:, 0].max() < 1e-3 < unseen[:, 0].min()
 
 
 def test_densities_and_reconstructions_of_other_models_are_refused(audited, tmp_path):
