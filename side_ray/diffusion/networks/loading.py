@@ -95,7 +95,10 @@ def parameters_of(make: Callable[[], torch.nn.Module]) -> int:
 
 def _check_parameters(kind: type[ModelMixin], config: Mapping[str, Any], path: Path, title: str) -> None:
     """Raise UserError if the network of a config cannot be made, is too large, or needs more weights than lie beside it."""
-    known, stored = inspect.signature(kind).parameters, sum(each.stat().st_size for each in path.parent.glob("*.safetensors"))
+    known, stored = (
+        inspect.signature(kind).parameters,
+        sum(each.stat().st_size for each in path.parent.glob("*.safetensors")),
+    )
     try:
         parameters = parameters_of(lambda: kind(**{name: config[name] for name in known if name in config}))
     except REFUSALS as error:

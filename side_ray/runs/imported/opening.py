@@ -161,7 +161,10 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
     Raises:
         UserError: it cannot be opened, or its images have another shape.
     """
-    from side_ray.diffusion.dpm import load_dpm, with_codec  # diffusers takes seconds to import: only where it is needed
+    from side_ray.diffusion.dpm import (
+        load_dpm,
+        with_codec,
+    )  # diffusers takes seconds to import: only where it is needed
 
     dpm = config.dpm
     with linked(find_model(config)) as directory:

@@ -110,7 +110,7 @@ def test_what_is_no_vae_is_refused():
 # -- statistics, view and bounds ---------------------------------------------------------------------------------------
 
 
-def test_statistics_are_kept_beside_a_classifier(members, tmp_path):
+def test_statistics_are_kept_beside_a_classifier(members, tmp_path, monkeypatch):
     found = LatentStatistics.of(members.numpy())
     assert found.mean == pytest.approx([0.3] * CHANNELS, abs=1e-4)
     assert found.std == pytest.approx([0.8] * CHANNELS, rel=1e-2)
@@ -122,6 +122,8 @@ def test_statistics_are_kept_beside_a_classifier(members, tmp_path):
     (tmp_path / "latents.json").write_text('{"mean": [0]}')
     with pytest.raises(UserError, match="statistics"):
         LatentStatistics.load(tmp_path)
+    monkeypatch.setattr(module, "MEASURED", 5 * members[0].numel())
+    assert LatentStatistics.of(members.numpy()) == LatentStatistics.of(members[[0, 7, 15, 23, 31, 39]].numpy())
     with pytest.raises(UserError, match="no variance"):
         LatentStatistics.of(np.zeros((3, *SHAPE), np.float32))
 
