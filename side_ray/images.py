@@ -1,7 +1,7 @@
 """Conversions between the forms of an image: uint8 arrays in memory, PNG bytes in Parquet, float tensors for networks."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 DEEP = 257
 """Levels of 16 bits for one of 8: 65535 / 255."""
+TURNS = ("turned a quarter to the left", "turned a quarter to the right")
+CHANGES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mirrored": lambda images: images[:, :, ::-1],
+    "upside down": lambda images: images[:, ::-1, ::-1],
+    TURNS[0]: lambda images: np.rot90(images, 1, (1, 2)),
+    TURNS[1]: lambda images: np.rot90(images, 3, (1, 2)),
+    "red and blue swapped": lambda images: images[..., ::-1],
+}
+"""What may differ between the images of a training and those that are read here; each takes [N, H, W, C]. `TURNS` are for
+squares, the last is for colour."""
 IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """HuggingFace's image layout, which `datasets`, pandas and DuckDB can open."""
 

@@ -8,7 +8,18 @@ from side_ray.config.base import Count, OpenSection, Real, Side, Whole, omitted_
 from side_ray.registry import REGISTRIES
 
 IMAGE_KEYS = frozenset(
-    {"image_size", "crop", "value_range", "grayscale", "per_class", "dedup", "dedup_bound", "skip_corrupt", "labels"}
+    {
+        "image_size",
+        "crop",
+        "exif_orientation",
+        "value_range",
+        "grayscale",
+        "per_class",
+        "dedup",
+        "dedup_bound",
+        "skip_corrupt",
+        "labels",
+    }
 )
 """Keys that select or convert images. A source whose images are used unchanged refuses them (`Source.converts`)."""
 
@@ -38,6 +49,9 @@ class DataSection(OpenSection):
     """Side of the square cut out of the middle; the shorter side where absent and `image_size` is given."""
     image_size: Side | None = None
     """Side that the square is resized to; absent, all images must have one size."""
+    exif_orientation: bool = omitted_by_default(True)
+    """Turn images upright as their EXIF data says; false for a model whose training did not (torchvision's ImageFolder does
+    not)."""
     value_range: tuple[Real, Real] | None = omitted_by_default(None)
     """The values that become black and white in images of 16 or 32 bits or of floating point, such as [0, 4095]. Images of 8
     bits stay as they are."""

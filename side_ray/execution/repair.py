@@ -117,8 +117,8 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         shards.append((each, shards_of(artifacts.sizes[split], each.rows)))
     if artifacts.reconstructions:
         made.append(artifacts.ceiling)
-    if artifacts.probe_shards:
-        shards.append((artifacts.mirrored(first), artifacts.probe_shards))
+    with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
+        shards += [(artifacts.changed(first, change), artifacts.probe_shards) for change in artifacts.probes]
     if not config.given:
         parts = {"student": "td", "ol_ti": "ti"}
         networks = [name for name, method in parts.items() if method in config.extract.methods]

@@ -8,6 +8,7 @@ import numpy as np
 
 from side_ray.report import wording
 from side_ray.report.verdict import sentences
+from side_ray.statistics.changes import remedy
 from side_ray.statistics.richness import LEAST_COVERAGE
 
 Metrics = Mapping[str, Any]
@@ -379,6 +380,13 @@ def _on_flips(metrics: Metrics) -> Iterator[Note]:
             f"only when they are mirrored left to right, and {wording.count(found['matches'])} as they are. A model trained with "
             "horizontal flips gives both. Set score.flips to true to compare both orientations, of unseen images too.",
         )
+    for change, found in (metrics.get("changed") or {}).items():
+        if found["many"]:
+            yield Note(
+                f"Copies that are {change} are not counted",
+                f"Of the first {wording.count(found['samples'])} samples, {wording.count(found['missed'])} match a training "
+                f"image only when they are {change}, and {wording.count(found['matches'])} as they are: {remedy(change)}.",
+            )
 
 
 def _on_augmentations(metrics: Metrics) -> Iterator[Note]:

@@ -8,6 +8,7 @@ from side_ray.config import Config
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
+from side_ray.images import TURNS
 from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import Found, find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
@@ -30,7 +31,7 @@ CONTROL = "control.json"
 STRATA_IMAGES = 2000
 """Images of the synthetic set that the strata are learnt on, rounded up to whole shards."""
 PROBED = 500
-"""About how many samples are compared mirrored to find out whether the training images were flipped."""
+"""About how many samples are compared after a change too, to find out whether the training changed its images so."""
 CONTENT = "_content.json"
 CUT_EVERY = 2
 """Every second given sample is also used to set the calibrated cut."""
@@ -233,17 +234,27 @@ class Artifacts:
         artifact = self._artifact("scores", *self._scoring, "neighborhood")
         return self._shards(artifact.child(f"split={split}"), self.sizes[split])
 
-    def mirrored(self, condition: Condition) -> ShardSet:
-        """Best matches of one condition's first samples, mirrored, where `score.flips` is to be probed."""
+    def changed(self, condition: Condition, change: str) -> ShardSet:
+        """Best matches of one condition's first samples after a change (`probes`)."""
         samples = self.samples(condition)
-        artifact = self._artifact("scores", *self._scoring, "mirrored", samples.fingerprint)
+        artifact = self._artifact("scores", *self._scoring, change, samples.fingerprint)
         return self._shards(artifact.child(condition.name), samples.total)
 
     @property
+    def probes(self) -> list[str]:
+        """The changes of `images.CHANGES` after which some samples are compared too, because nobody has said how the training
+        changed its images. Raises what `Artifact.info` does, of the prepared images."""
+        config = self.config
+        found = ["mirrored"] if config.probes_flips else []
+        if config.unknown_training and config.score.item("score.similarity").pixel_distances:
+            height, width, channels = self.prepare.info()["shape"]
+            found += ["upside down", *(TURNS if height == width else ()), *(["red and blue swapped"] * (channels == 3))]
+        return found
+
+    @property
     def probe_shards(self) -> int:
-        """Number of shards that are probed for mirrored matches; 0 where it is known whether the training images were flipped."""
-        probed = min(PROBED, self.config.extract.samples) if self.config.probes_flips else 0
-        return shards_of(probed, self.config.extract.shard_size)
+        """Number of shards that are compared after each of `probes`."""
+        return shards_of(min(PROBED, self.config.extract.samples), self.config.extract.shard_size)
 
     @property
     def sample_shards(self) -> int:

@@ -1,7 +1,7 @@
 """Reads the scores of a run: the calibrated cut, the strata, and the scores, hits and competition of each condition."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
+from side_ray.statistics.changes import Missed
 from side_ray.statistics.cut import Cut, calibrated_cut
 from side_ray.statistics.evidence.pool import Competition, PoolShape, compete
 from side_ray.statistics.evidence.rates import loosest
@@ -60,38 +61,25 @@ def read_cut(artifacts: Artifacts) -> Cut:
     return calibrated_cut(best, score.false_match_rate, larger_is_closer=larger_is_closer)
 
 
-@dataclass(frozen=True)
-class Mirrored:
-    """How often the first samples match members as they are, and only when they are mirrored, at the quoted criterion."""
-
-    samples: int
-    matches: int
-    missed: int
-
-    @property
-    def many(self) -> bool:
-        """Whether the model seems to have been trained with flips: half of its copies are then mirrored."""
-        return self.missed >= 5 and self.missed >= 0.1 * (self.matches + self.missed)
-
-
-def read_mirrored(artifacts: Artifacts) -> Mirrored | None:
-    """The probe for mirrored matches; None where there is none. Raises what `read_scores` does."""
-    count = artifacts.probe_shards
-    if not count:
-        return None
-    condition = conditions(artifacts.config)[0]
-    plain, mirrored = (
-        each.read_first(count, ["best"]).column("best").to_numpy()
-        for each in (artifacts.scores(condition), artifacts.mirrored(condition))
-    )
+def read_probes(artifacts: Artifacts) -> dict[str, Missed]:
+    """The outcome by change of `artifacts.probes`. Raises what `read_scores` does."""
+    changes = artifacts.probes
+    if not changes:
+        return {}
+    condition, count = conditions(artifacts.config)[0], artifacts.probe_shards
     bands, cut = bands_of(artifacts.config), find_cut(artifacts)
-    if cut is not None:
-        matched, missed = (reaches(values, cut, bands.larger_is_closer) for values in (plain, mirrored))
-    else:
+
+    def matched(scores: ShardSet) -> np.ndarray:
+        values = scores.read_first(count, ["best"]).column("best").to_numpy()
+        if cut is not None:
+            return reaches(values, cut, bands.larger_is_closer)
         levels = bands.levels()
-        inside = np.append(levels.named(bands.names[-1]), False)
-        matched, missed = (inside[levels.assign(values)] for values in (plain, mirrored))
-    return Mirrored(len(plain), int(matched.sum()), int((missed & ~matched).sum()))
+        found: np.ndarray = np.append(levels.named(bands.names[-1]), False)[levels.assign(values)]
+        return found
+
+    plain = matched(artifacts.scores(condition))
+    missed = {change: matched(artifacts.changed(condition, change)) & ~plain for change in changes}
+    return {change: Missed(len(plain), int(plain.sum()), int(each.sum())) for change, each in missed.items()}
 
 
 def read_conditions(artifacts: Artifacts) -> dict[Condition, ConditionScores]:

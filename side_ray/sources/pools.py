@@ -97,7 +97,13 @@ def _kind(files: Files) -> str:
 
 def transform_of(data: DataSection) -> Transform:
     """The conversion of each image that the config asks for."""
-    return Transform(data.crop, data.image_size, data.grayscale or SOURCES[data.source].grayscale, data.value_range)
+    return Transform(
+        data.crop,
+        data.image_size,
+        data.grayscale or SOURCES[data.source].grayscale,
+        data.value_range,
+        data.exif_orientation,
+    )
 
 
 def shape_by_config(data: DataSection) -> tuple[int, int, int] | None:

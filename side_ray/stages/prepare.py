@@ -168,6 +168,7 @@ class _Preparation:
         broken = self._check_usable(census)
         self._tell_sources()
         self._tell_depth()
+        self._tell_turned()
         shape = self._check_shape(scans)
         candidates = self._candidates(census)
         self._check_enough(census, candidates)
@@ -278,6 +279,20 @@ class _Preparation:
                 self.reporter.warn(
                     f"data.grayscale: {first.name} has 16 bits, of which RGB keeps 8; set it to true to keep all"
                 )
+
+    def _tell_turned(self) -> None:
+        """Warn of images that are turned by their EXIF data, if it is not known whether the model saw them so."""
+        if not self.config.unknown_training:
+            return
+        count = 0
+        for unit in range(len(self.unit_pools)):
+            table = self._table(scan_key(unit))
+            count += (pc.sum(table.column("turned")).as_py() or 0) if "turned" in table.column_names else 0
+        if count:
+            self.reporter.warn(
+                f"data.exif_orientation: {count:,} images are turned upright, as their EXIF data says; if the model's training "
+                "did not do so (torchvision's ImageFolder does not), their copies are not found: set it to false"
+            )
 
     def _check_usable(self, census: Census) -> int:
         """Number of images that cannot be used; lists them in `broken.json`, and all that is not read in `info.json`. Raises

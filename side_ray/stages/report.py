@@ -31,7 +31,7 @@ from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import PAGE, PDF
-from side_ray.runs.scores import find_cut, read_conditions, read_mirrored
+from side_ray.runs.scores import find_cut, read_conditions, read_probes
 from side_ray.runs.status import spent
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.sources.inventory import samples_inventory
@@ -166,7 +166,8 @@ def _too_few(config: Config, cut: Cut) -> str:
 def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores], cut: Cut | None) -> dict[str, Any]:
     """The contents of metrics.json."""
     config, sizes = artifacts.config, artifacts.sizes
-    bands, similarity, mirrored = bands_of(config), similarity_of(config.score), read_mirrored(artifacts)
+    bands, similarity = bands_of(config), similarity_of(config.score)
+    probes = {change: asdict(probe) | {"many": probe.many} for change, probe in read_probes(artifacts).items()}
     random = scores.get(Condition("random", 0.0))
     sample_ids = np.arange(config.extract.samples)
     rows = []
@@ -196,7 +197,8 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "seen": not similarity.pixel_distances,
         },
         "reconstructions": ceiling_metrics(artifacts, cut, bands.larger_is_closer),
-        "mirrored": None if mirrored is None else asdict(mirrored) | {"many": mirrored.many},
+        "mirrored": probes.pop("mirrored", None),
+        "changed": probes,
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
         **_cut_metrics(config, cut),

@@ -18,18 +18,19 @@ from side_ray.execution.reconstruct import reconstruct, write_ceiling
 from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
 from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
-from side_ray.images import decode_column
+from side_ray.images import CHANGES, decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import SplitShards, read_groups, read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
-from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_mirrored
+from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_probes
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.search import Counts, Levels, Neighbors, merge, normalize
 from side_ray.similarity import similarity_of
 from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
+from side_ray.statistics.changes import remedy
 from side_ray.statistics.evidence.strata import learn, merge_small
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 from side_ray.storage.sealed import write_table
@@ -37,8 +38,8 @@ from side_ray.storage.sealed import write_table
 
 @dataclass(frozen=True)
 class ScoringJob(ShardJob):
-    """Scores of the samples `samples` (or of their mirror images) against the images of `splits`; their hits at `levels` are
-    written to `hits`.
+    """Scores of the samples `samples` (after a change, if one is named) against the images of `splits`; their hits at `levels`
+    are written to `hits`.
 
     The job whose scores set the cuts has neither `levels` nor `hits`.
     """
@@ -49,7 +50,7 @@ class ScoringJob(ShardJob):
     hits: ShardSet | None = None
     strata: Artifact | None = None
     """The strata that the samples are assigned to; None without unseen images."""
-    mirrored: bool = False
+    change: str | None = None
     neighborhood: bool = False
     """Whether the samples are the images of a split, of which the surroundings are wanted."""
 
@@ -101,7 +102,7 @@ class Scorer(ShardActor):
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         table = job.samples.read(shard, ["sample_id", "image"])
         sample_ids = table.column("sample_id")
-        queries = self._queries(decode_column(table.column("image")), job.mirrored)
+        queries = self._queries(decode_column(table.column("image")), job.change)
         row["seconds_read"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -194,12 +195,12 @@ class Scorer(ShardActor):
             "nearest_unseen_id": pa.array(unseen.ids[:, 0], pa.int64()),
         }
 
-    def _queries(self, images: np.ndarray, mirrored: bool) -> np.ndarray:
+    def _queries(self, images: np.ndarray, change: str | None) -> np.ndarray:
         """Features float32 [N, d] of uint8 images [N, H, W, C], or [2, N, d] of both orientations."""
-        other = images[:, :, ::-1]
+        images = images if change is None else np.ascontiguousarray(CHANGES[change](images))
         if self.spec.flips:
-            return np.stack([self.similarity.embed(images), self.similarity.embed(other)])
-        return self.similarity.embed(other if mirrored else images)
+            return np.stack([self.similarity.embed(each) for each in (images, CHANGES["mirrored"](images))])
+        return self.similarity.embed(images)
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -246,10 +247,10 @@ def score(audit: Audit) -> None:
             scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
             for each in many
         ]
-        if artifacts.probe_shards:
-            first = many[0]
-            output, samples = artifacts.mirrored(first), artifacts.samples(first)
-            jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), mirrored=True))
+        samples = artifacts.samples(many[0])
+        for change in artifacts.probes:
+            output = artifacts.changed(many[0], change)
+            jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), change=change))
         run_scoring(audit, jobs, search, "score")
         if artifacts.reconstructions and not audit.has(artifacts.ceiling):
             cluster, gpus = audit.config.cluster, audit.config.cluster.gpus if uses_gpu(audit.config) else 0
@@ -260,12 +261,12 @@ def score(audit: Audit) -> None:
             "score: copies that are shifted, rotated or cropped are not seen; if the model was trained with such augmentations, "
             "use score.similarity=sscd (docs/limits.md)"
         )
-    mirrored = read_mirrored(artifacts)
-    if mirrored is not None and mirrored.many:
-        audit.reporter.warn(
-            f"{mirrored.missed:,} of {mirrored.samples:,} samples match a training image only when they are mirrored, and are "
-            "not counted: if the model was trained with horizontal flips, set score.flips=true"
-        )
+    for change, probe in read_probes(artifacts).items():
+        if probe.many:
+            audit.reporter.warn(
+                f"{probe.missed:,} of {probe.samples:,} samples match a training image only when they are {change}, and are not "
+                f"counted: {remedy(change)}"
+            )
     audit.run.point_latest(
         scores={each.name: artifacts.scores(each).directory for each in many},
         hits={each.name: artifacts.hits(each).directory for each in many},

@@ -45,11 +45,7 @@ def train(
         remove_checkpoints(spec.artifact)
         audit.reporter.say(f"{title}: already trained")
         return
-    if any(each.present() for each in made()):
-        audit.reporter.warn(
-            f"{title}: the network was lost and is trained again, and the samples that it made are kept; on other hardware the "
-            "new one may differ from it in the last bits, and so may a sample that is made again"
-        )
+    lost = any(each.present() for each in made())
     ensure_ray(cluster)
     count = workers or cluster.train_workers
     least = count if isinstance(count, int) else count[0]
@@ -75,6 +71,11 @@ def train(
     remove_checkpoints(spec.artifact)
     spec.artifact.store.delete(f"{spec.artifact.key}/{PROGRESS}")
     lease.release()
+    if lost:
+        audit.reporter.warn(
+            f"{title}: the network was lost and was trained again, and the samples that it made are kept; on other hardware the "
+            "new one may differ from it in the last bits, and so may a sample that is made again"
+        )
 
 
 def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from side_ray.sources.reading.pixels import Transform, Unusable
+from side_ray.sources.reading.pixels import Transform, Unusable, is_turned
 from tests.formats import encoded, pictures
 
 RGB = pictures(1)[0]
@@ -49,6 +49,15 @@ def test_exif_orientation_is_followed():
     assert turned.shape == (16, 8, 3)
     assert turned[:4].min() > 200
     assert turned[-4:].max() < 50
+    for kind in ("JPEG", "PNG", "WEBP"):
+        content = encoded(wide, kind, exif=exif)
+        assert is_turned(content)
+        assert Transform()(content).shape == (16, 8, 3)
+        assert Transform(upright=False)(content).shape == (8, 16, 3)
+        assert not is_turned(encoded(wide, kind))
+    assert not is_turned(b"no image")
+    assert not is_turned(wide)
+    assert Transform(upright=False).settings() == Transform().settings() | {"upright": False}
 
 
 def test_opaque_alpha_is_dropped_and_transparency_refused():

@@ -262,7 +262,8 @@ def check(finished: Path, file: Path, kind: str, damage: Callable[[Path], None],
     root = next(parent for parent in file.parents if (parent / "config.yaml").exists())
     wrong, right = numbers(root), numbers(finished)
     assert [name for name in right if wrong[name] != right[name]] == [], (kind, damage.__name__, said)
-    lines = [line for line in said.splitlines() if line.startswith("warning") and "The cut does not keep" not in line]
+    lines = [line for line in said.splitlines() if line.startswith("warning")]
+    lines = [line for line in lines if "The cut does not keep" not in line and "the network was lost" not in line]
     assert all(len(line) < 400 for line in lines)
     assert len(lines) <= 3, said
 
@@ -358,11 +359,13 @@ def test_damage_to_any_file_of_other_audits_changes_no_number(in_process, tmp_pa
             root = tmp_path / "copy"
             shutil.copytree(whole, root)
             damage(root / path)
+            # The scheduler of the control's model is the same as the audited one's.
+            differs = not (root / path).exists() or (root / path).read_bytes() != (whole / path).read_bytes()
             for again in range(2 if damage in (flipped, deleted) else 1):
                 said = run(root, config_of)
                 assert metrics_of(config_of(root)) == metrics_of(config_of(whole)), (path, damage.__name__, said)
                 if not again:
-                    assert damage is older or str(path.parent) in said or "_done_copy" in path.name, (
+                    assert damage is older or not differs or str(path.parent) in said or "_done_copy" in path.name, (
                         path,
                         damage,
                         said,

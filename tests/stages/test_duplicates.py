@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import ExifTags, Image
 
 from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
-from side_ray.images import image_column
+from side_ray.images import CHANGES, TURNS, image_column
 from side_ray.sources.published.digits import load_digits
+from side_ray.statistics.changes import remedy
 from side_ray.studies.given import given_config
 from tests.audits import PAGE_ONLY, tiny_config
 from tests.bruteforce import check
+from tests.formats import encoded, pictures, write_folder
 from tests.local import without_ray
 
 pytestmark = pytest.mark.long
@@ -128,6 +131,49 @@ def test_mirrored_copies_are_warned_of_and_found_if_asked_for(tmp_path, images, 
     samples[10:30] = samples[10:30, :, ::-1]
     plain, _ = scored(tmp_path / "plain", train, samples)
     assert not plain["mirrored"]["many"]
+
+
+def test_copies_that_are_changed_otherwise_are_warned_of(tmp_path, images, capsys):
+    tint = np.array([1.0, 0.8, 0.5])
+    train, samples = ((each * tint).astype(np.uint8) for each in images)
+    back = {TURNS[0]: TURNS[1], TURNS[1]: TURNS[0]}
+    changes = [change for change in CHANGES if change != "mirrored"]
+    for number, change in enumerate(changes, 1):
+        few = slice(10 * number, 10 * number + 10)
+        samples[few] = CHANGES[back.get(change, change)](train[few])
+    metrics, _ = scored(tmp_path / "run", train, samples, "data.grayscale=false")
+    said = " ".join(capsys.readouterr().err.split())
+    page = next((tmp_path / "run" / "run").glob("report/*/index.html")).read_text()
+    assert list(metrics["changed"]) == changes
+    for change, probe in metrics["changed"].items():
+        assert probe["many"]
+        assert 7 <= probe["missed"] <= 14  # some digits look alike both ways
+        assert f"only when they are {change}, and are not counted: {remedy(change)}" in said
+        assert f"Copies that are {change} are not counted" in page
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_images_that_exif_data_turns_are_told_and_found_either_way(tmp_path, ignored, capsys):
+    """A training that ignores EXIF data makes copies that lie on their side."""
+    pixels = pictures(90, (12, 12))
+    for name, chosen in (("t", pixels[:60]), ("u", pixels[60:])):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(chosen):
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = 6 if number < 20 else 1
+            (tmp_path / name / f"{number:02d}.png").write_bytes(encoded(image, "PNG", exif=exif))
+    write_folder(tmp_path / "s", np.concatenate([pixels[:10], pictures(120, (12, 12))[90:]]), classes=0)
+    options = ["score.false_match_rate=0.05", *(["data.exif_orientation=false"] if ignored else [])]
+    paths = [str(tmp_path / name) for name in "stu"]
+    with without_ray():
+        artifacts = run_until(
+            "report", given_config(*paths, run=str(tmp_path / "run"), overrides=options), Reporter()
+        ).artifacts
+    metrics = artifacts.report.read_json("metrics.json")
+    assert (metrics["conditions"][0]["calibrated"]["ams_count"] >= 10) == ignored
+    assert metrics["changed"]["turned a quarter to the right"]["many"] == (not ignored)
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("data.exif_orientation: 40 images are turned upright" in said) == (not ignored)
 
 
 @pytest.mark.parametrize(

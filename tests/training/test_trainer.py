@@ -215,31 +215,22 @@ def test_an_elastic_training_continues_without_a_lost_node(tmp_path, undisturbed
 
 
 def test_a_lost_network_whose_samples_are_kept_is_told(tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    def stop(cluster: object) -> None:
-        raise Stop
-
-    monkeypatch.setattr(trainer, "ensure_ray", stop)
+    monkeypatch.setattr(trainer, "ensure_ray", lambda cluster: None)
+    monkeypatch.setattr(trainer, "check_room", lambda *of: "")
+    monkeypatch.setattr(trainer, "_fit", lambda spec, *of: spec.artifact.finish(final_loss=1.0, accuracy=[], truth=[]))
     for stage, words, output in (
+        (train_dpm, "", None),
         (train_dpm, "train_dpm: the network was lost", lambda each: each.synthetic),
         (train_dpm, "train_dpm: the network was lost", lambda each: each.samples(Condition("td", 2.0))),
-        (
-            train_surrogate,
-            "train_surrogate: student: the network was lost",
-            lambda each: each.samples(Condition("td", 2.0)),
-        ),
+        (train_surrogate, "", None),
+        (train_surrogate, "student: the network was lost", lambda each: each.samples(Condition("td", 2.0))),
+        (train_surrogate, "ol_ti: the network was lost", lambda each: each.samples(Condition("ti", 1.0))),
         (train_surrogate, "", lambda each: each.samples(Condition("random", 0.0))),
     ):
         listener = Listener()
-        audit = Audit.open(tiny_config(tmp_path / uuid.uuid4().hex), listener)
+        audit = Audit.open(tiny_config(tmp_path / uuid.uuid4().hex, surrogate__labels="random"), listener)
         audit.artifacts.prepare.finish(classes=10)
-        with pytest.raises(Stop):
-            stage(audit)
-        assert listener.lines == []
-        shards = output(audit.artifacts)
-        audit.run.store.write(shards.key(0), bytes(20))
-        with pytest.raises(Stop):
-            stage(audit)
-        assert [words in line for line in listener.lines] == [True] * bool(words)
+        if output is not None:
+            audit.run.store.write(output(audit.artifacts).key(0), bytes(20))
+        stage(audit)
+        assert [words in line for line in listener.lines if "lost" in line] == [True] * bool(words)

@@ -26,7 +26,7 @@ from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import thumbnails
 from side_ray.sources.base import Record, Source
 from side_ray.sources.inventory import LEFT_OUT
-from side_ray.sources.reading.pixels import Transform, Unusable
+from side_ray.sources.reading.pixels import Transform, Unusable, is_turned
 from side_ray.sources.select import DIGEST_BYTES, SPLITS
 from side_ray.storage.sealed import read_columns, write_table
 
@@ -42,6 +42,7 @@ SCAN_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("error", pa.string()),
+        ("turned", pa.bool_()),
     ]
 )
 PLAN_SCHEMA = pa.schema(
@@ -201,6 +202,7 @@ class Scan(Pass):
                     raise Unusable("has no label")
                 pixels = spec.transform(record.content)
                 found |= {"digest": digest(pixels), "height": pixels.shape[0], "width": pixels.shape[1]}
+                found["turned"] = spec.transform.upright and is_turned(record.content)
                 small.append(thumbnails(pixels[None])[0])
                 if spec.near is not None:
                     kept.append(pixels.ravel() if pixels.dtype == np.uint8 else pixels.ravel() / np.float32(DEEP))

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from side_ray.images import DEEP
 from side_ray.sources.reading import jpegs, pngs
@@ -41,6 +41,9 @@ _MARKS = {
 _GRAY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
+_DAMAGED_EXIF = (SyntaxError, ValueError, KeyError, TypeError, OverflowError, IndexError, struct.error)
+"""What Pillow raises for EXIF data that says nothing."""
+
 
 class Unusable(Exception):
     """An image cannot be part of the data set. The message gives the reason and, where there is one, a remedy."""
@@ -70,28 +73,31 @@ def is_image(head: bytes) -> bool:
 class Transform:
     """The conversion of an image to the pixels of the run.
 
-    The orientation in EXIF is applied. Palettes, CMYK and other colour spaces become RGB by Pillow's conversion without colour
-    profiles. Gray of 16 bits stays so with `grayscale`, unless 8 hold it without loss; else it becomes 8 by division by 257
-    (16-bit colour by dropping the low byte, as Pillow reads it), or as `value_range` says. Values of 16 bits that never pass
-    4,095 are refused without it, because images of 8 or 12 bits stored in 16 would come out black. An alpha channel that is
-    opaque everywhere is dropped; real transparency, floating-point pixels without `value_range` and animations are refused,
-    because it is unknown how the model's training converted them.
+    The orientation in EXIF is applied, unless `upright` is false. Palettes, CMYK and other colour spaces become RGB by Pillow's
+    conversion without colour profiles. Gray of 16 bits stays so with `grayscale`, unless 8 hold it without loss; else it becomes
+    8 by division by 257 (16-bit colour by dropping the low byte, as Pillow reads it), or as `value_range` says. Values of 16 bits
+    that never pass 4,095 are refused without it, because images of 8 or 12 bits stored in 16 would come out black. An alpha
+    channel that is opaque everywhere is dropped; real transparency, floating-point pixels without `value_range` and animations
+    are refused, because it is unknown how the model's training converted them.
 
     Attributes:
         crop: side of the square cut out of the middle; None = the shorter side where `size` is given, else no crop.
         size: side that the square is resized to (Lanczos with antialiasing); None = no resizing.
         grayscale: one channel (ITU-R 601 luma) instead of three.
         value_range: the values that become black and white, for images of more than 8 bits or of floating point.
+        upright: turn images as their EXIF data says.
     """
 
     crop: int | None = None
     size: int | None = None
     grayscale: bool = False
     value_range: tuple[float, float] | None = None
+    upright: bool = True
 
     def settings(self) -> dict[str, Any]:
         """What the result depends on, for fingerprints."""
-        return {name: value for name, value in asdict(self).items() if name != "value_range" or value is not None}
+        usual = {"value_range": None, "upright": True}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @property
     def channels(self) -> int:
@@ -169,9 +175,9 @@ class Transform:
         """
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise Unusable(f"holds {image.n_frames} frames; save one of them as a separate image")
-        # Damaged EXIF data says nothing about the orientation.
-        with suppress(SyntaxError, ValueError, KeyError, TypeError, OverflowError, IndexError, struct.error):
-            image = ImageOps.exif_transpose(image)
+        if self.upright:
+            with suppress(*_DAMAGED_EXIF):
+                image = ImageOps.exif_transpose(image)
         if image.mode in _DEEP:
             return Image.fromarray(self._scaled(np.asarray(image)))
         if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -211,6 +217,17 @@ class Transform:
         kept = np.uint16 if self.grayscale and values.ndim == 2 else np.uint8
         most = np.iinfo(kept).max
         return np.round((values.astype(np.float64) - low) / ((high - low) / most)).astype(kept)
+
+
+def is_turned(content: bytes | np.ndarray) -> bool:
+    """Whether EXIF data says that an encoded image is to be turned or mirrored to be upright."""
+    if isinstance(content, np.ndarray) or (content[:8] == pngs.SIGNATURE and b"eXIf" not in content):
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=readable()) as image:
+            return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except (OSError, Image.DecompressionBombError, *_DAMAGED_EXIF):
+        return False
 
 
 def _deep_tiff(image: Image.Image) -> bool:

@@ -1,0 +1,31 @@
+"""Copies that are found only after a change of the sample, because the training changed its images so."""
+
+from dataclasses import dataclass
+
+from side_ray.images import TURNS
+
+
+@dataclass(frozen=True)
+class Missed:
+    """How often the first samples match members as they are, and only after a change, at the quoted criterion."""
+
+    samples: int
+    matches: int
+    missed: int
+
+    @property
+    def many(self) -> bool:
+        """Whether the training seems to have changed its images so: of flips, half of the copies are then mirrored."""
+        return self.missed >= 5 and self.missed >= 0.1 * (self.matches + self.missed)
+
+
+def remedy(change: str) -> str:
+    """What to do where many samples match only after a change, as the end of a sentence."""
+    if change == "mirrored":
+        return "if the model was trained with horizontal flips, set score.flips=true"
+    if change in TURNS or change == "upside down":
+        return (
+            "if the training did not turn its images as their EXIF data says, set data.exif_orientation=false; else turn the "
+            "samples, or compare with score.similarity=sscd"
+        )
+    return "the model was trained on pixels in another order (BGR); swap the channels of the samples, or in the model's output"
