@@ -8,9 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from side_ray.config.file import parse_config
+from side_ray.results.evidence import side_by_side
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.runs.scores import read_pool
 from side_ray.runs.status import record, rows
+from side_ray.studies.sweep_plan import SweepPlan
 from tests.bruteforce import check, main
 from tests.local import audit_here
 
@@ -70,6 +74,21 @@ def test_the_step_of_the_losses_is_in_the_status(audited):
     assert (row.done, row.total, row.unit) == (180, 180, "images")
     record(audited)
     assert {each.left for each in rows(store, store.uri) if each.stage == "privacy"} == {0}
+
+
+def test_the_settings_of_a_sweep_are_weighed_as_the_conditions_of_an_audit(audited):
+    """Their scores are the audit's, so no Ray is needed."""
+    plan = SweepPlan(Artifacts(parse_config(sweep_values(audited), "sweep"), audited.run))
+    rows = side_by_side(plan.artifacts)
+    assert [each.scale for each in rows] == [0.0, 2.0]
+    for row, condition in zip(rows.values(), audited.report.read_json("metrics.json")["conditions"], strict=True):
+        assert {key: condition[key] for key in row} == row
+        assert row["equal_cost"]["samples"] > 0
+    assert "excess_over_random" in list(rows.values())[1]
+
+
+def sweep_values(audited: Artifacts) -> dict:
+    return audited.config.model_dump(mode="json") | {"sweep": {"lambdas": [0, 2]}}
 
 
 def test_unseen_neighbours_are_numbered_through_in_the_members_unit(audited):
