@@ -190,13 +190,13 @@ def divided(stratum: np.ndarray, labels: np.ndarray, member: np.ndarray) -> np.n
     return found
 
 
-def typical_of(images: np.ndarray, names: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
+def typical_of(images: np.ndarray, names: np.ndarray, rows: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
     """By image of the pool: −(its value with the nearest other image, normalized by the 49 nearest others)."""
     found = []
     for name in names:
         image = images[name]
         versions = (image, image[:, ::-1]) if flips else (image,)
-        every = np.min([np.sqrt(((images - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
+        every = np.min([np.sqrt(((rows - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
         others = np.sort([every[groups == other].min() for other in names if other != name])[: NEAREST - 1]
         found.append(0.0 if others[0] == 0 else -others[0] / (ALPHA * others.mean()))
     return np.array(found)
@@ -277,20 +277,19 @@ def check_growth(name: str, reported: dict, counts: np.ndarray, n: int, limit: i
     return [*found, (f"{name} reach.curve is within the training set", most <= limit + 1e-9, True)]
 
 
-def check_ledger(table, images: np.ndarray, names: np.ndarray, groups: np.ndarray, m: int, flips: bool) -> list[tuple]:
+def check_ledger(
+    table, members: np.ndarray, names: np.ndarray, rows: np.ndarray, groups: np.ndarray, flips: bool
+) -> list[tuple]:
     """Local density, and the nearest unseen image of an exact copy, of every member."""
     distance, nearest = [], []
-    for image in images[:m]:
+    for image in members:
         every = np.min(
-            [
-                np.sqrt(((images - each) ** 2).sum((1, 2, 3)))
-                for each in ((image, image[:, ::-1]) if flips else (image,))
-            ],
+            [np.sqrt(((rows - each) ** 2).sum((1, 2, 3))) for each in ((image, image[:, ::-1]) if flips else (image,))],
             axis=0,
         )
         every = np.array([every[groups == name].min() for name in names])
         distance.append(np.sort(every)[:NEAREST].mean())
-        nearest.append(every[names >= m].min() / (ALPHA * distance[-1]))
+        nearest.append(every[names >= len(members)].min() / (ALPHA * distance[-1]))
     found = []
     for i, (density, unseen) in enumerate(
         zip(table.column("local_density"), table.column("nearest_unseen"), strict=True)
@@ -302,26 +301,29 @@ def check_ledger(table, images: np.ndarray, names: np.ndarray, groups: np.ndarra
     return found
 
 
-def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: bool) -> list[str]:
-    """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image."""
+def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, shown: dict, flips: bool) -> list[str]:
+    """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image. `shown`:
+    the images of `sets` and their reconstructions."""
     images, starts = np.concatenate([each for each, _ in sets.values()]), [0]
     for each, _ in sets.values():
         starts.append(starts[-1] + len(each))
     groups = np.concatenate([start + own for start, (_, own) in zip(starts, sets.values(), strict=False)])
     names = np.unique(groups)
+    rows = np.concatenate([each for each, _ in shown.values()])
+    kinds = np.concatenate([start + own for start, (_, own) in zip(starts, shown.values(), strict=False)])
     member = names < starts[1]
     m, d = int(member.sum()), int((~member).sum())
     every = strata_of(root / latest["strata"], images)
     labels = labels_of(root / latest["prepare"])
     stratum = (every if labels is None else divided(every, *labels))[names]
-    typical = typical_of(images, names, groups, flips)
+    typical = typical_of(images, names, rows, kinds, flips)
     stored = pq.read_table(root / latest["strata"] / "strata.parquet").column("stratum").to_numpy()
     faults = [] if (every == stored).all() else ["strata: an image is in another one"]
     table, hits = pq.read_table(root / latest["report"] / "ledger.parquet"), []
     pooled, cut, expected = np.full(m + d, -np.inf), np.float32(metrics["cut"]), []
     for condition in metrics["conditions"]:
         name = f"method={condition['method']}/lambda={float(condition['lambda'])}"
-        values = nl2(read(root / latest["samples"][name], condition["n"]), images, groups, flips)
+        values = nl2(read(root / latest["samples"][name], condition["n"]), rows, kinds, flips)
         hits.append((values <= cut)[:, member].sum(0))
         scores = best_by_image(values, names)
         pooled = np.maximum(pooled, scores)
@@ -344,7 +346,7 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
             next_one = equal_rate(values, member, chance_of, beyond * (1 + 2e-6))[0]
             kept = row["unseen"] <= row["rate"] * (1 + 1e-9) < next_one
             expected.append((f"{name} cut at {row['rate']} is the loosest", kept, True))
-        expected += check_rates(root, latest, metrics, condition, sets, flips)
+        expected += check_rates(root, latest, metrics, condition, shown, flips)
         expected.append((f"{name} excess", condition["excess"], excess))
         q = q_values(scores, member, stratum, typical)
         expected += [
@@ -367,7 +369,7 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, flips: b
         expected += check_growth(name, condition["reach"], counts[revealed], condition["n"], m)
     for image, found_in in enumerate(table.column("condition_matches").to_pylist()):
         expected += [(f"ledger matches of {image}", a, b[own[image]]) for a, b in zip(found_in, hits, strict=True)]
-    expected += check_ledger(table, images, names, groups, starts[1], flips)
+    expected += check_ledger(table, images[: starts[1]], names, rows, kinds, flips)
     expected.append(("ledger.revealed", metrics["ledger"]["revealed"], int(revealed.sum())))
     expected += [(f"ledger q of {image}", ledger[image], q[place]) for image, place in enumerate(own)]
     faults += [
@@ -384,9 +386,15 @@ def check(run: str | Path) -> list[str]:
     sets = {name: split_of(root / latest["prepare"], name) for name in ("member", "calibration", "holdout")}
     faults = [fault for name, each in sets.items() for fault in check_groups(name, *each, sets["member"][0])]
     flips = metrics["similarity"].get("flips", False)
+    shown = dict(sets)
+    if metrics.get("reconstructions"):
+        # A reconstruction shows the same image, so it is one more of its group.
+        for split, (images, groups) in sets.items():
+            again = read(root / latest["reconstructions"][f"split={split}"])
+            shown[split] = np.concatenate([images, again]), np.concatenate([groups, groups])
 
     def scored(samples: np.ndarray, split: str) -> np.ndarray:
-        return nl2(samples, *sets[split], flips)
+        return nl2(samples, *shown[split], flips)
 
     cut = None
     if len(sets["calibration"][0]):
@@ -427,7 +435,7 @@ def check(run: str | Path) -> list[str]:
                     faults.append(
                         f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
                     )
-    return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, flips)
+    return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, shown, flips)
 
 
 def main(arguments: list[str]) -> int:

@@ -75,3 +75,20 @@ def save_dit(directory: Path, learned: bool = True, scheduler=None) -> DiTPipeli
     pipeline = DiTPipeline(transformer, vae_of("kl"), scheduler, id2label=names)
     pipeline.save_pretrained(directory)
     return pipeline
+
+
+def trained_vae(images: torch.Tensor, steps: int, channels: int = 2) -> AutoencoderTiny:
+    """A small VAE trained on images [N, C, H, W] in [−1, 1], which makes latents of half their size."""
+    torch.manual_seed(0)
+    ends = {"in_channels": images.shape[1], "out_channels": images.shape[1], "latent_channels": channels}
+    blocks = {"encoder_block_out_channels": (16, 16), "decoder_block_out_channels": (16, 16)}
+    vae = AutoencoderTiny(**ends, **blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        x = images[torch.randint(len(images), (32,), generator=generator)]
+        loss = torch.nn.functional.mse_loss(vae.decode(vae.encode(x).latents).sample, x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return vae.eval()

@@ -12,12 +12,14 @@ import torch
 from rich.console import Console
 
 from side_ray.config import Config
+from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.passes import Failure, Pass
 from side_ray.execution.privacy import privacy
 from side_ray.execution.progress import Reporter
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.dataset import read_latents
 from side_ray.runs.status import record
 from side_ray.stages.extract import extract
 from side_ray.stages.label import FOUND
@@ -29,7 +31,7 @@ from side_ray.stages.train_dpm import train_dpm
 from side_ray.surrogate.resnet import ResNet
 from tests.audits import tiny_config
 
-USERS = ("stages.extract", "stages.score", "stages.import_samples", "execution.privacy")
+USERS = ("stages.extract", "stages.score", "stages.import_samples", "execution.privacy", "execution.reconstruct")
 """The modules of steps that make shards."""
 
 
@@ -99,11 +101,15 @@ def without_ray() -> Iterator[None]:
 def _student(audit: Audit) -> None:
     surrogate, section = audit.artifacts.surrogate, audit.config.surrogate
     surrogate.write_json(FOUND, {"classes": section.classes, "labelled": section.synthetic})
-    student = surrogate.child("student")
+    student, artifacts = surrogate.child("student"), audit.artifacts
     torch.manual_seed(0)
-    network = ResNet.from_section(section, num_classes=section.classes, in_channels=1, time=True)
+    latents = read_latents(artifacts.synthetic, artifacts.synthetic_shards) if artifacts.latent else None
+    channels = 1 if latents is None else latents.shape[1]
+    network = ResNet.from_section(section, num_classes=section.classes, in_channels=channels, time=True)
     with tempfile.TemporaryDirectory() as directory:
         network.save(Path(directory))
+        if latents is not None:
+            LatentStatistics.of(latents).save(Path(directory))
         student.store.put_dir(Path(directory), student.key)
     curve = [{"first": 0, "last": 999, "hits": 1, "count": 2}]
     student.finish(classes=section.classes, accuracy=curve, truth=np.ones(section.classes, int).tolist())

@@ -42,6 +42,10 @@ class ScoreSection(OpenSection):
     `auto`: where the DPM was trained here with `dpm.flips`. An imported model or given samples are not compared mirrored, but
     the first samples are probed, and a warning says if mirrored ones match."""
 
+    reconstructions: Literal["auto"] | bool = omitted_by_default("auto")
+    """Compare each sample also with the images as the model's VAE gives them back, members and unseen ones alike; the closer one
+    counts. `auto`: for latent models."""
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if isinstance(self.bands, str):

@@ -113,6 +113,10 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         sizes = artifacts.sizes if artifacts.prepare.done else {}
         rows = config.extract.shard_size
         shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
+    for split, each in artifacts.reconstructions.items():
+        shards.append((each, shards_of(artifacts.sizes[split], each.rows)))
+    if artifacts.reconstructions:
+        made.append(artifacts.ceiling)
     if artifacts.probe_shards:
         shards.append((artifacts.mirrored(first), artifacts.probe_shards))
     if not config.given:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Self
@@ -13,9 +14,11 @@ from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
 from side_ray.execution.node.memory import shared_array
 from side_ray.execution.session import fitting
+from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import Groups, read_groups, read_split
 from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet
 from side_ray.search import Counts, Index, Levels, Neighbors
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
@@ -31,13 +34,22 @@ class SearchPart:
     """One part of the features of one or more splits, loaded by path at the first call: an actor cannot return what its
     constructor raises, and a restarted one loads it again.
 
-    If there is only one part (`parts` = 1), the scorers of a node share it in memory.
+    If there is only one part (`parts` = 1), the scorers of a node share it in memory. `again`: reconstructions of the images.
+    Each counts as its image.
     """
 
     def __init__(
-        self, prepared: Artifact, score: ScoreSection, sizes: dict[Split, int], part: int, parts: int, threads: int
+        self,
+        prepared: Artifact,
+        score: ScoreSection,
+        sizes: dict[Split, int],
+        part: int,
+        parts: int,
+        threads: int,
+        again: Mapping[Split, ShardSet] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
+        self.again = again or {}
         self.prepared, self.score, self.sizes = prepared, score, sizes
         self.part, self.parts, self.threads = part, parts, threads
         self._indices: dict[Split, Index] | Damaged | None = None
@@ -63,7 +75,9 @@ class SearchPart:
             groups = read_groups(self.prepared.store, self.prepared.key, split, size)
             # Groups are not divided: their images are those of the part that has the first.
             start, stop = size * self.part // self.parts, size * (self.part + 1) // self.parts
-            ids, features = features_of(self.prepared, similarity, split, groups, start, stop, shared=self.parts == 1)
+            ids, features = features_of(
+                self.prepared, similarity, split, groups, start, stop, self.again.get(split), shared=self.parts == 1
+            )
             if len(ids):
                 indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
         return indices
@@ -82,11 +96,20 @@ class SearchPart:
 
 
 def features_of(
-    prepared: Artifact, similarity: Similarity, split: Split, groups: Groups, start: int, stop: int, *, shared: bool
+    prepared: Artifact,
+    similarity: Similarity,
+    split: Split,
+    groups: Groups,
+    start: int,
+    stop: int,
+    again: ShardSet | None = None,
+    *,
+    shared: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Groups int64 [n] and features float32 [n, d] of the images of groups `start` … `stop` − 1 of a split, see `Groups.rows`.
 
     Args:
+        again: reconstructions of the split's images; their rows follow those of the images.
         shared: share the features between all processes of the node that request the same ones, if its disk has room.
     """
 
@@ -100,7 +123,12 @@ def features_of(
         _embed(images if len(here) == len(images) else images[here], features[: len(here)])
         if len(here) < len(rows):
             beyond = read_split(prepared.store, prepared.key, split, stop, ids=rows[len(here) :].tolist())
-            _embed(beyond.images, features[len(here) :])
+            _embed(beyond.images, features[len(here) : len(rows)])
+        if again is not None:
+            for shard in np.unique(rows // again.rows).tolist():
+                own = np.flatnonzero(rows // again.rows == shard)
+                images = decode_column(again.read(shard, ["image"]).column("image"))
+                _embed(images[rows[own] % again.rows], features[len(rows) + own[0] : len(rows) + own[-1] + 1])
 
     def _embed(images: np.ndarray, features: np.ndarray) -> None:
         for row in range(0, len(features), PIECE):
@@ -108,9 +136,11 @@ def features_of(
 
     # Noise tells the dimension as well as an image would, and reading one image means opening every file of the split.
     noise = np.random.default_rng(0).integers(0, 256, (1, *prepared.info()["shape"]), np.uint8)
-    shape = len(rows), similarity.embed(noise).shape[1]
+    shape = len(rows) * (1 if again is None else 2), similarity.embed(noise).shape[1]
+    ids = ids if again is None else np.concatenate([ids, ids])
     if shared:
-        key = json.dumps([prepared.store.uri, prepared.key, split, similarity.name, similarity.params()])
+        content = [prepared.store.uri, prepared.key, split, similarity.name, similarity.params()]
+        key = json.dumps(content if again is None else [*content, again.fingerprint])
         with contextlib.suppress(OSError):
             return ids, shared_array(key, shape, embed)
     features = np.empty(shape, np.float32)
@@ -154,7 +184,8 @@ class SearchActors:
         cluster, prepared, sizes = self.artifacts.config.cluster, self.artifacts.prepare, self.artifacts.sizes
         height, width, channels = prepared.info()["shape"]
         dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
-        parts = min(parts_of(self.score, max(sizes.values()), dimension), sizes["member"])
+        again = self.artifacts.reconstructions
+        parts = min(parts_of(self.score, max(sizes.values()) * (2 if again else 1), dimension), sizes["member"])
         if parts == 1:
             return []
         import ray
@@ -166,7 +197,7 @@ class SearchActors:
         gpus = reserved(wanted, parts, [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]])
         actor = ray.remote(SearchPart).options(num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
         arguments = prepared, self.score, sizes
-        return [actor.remote(*arguments, part, parts, cluster.actor_cpus) for part in range(parts)]
+        return [actor.remote(*arguments, part, parts, cluster.actor_cpus, again) for part in range(parts)]
 
 
 def reserved(gpus: float, parts: int, nodes: list[float]) -> float:

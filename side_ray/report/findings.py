@@ -227,6 +227,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_control(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
+        *_on_reconstructions(metrics),
         *_on_flips(metrics),
         *_on_augmentations(metrics),
         *_on_duplicates(metrics),
@@ -350,6 +351,23 @@ def _on_duplicates(metrics: Metrics) -> Iterator[Note]:
             f"{wording.count(left_out['exact'])} exact and {wording.count(left_out['near'])} near copies of training images were "
             "found where the unseen images come from. They were left out, because they would make false matches look frequent.",
         )
+
+
+def _on_reconstructions(metrics: Metrics) -> Iterator[Note]:
+    found = metrics.get("reconstructions")
+    if not found:
+        return
+    similarity = metrics["similarity"]
+    name, values = wording.similarity_name(similarity), (found["median"], found["farthest_5_percent"])
+    within = found["within_cut"]
+    seen = "" if within is None else f" {wording.percent(within)} of the reconstructions are within the cut."
+    yield Note(
+        "The VAE loses detail",
+        "A copy that a latent model makes is at best its VAE's reconstruction of the training image. Compared with the images "
+        f"themselves, reconstructions of {wording.count(found['n'])} training images have a median {name} of {values[0]:.3g} "
+        f"(the farthest 5%: {values[1]:.3g}).{seen} So samples are compared with reconstructions too, of training images and "
+        "unseen ones alike, and the closer of the two counts.",
+    )
 
 
 def _on_flips(metrics: Metrics) -> Iterator[Note]:

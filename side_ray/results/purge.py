@@ -8,7 +8,7 @@ from side_ray.errors import UserError
 from side_ray.runs.run import DONE, DONE_COPY, PAGE, PDF, PURGED
 from side_ray.storage import Entry, Store
 
-STAGES = ("prepare", "synthetic", "condition", "samples", "control_samples", "features", "inputs")
+STAGES = ("prepare", "synthetic", "condition", "samples", "control_samples", "features", "inputs", "reconstructions")
 """Directories of a run that hold nothing but images and what belongs to them."""
 MADE_OF_MEMBERS = "images.safetensors"
 """In the directory of a DPM: the closed-form optimum consists of the training images."""

@@ -9,7 +9,7 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
 from side_ray.runs.imported.conditions import source_of
-from side_ray.runs.imported.opening import find_model, former_identity, identity
+from side_ray.runs.imported.opening import Found, find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import DONE, Artifact, Run
 from side_ray.runs.shards import ShardSet, shards_of
@@ -24,7 +24,7 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 5, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 1}
-VERSIONS |= {"check": 1, "privacy": 1, "condition": 1}
+VERSIONS |= {"check": 1, "privacy": 1, "reconstructions": 1, "ceiling": 1, "condition": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -52,7 +52,7 @@ class Artifacts:
     def sharing(self, config: Config) -> "Artifacts":
         """The artifacts of a config with the same data and DPM; the fingerprints of these are not computed again."""
         other = Artifacts(config, self.run)
-        other.pools, other.prepare, other.dpm = self.pools, self.prepare, self.dpm
+        other.pools, other.prepare, other.dpm, other.latent = self.pools, self.prepare, self.dpm, self.latent
         return other
 
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
@@ -95,10 +95,15 @@ class Artifacts:
         return True
 
     @cached_property
+    def _found(self) -> Found:
+        """The files of an imported model."""
+        return find_model(self.config)
+
+    @cached_property
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            found = find_model(self.config)
+            found = self._found
             parts = identity(self.config, found)
             artifact = self._artifact("dpm", "import", *parts)
             if len(parts) == 1 and not artifact.done and (known := former_identity(found)) is not None:
@@ -115,7 +120,7 @@ class Artifacts:
     @cached_property
     def latent(self) -> bool:
         """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
-        return self.config.dpm.kind == "import" and bool(vae_in(find_model(self.config).paths))
+        return self.config.dpm.kind == "import" and bool(vae_in(self._found.paths))
 
     @cached_property
     def check(self) -> Artifact:
@@ -200,6 +205,26 @@ class Artifacts:
     def strata_shards(self) -> int:
         """Number of shards of the synthetic set that the strata are learnt on."""
         return min(self.cut_shards, shards_of(STRATA_IMAGES, self.config.extract.shard_size))
+
+    @cached_property
+    def _reconstructed(self) -> Artifact | None:
+        if self.config.given or self.config.score.reconstructions is False or not self.latent:
+            return None
+        parts = self.config.extract.shard_size, self.dpm.fingerprint, self.prepare.fingerprint
+        return self._artifact("reconstructions", *parts)
+
+    @property
+    def reconstructions(self) -> dict[Split, ShardSet]:
+        """The images of each split as a latent model's VAE gives them back; empty where samples are not compared with them."""
+        made = self._reconstructed
+        if made is None:
+            return {}
+        return {split: self._shards(made.child(f"split={split}"), self.sizes[split]) for split in SPLITS}
+
+    @cached_property
+    def ceiling(self) -> Artifact:
+        """How similar members are to their reconstructions."""
+        return self._artifact("ceiling", *self._scoring)
 
     def neighborhood(self, split: Split) -> ShardSet:
         """The surroundings of every image of a split: how densely the images of the audit lie there, and the nearest ones."""
@@ -297,7 +322,8 @@ class Artifacts:
             if settings[name] is not None:
                 settings[name] = _file_hash(f"score.{name}", settings[name])
         flips = ["flips"] if self.config.compares_flips else []
-        return [settings, self.prepare.fingerprint, *flips]
+        again = [] if self._reconstructed is None else [self._reconstructed.fingerprint]
+        return [settings, self.prepare.fingerprint, *flips, *again]
 
 
 def hits_of(run: Run, scores: ShardSet, condition: Condition) -> ShardSet:

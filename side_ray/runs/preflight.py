@@ -121,6 +121,8 @@ class _Checks:
 
     def score(self) -> None:
         Bands.make(self.config.score.bands, similarity_of(self.config.score))
+        if self.config.score.reconstructions is True and not self.artifacts.latent:
+            raise UserError("is for latent models, and this one has no VAE; drop it", "score.reconstructions")
 
 
 def check_places(config: Config) -> None:

@@ -13,6 +13,7 @@ from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
+from side_ray.execution.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
 from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
@@ -194,6 +195,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "used": ["flips"] if config.compares_flips else [],
             "seen": not similarity.pixel_distances,
         },
+        "reconstructions": ceiling_metrics(artifacts, cut, bands.larger_is_closer),
         "mirrored": None if mirrored is None else asdict(mirrored) | {"many": mirrored.many},
         "calibration_size": sizes["calibration"],
         "holdout_size": sizes["holdout"],
@@ -245,6 +247,9 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
         "scores": {each.name: artifacts.scores(each).directory for each in many},
         "hits": {each.name: artifacts.hits(each).directory for each in many},
     }
+    if artifacts.reconstructions:
+        again = artifacts.reconstructions.items()
+        found["reconstructions"] = {f"split={split}": shards.directory for split, shards in again}
     if not artifacts.config.given:
         found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
         if artifacts.condition is not None:

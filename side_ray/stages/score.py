@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from side_ray.config import Config, ScoreSection
 from side_ray.execution.audit import Audit
+from side_ray.execution.reconstruct import reconstruct, write_ceiling
 from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
 from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
@@ -66,6 +67,8 @@ class ScorerSpec(Carrier):
     flips: bool
     search: list[Any]
     threads: int
+    again: dict[Split, ShardSet]
+    """Reconstructions of the images, that samples are compared with too; empty for models of pixels."""
 
 
 class Scorer(ShardActor):
@@ -88,7 +91,7 @@ class Scorer(ShardActor):
         if not spec.search:
             compared = {split for job in spec.jobs for split in job.splits}
             sizes = {split: size for split, size in spec.sizes.items() if split in compared}
-            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads)
+            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads, spec.again)
             self.part.load()
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
@@ -235,6 +238,7 @@ def score(audit: Audit) -> None:
         RunError: some shards could not be scored. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)
+    reconstruct(audit)
     with SearchActors(artifacts) as search:
         _score_synthetic(audit, search)
         levels = levels_of(artifacts)
@@ -249,6 +253,10 @@ def score(audit: Audit) -> None:
             output, samples = artifacts.mirrored(first), artifacts.samples(first)
             jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), mirrored=True))
         run_scoring(audit, jobs, search, "score")
+        if artifacts.reconstructions and not audit.has(artifacts.ceiling):
+            cluster, gpus = audit.config.cluster, audit.config.cluster.gpus if uses_gpu(audit.config) else 0
+            handles, cpus = search.handles, cluster.actor_cpus
+            run_remotely(write_ceiling, artifacts, handles, title="ceiling", cpus=cpus, gpus=gpus, retries=3)
     if audit.config.unknown_training and similarity_of(audit.config.score).pixel_distances:
         audit.reporter.say(
             "score: copies that are shifted, rotated or cropped are not seen; if the model was trained with such augmentations, "
@@ -268,6 +276,7 @@ def score(audit: Audit) -> None:
 
 def score_synthetic(audit: Audit) -> None:
     """Score only the synthetic set, which sets the cut. Raises what `score` does."""
+    reconstruct(audit)
     with SearchActors(audit.artifacts) as search:
         _score_synthetic(audit, search)
 
@@ -356,4 +365,5 @@ def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActo
         config.compares_flips,
         search.handles,
         config.cluster.actor_cpus,
+        artifacts.reconstructions,
     )

@@ -19,8 +19,10 @@ from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
 
 STATISTICS = "latents.json"
-CHUNK_PIXELS = 2**20
+CHUNK_PIXELS = 2**19
 """Pixels that are encoded or decoded at a time."""
+MEASURED = 2**25
+"""Values that statistics are taken of."""
 TAILS = 0.001
 """Share of the latents below, and above, what `LatentStatistics` keeps as their range."""
 
@@ -153,12 +155,15 @@ class LatentStatistics:
 
     @classmethod
     def of(cls, latents: np.ndarray) -> Self:
-        """Those of float32 [N, c, h, w].
+        """Those of float32 [N, c, h, w], of at most about `MEASURED` values, spread over the rows.
 
         Raises:
             UserError: a channel has one value only.
         """
-        values = latents.transpose(1, 0, 2, 3).reshape(latents.shape[1], -1).astype(np.float64)
+        rows = np.unique(
+            np.linspace(0, len(latents) - 1, min(len(latents), MEASURED // latents[0].size + 1)).astype(int)
+        )
+        values = latents[rows].transpose(1, 0, 2, 3).reshape(latents.shape[1], -1).astype(np.float64)
         low, high = np.quantile(values, [TAILS, 1 - TAILS], axis=1)
         found = cls(*(tuple(map(float, each)) for each in (values.mean(1), values.std(1), low, high)))
         if not all(math.isfinite(each) and each > 0 for each in found.std):

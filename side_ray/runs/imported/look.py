@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from side_ray.diffusion.dpm import Dpm, load_dpm, with_codec
-from side_ray.diffusion.draw import DrawSettings, draw
-from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.dpm import Dpm, is_latent, load_dpm, with_codec
+from side_ray.diffusion.draw import Drawn, DrawSettings, draw
+from side_ray.diffusion.sampler import decoded, sample_seed
 from side_ray.diffusion.spaces.codec import Codec
 from side_ray.diffusion.spaces.latents import LatentCodec
 from side_ray.diffusion.spaces.pixels import PixelCodec
-from side_ray.images import decode_column
+from side_ray.images import decode_column, to_uint8
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
 from side_ray.runs.imported.conditions import read_conditioning
@@ -140,9 +140,10 @@ def look_at(artifacts: Artifacts) -> dict[str, Any]:
         model = _model(artifacts)
         under = {}
         own = _range_of(model)
+        latents = _draw(artifacts, model).latents if is_latent(model) else None
         for each, codec in other_ranges(members.images).items():
             if codec != own:
-                under[each] = members.look(_drawn(artifacts, model, codec))
+                under[each] = members.look(_in_range(artifacts, model, codec, latents))
         name = explained(samples, unseen, under)
         fitting = under[name] if name else samples
     return {"samples": asdict(samples), "unseen": asdict(unseen), "range": name, "fitting": asdict(fitting)}
@@ -164,7 +165,7 @@ def _samples(artifacts: Artifacts) -> np.ndarray:
     if 0 in artifacts.synthetic.present():
         table = artifacts.synthetic.read(0, ["image"])
         return decode_column(table.slice(0, LOOKED_AT).column("image"))
-    return _drawn(artifacts, _model(artifacts))
+    return _draw(artifacts, _model(artifacts)).images
 
 
 def _model(artifacts: Artifacts) -> Dpm:
@@ -172,12 +173,18 @@ def _model(artifacts: Artifacts) -> Dpm:
     return load_dpm(artifacts.dpm.fetch(), device, code=artifacts.config.dpm.function is not None)
 
 
-def _drawn(artifacts: Artifacts, model: Dpm, codec: PixelCodec | None = None) -> np.ndarray:
-    """The first images of the synthetic set, with pixels in the range of `codec`."""
+def _in_range(artifacts: Artifacts, model: Dpm, codec: PixelCodec, latents: np.ndarray | None) -> np.ndarray:
+    """The first images of the synthetic set, with pixels in the range of `codec`; a VAE's range changes no latents."""
+    with_codec(model, codec)
+    if latents is None:
+        return _draw(artifacts, model).images
+    return to_uint8(decoded(model, torch.from_numpy(latents).to(model.device)))
+
+
+def _draw(artifacts: Artifacts, model: Dpm) -> Drawn:
+    """The first of the synthetic set."""
     config = artifacts.config
-    if codec is not None:
-        with_codec(model, codec)
     conditioning = read_conditioning(config.dpm, artifacts.condition)
     settings = DrawSettings.of(config.extract, config.cluster.precision, conditioning)
     seeds = [sample_seed(config.run.seed, "synthetic", i) for i in range(LOOKED_AT)]
-    return draw(model, seeds, replace(settings, batch_size=min(settings.batch_size, LOOKED_AT))).images
+    return draw(model, seeds, replace(settings, batch_size=min(settings.batch_size, LOOKED_AT)))
