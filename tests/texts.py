@@ -6,6 +6,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.latents import CHANNELS, SIDE, vae_of
@@ -78,3 +82,30 @@ def save_text(directory: Path, scheduler=None, **unet) -> StableDiffusionPipelin
     )
     pipeline.save_pretrained(directory)
     return pipeline
+
+
+def save_lora(directory: Path, kind: str = "diffusers", rank: int = 2) -> Path:
+    """Write LoRA weights of a `save_text` model's U-Net and text encoder, or of its U-Net in kohya's format."""
+    pipeline = save_text(directory / "base")
+    torch.manual_seed(5)
+    attention = LoraConfig(
+        r=rank, lora_alpha=2 * rank, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
+    )
+    pipeline.unet.add_adapter(attention)
+    unet = get_peft_model_state_dict(pipeline.unet)
+    path = directory / f"{kind}-{rank}.safetensors"
+    if kind == "kohya":
+        named = convert_state_dict_to_kohya(unet)
+        save_file({f"lora_unet_{name}": value for name, value in named.items()}, path, {"format": "pt"})
+        return path
+    pipeline.text_encoder.add_adapter(
+        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
+    )
+    StableDiffusionPipeline.save_lora_weights(
+        directory,
+        unet_lora_layers=unet,
+        text_encoder_lora_layers=get_peft_model_state_dict(pipeline.text_encoder),
+        weight_name=path.name,
+        unet_lora_adapter_metadata=None,
+    )
+    return path

@@ -42,6 +42,7 @@ FOR_IMPORTED = (
     "null_class",
     "guidance_scale",
     "prompts",
+    "lora",
 )
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
@@ -136,6 +137,12 @@ class DpmSection(Training, OpenSection):
     """Which weights of an imported pipeline, where it has several: `fp16`, for example."""
     weights: Literal["model", "ema"] = omitted_by_default("model")
     """Of an imported pipeline: those in `unet/`, or the averaged ones in `unet_ema/`, as a training's checkpoints have them."""
+    lora: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = (
+        omitted_by_default([])
+    )
+    """LoRA weights that are added to an imported text-conditioned model: local safetensors files, one or several."""
+    lora_weights: list[Real] = omitted_by_default([])
+    """The weight of each file in `lora`; 1 where absent."""
     null_class: Whole | None = omitted_by_default(None)
     """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it, but for
     `classes` null_class."""
@@ -180,6 +187,11 @@ class DpmSection(Training, OpenSection):
         return self.model_dump(mode="json", exclude=unused)
 
     @property
+    def loras(self) -> dict[str, float]:
+        """The weight of each file of LoRA weights, by its path."""
+        return dict(zip(self.lora, self.lora_weights or [1.0] * len(self.lora), strict=True))
+
+    @property
     def conditioning(self) -> dict[str, Any]:
         """The keys that say how the model is conditioned in sampling; those with their default are left out."""
         return self.model_dump(mode="json", include=set(CONDITIONING))
@@ -200,6 +212,8 @@ class DpmSection(Training, OpenSection):
     def _path_with_import(self) -> Self:
         if self.files and not self.function:
             raise ValueError("dpm.files: is for a function as dpm.path (my_model.py:load); drop it")
+        if len(set(self.lora)) != len(self.lora):
+            raise ValueError("dpm.lora: holds a file twice; list each once, with its weight in dpm.lora_weights")
         if len({file.rpartition("/")[2] for file in self.files}) != len(self.files):
             raise ValueError("dpm.files: two files have the same name; rename one, they are copied into one directory")
         if self.kind == "import" and not self.path:
@@ -209,6 +223,10 @@ class DpmSection(Training, OpenSection):
         for name in FOR_IMPORTED:
             if self.kind != "import" and name in self.changed():
                 raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
+        if self.lora_weights and len(self.lora_weights) != len(self.lora):
+            raise ValueError(
+                f"dpm.lora_weights: has {len(self.lora_weights)} numbers for {len(self.lora)} files of dpm.lora; give one each"
+            )
         if self.pixel_range is not None and self.pixel_range[0] == self.pixel_range[1]:
             raise ValueError(
                 "dpm.pixel_range: black and white have the same value; give the model's own [black, white]"

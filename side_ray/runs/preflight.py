@@ -14,6 +14,7 @@ from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
+from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import imported
 from side_ray.similarity import similarity_of
 from side_ray.sources.canaries import read_plan
@@ -88,6 +89,7 @@ class _Checks:
         if self.source is not None:
             self._fits(self.source)
         self.schedule = schedule_of(self.artifacts)
+        source_of(config, "")  # a file of prompts
 
     def _fits(self, source: Description) -> None:
         """Check what is trained against the images."""

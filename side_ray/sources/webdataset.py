@@ -10,7 +10,7 @@ from side_ray.config.base import Section
 from side_ray.errors import UserError
 from side_ray.sources.base import Place, Record, Source, Tally, Unit, rest_of
 from side_ray.sources.reading.files import LARGEST_IMAGE, Files, refuse_mixed_splits
-from side_ray.sources.reading.manifests import CAPTIONS
+from side_ray.sources.reading.manifests import caption_in
 from side_ray.sources.reading.pixels import EXTENSIONS, HEAD_BYTES, is_image
 from side_ray.sources.reading.tars import DAMAGED, members
 
@@ -148,7 +148,7 @@ def _caption(parts: dict[str, bytes], fields: dict[str, Any]) -> str | None:
     """The text of `.txt`, or a field of `.json`."""
     if "txt" in parts:
         return parts["txt"].decode("utf-8-sig").strip()
-    return next((fields[key] for key in CAPTIONS if isinstance(fields.get(key), str)), None)
+    return caption_in(fields)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -362,3 +362,17 @@ def test_captions_of_tables_and_archives(tmp_path):
     files = {"0.png": PNGS[0], "0.txt": b"one", "1.png": PNGS[1], "1.json": b'{"caption": "two"}', "2.png": PNGS[2]}
     (tmp_path / "a.tar").write_bytes(tar_of(files))
     assert captions(pools("webdataset", tmp_path / "a.tar")[0]) == ["one", "two", None]
+
+
+def test_of_several_captions_the_first_counts(tmp_path):
+    write_parquet(tmp_path / "a.parquet", IMAGES[:3], None)
+    texts = pa.array([["x", "y"], [], None], pa.list_(pa.string()))
+    pq.write_table(pq.read_table(tmp_path / "a.parquet").append_column("captions", texts), tmp_path / "a.parquet")
+    assert captions(pools("parquet", tmp_path / "a.parquet")[0]) == ["x", None, None]
+    content = [b'{"captions": ["one", "two"]}', b'{"text": 3, "caption": "three"}']
+    files = {f"{n}.{kind}": each for n in range(2) for kind, each in (("png", PNGS[n]), ("json", content[n]))}
+    (tmp_path / "a.tar").write_bytes(tar_of(files))
+    assert captions(pools("webdataset", tmp_path / "a.tar")[0]) == ["one", "three"]
+    write_folder(tmp_path / "images", IMAGES[:1], classes=0)
+    (tmp_path / "images" / "metadata.jsonl").write_text('{"file_name": "00000.png", "caption": ["a", "b"]}')
+    assert captions(pools("folder", tmp_path / "images")[0]) == ["a"]

@@ -30,7 +30,7 @@ class DiT(ModelKind):
 
     @classmethod
     def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
-        return list(Layout.of(names, dpm.variant, networks=(TRANSFORMER,)).files)
+        return list(Layout.of(names, dpm.variant, dpm.weights == "ema", (TRANSFORMER,)).files)
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":

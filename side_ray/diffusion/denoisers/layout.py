@@ -8,7 +8,9 @@ from pathlib import Path
 from side_ray.errors import UserError
 
 INDEX = "model_index.json"
-OWN = ("condition.json", "pixels.json")
+LORA = "lora.json"
+"""The weights of the LoRA files `lora/0.safetensors`, …, which are added to the model."""
+OWN = ("condition.json", "pixels.json", LORA)
 """Files of this project beside a pipeline."""
 WEIGHTS = re.compile(
     r"diffusion_pytorch_model(?P<index>\.safetensors\.index)?(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(json|safetensors)"

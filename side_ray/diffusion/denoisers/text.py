@@ -1,11 +1,12 @@
 """A U-Net conditioned on text, as of Stable Diffusion 1 and 2, of latents or of pixels (extra `text`)."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from side_ray.diffusion.denoisers.base import ModelKind
-from side_ray.diffusion.denoisers.layout import ENCODER, NETWORKS, Layout, text_files
+from side_ray.diffusion.denoisers.layout import ENCODER, LORA, NETWORKS, Layout, text_files
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +30,16 @@ class Text(ModelKind):
 
     @classmethod
     def files(cls, names: Sequence[str], dpm: "DpmSection") -> list[str]:
-        return [*Layout.of(names, dpm.variant, dpm.weights == "ema").files, *text_files(names, dpm.variant)]
+        own = [name for name in names if LORA in names and re.fullmatch(r"lora/\d+\.safetensors", name)]
+        return [*Layout.of(names, dpm.variant, dpm.weights == "ema").files, *text_files(names, dpm.variant), *own]
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":
         from side_ray.diffusion.networks.text import load_text_dpm
 
-        return load_text_dpm(directory).to(device)
+        model = load_text_dpm(directory)
+        if (directory / LORA).exists():
+            from side_ray.diffusion.networks.lora import add_loras
+
+            add_loras(model, directory)
+        return model.to(device)

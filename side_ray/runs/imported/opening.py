@@ -16,7 +16,8 @@ from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.denoisers.base import ModelKind
 from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
 from side_ray.diffusion.denoisers.function import Function
-from side_ray.diffusion.denoisers.layout import PICKLED
+from side_ray.diffusion.denoisers.layout import LORA, PICKLED
+from side_ray.diffusion.denoisers.text import Text
 from side_ray.diffusion.files import LARGEST_JSON
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, naming
@@ -161,15 +162,14 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
     Raises:
         UserError: it cannot be opened, or its images have another shape.
     """
-    from side_ray.diffusion.dpm import (
-        load_dpm,
-        with_codec,
-    )  # diffusers takes seconds to import: only where it is needed
+    from side_ray.diffusion.dpm import load_dpm, with_codec  # takes seconds to import
 
-    dpm = config.dpm
-    with linked(find_model(config)) as directory:
+    found, dpm = find_model(config), config.dpm
+    with linked(found) as directory:
         if dpm.function is not None:
             Function.describe(directory, Path(dpm.function[0]), dpm.function[1])
+        if dpm.lora:
+            _link_loras(config, found, directory)
         try:
             model = load_dpm(directory, code=dpm.function is not None)
         except UserError as error:
@@ -190,6 +190,27 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
                 "dpm.path",
             )
         yield directory, model
+
+
+def _link_loras(config: Config, found: Found, directory: Path) -> None:
+    """Put the files of LoRA weights beside the model, as its kind reads them."""
+    if found.kind is not Text or LORA in found.paths:
+        why = "has LoRA weights already" if LORA in found.paths else "is not conditioned on text"
+        raise UserError(f"the model {why}, so none can be added to it; drop it", "dpm.lora")
+    (directory / "lora").mkdir()
+    for number, path in enumerate(_loras(config)):
+        (directory / "lora" / f"{number}.safetensors").symlink_to(path.resolve())
+    (directory / LORA).write_text(json.dumps({"weights": list(config.dpm.loras.values())}) + "\n")
+
+
+def _loras(config: Config) -> list[Path]:
+    """The files of LoRA weights. Raises UserError where one is not there."""
+    paths = [Path(text).expanduser() for text in config.dpm.lora]
+    for path in paths:
+        if not path.is_file() or path.suffix != ".safetensors":
+            what = "there is no file" if not path.is_file() else "only safetensors are opened, not"
+            raise UserError(f"{what} {path}; give a local file of LoRA weights in safetensors", "dpm.lora")
+    return paths
 
 
 def _replaced(directory: Path, name: str) -> Path:
@@ -216,6 +237,9 @@ def identity(config: Config, found: Found) -> list[Any]:
         parts += [codec.black, codec.white]
     if dpm.null_class is not None:
         parts.append({"null_class": dpm.null_class})
+    if dpm.lora:
+        contents = [files_hash({"lora": path}) for path in _loras(config)]
+        parts.append({"lora": list(zip(contents, dpm.loras.values(), strict=True))})
     for name, path in found.paths.items():
         if name.endswith("scheduler_config.json"):
             try:

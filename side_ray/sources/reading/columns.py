@@ -9,7 +9,7 @@ from side_ray.config.base import Section
 from side_ray.errors import UserError
 from side_ray.sources.base import Record
 from side_ray.sources.reading.files import LARGEST_IMAGE
-from side_ray.sources.reading.manifests import CAPTIONS
+from side_ray.sources.reading.manifests import CAPTIONS, first_text
 
 IMAGE, LABEL = "image", "label"
 
@@ -84,7 +84,7 @@ def records_of(batch: pa.RecordBatch, columns: Columns, name: str, first: int) -
     cells = {column: batch.column(names.index(column)) for column in columns if column}
     for row in rows:
         label, caption = (cells[column][row].as_py() if column else None for column in columns[1:])
-        yield _record(f"{name}#{first + row}", cells[columns.image][row], label, caption)
+        yield _record(f"{name}#{first + row}", cells[columns.image][row], label, first_text(caption))
 
 
 def _record(name: str, cell: Any, label: Any, caption: str | None) -> Record:
@@ -105,6 +105,8 @@ def _record(name: str, cell: Any, label: Any, caption: str | None) -> Record:
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ from side_ray.errors import UserError
 from side_ray.sources.reading.files import Files, Listing, ZipFiles
 
 PATTERN = r"(^|/)(dataset\.json|metadata\.jsonl|metadata\.csv)$"
-CAPTIONS = ("text", "caption", "prompt")
+CAPTIONS = ("text", "caption", "prompt", "captions")
+"""Columns and fields that hold captions; of a list, the first counts."""
 
 
 @dataclass
@@ -79,5 +80,15 @@ def _metadata(kind: str, text: bytes, label_field: str | None) -> Iterator[tuple
         label = row.get(label_field or "label")
         if label_field and label is None:
             raise ValueError(f"row {number} has no field {label_field}")
-        caption = next((row[key] for key in CAPTIONS if isinstance(row.get(key), str)), None)
-        yield name.removeprefix("./"), None if label is None else str(label), caption
+        yield name.removeprefix("./"), None if label is None else str(label), caption_in(row)
+
+
+def caption_in(fields: Mapping[str, Any]) -> str | None:
+    """The caption among the fields of an image; None if there is none."""
+    return next((text for key in CAPTIONS if (text := first_text(fields.get(key))) is not None), None)
+
+
+def first_text(value: Any) -> str | None:
+    """A text, or the first of a list of texts; None for anything else."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, str) else None

@@ -202,6 +202,14 @@ def test_a_damaged_dit_is_refused_in_one_line(tmp_path, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_dit_has_no_averaged_weights_of_a_unet(tmp_path):
+    save_dit(tmp_path)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert "transformer/config.json" in KINDS["dit"].files(names, DpmSection(path="x"))
+    with pytest.raises(UserError, match="no unet_ema"):
+        KINDS["dit"].files(names, DpmSection(path="x", weights="ema"))
+
+
 def test_a_dit_may_be_saved_under_its_earlier_class(tmp_path):
     save_dit(tmp_path)
     edit(tmp_path / "transformer" / "config.json", _class_name="Transformer2DModel")

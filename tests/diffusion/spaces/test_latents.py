@@ -212,8 +212,8 @@ class Linear(torch.nn.Module):
         return self.layer(x.flatten(1))
 
 
-def settings(**changes) -> DrawSettings:
-    section = ExtractSection(lambdas=[0, 5], samples=20, steps=5, batch_size=2, sampler="ddim", **changes)
+def settings(batch_size: int = 2) -> DrawSettings:
+    section = ExtractSection(lambdas=[0, 5], samples=20, steps=4, batch_size=batch_size, sampler="ddim")
     return DrawSettings.of(section, "fp32")
 
 
@@ -232,13 +232,13 @@ def test_a_draw_gives_latents_and_their_images(tmp_path):
 def test_a_draw_is_guided_by_a_classifier_of_latents_or_of_images(tmp_path, sees_images):
     save_ldm(tmp_path)
     dpm, seeds = load_dpm(tmp_path), list(range(6))
-    held = LatentStatistics.of(draw(dpm, list(range(20)), settings()).latents)
+    held = LatentStatistics.of(draw(dpm, list(range(6)), settings(6)).latents)
     classifier = Linear(3 * 256 if sees_images else 64).eval()
 
     def drawn(scale):
-        return draw(dpm, seeds, settings(), ClassifierSurrogate(classifier, 3, scale, held, sees_images))
+        return draw(dpm, seeds, settings(6), ClassifierSurrogate(classifier, 3, scale, held, sees_images))
 
-    plain, none, little, much = draw(dpm, seeds, settings()), drawn(0.0), drawn(1e-3), drawn(50.0)
+    plain, none, little, much = draw(dpm, seeds, settings(6)), drawn(0.0), drawn(1e-3), drawn(50.0)
     np.testing.assert_array_equal(none.latents, plain.latents)
     spans = [np.abs(each.latents - plain.latents).max() for each in (little, much)]
     assert 0 < spans[0] < spans[1]
