@@ -9,11 +9,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 
 from side_ray.diffusion.denoisers.layout import names_in, vae_in, vae_variant
 from side_ray.diffusion.files import read_json
-from side_ray.diffusion.networks.loading import load_network
 from side_ray.diffusion.spaces.codec import Codec, Shape
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, first_line
@@ -76,6 +74,10 @@ class LatentCodec(Codec):
         names = names_in(directory)
         if not (part := vae_in(names)):
             return None
+        from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
+
+        from side_ray.diffusion.networks.loading import load_network
+
         vae = load_network(directory / part, "VAE", (AutoencoderKL, VQModel, AutoencoderTiny), vae_variant(names))
         return cls.of(vae)
 
