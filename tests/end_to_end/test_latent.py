@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from rich.console import Console
 from sklearn.datasets import load_digits
 
 import side_ray
+from side_ray.algorithm import run_until
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.spaces.latents import LatentCodec, LatentStatistics
@@ -17,6 +19,7 @@ from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.diffusion.spaces.view import LatentView
 from side_ray.errors import UserError
 from side_ray.execution.privacy import TIMES, LossSpec, LossWorker
+from side_ray.execution.progress import Reporter
 from side_ray.execution.search_actors import SearchPart
 from side_ray.execution.shard_pool import ShardJob
 from side_ray.images import decode_column, to_float, to_uint8
@@ -239,6 +242,39 @@ def test_densities_and_reconstructions_of_other_models_are_refused(audited, tmp_
         variance_preserving(load_dpm(audited.dpm.fetch()))
     with pytest.raises(UserError, match=r"^score\.reconstructions: is for latent models"):
         preflight(Artifacts.open(tiny_config(tmp_path / "run", score__reconstructions=True)))
+
+
+@pytest.mark.slow
+def test_all_methods_on_ray(ray_session, model, tmp_path):
+    few = {
+        "cluster": {"train_cpus": 1, "actors": [1, 1]},
+        "extract__samples": 100,
+        "extract__steps": 8,
+        "surrogate__labels": "random",
+        "surrogate__steps": 40,
+        "surrogate__synthetic": 100,
+        "surrogate__ti_steps": 10,
+    }
+    config = tiny_config(tmp_path / "run", **changes(model) | few)
+    artifacts = run_until("report", config, Reporter(Console(quiet=True))).artifacts
+    assert check(artifacts.run.store.uri) == []
+    metrics = artifacts.report.read_json("metrics.json")
+    assert metrics["verdict"]["outcome"] == "found"
+    assert {each["method"] for each in metrics["conditions"]} == {"random", "ti", "td"}
+    run = side_ray.open_run(artifacts.run.store.uri)
+    for method, scale in (("td", 2), ("ti", 1)):
+        assert run.remake(method, scale, 7).identical
+        guided, plain = (
+            artifacts.samples(each).read_first(1, ["image"])
+            for each in (Condition(method, scale), Condition("random", 0.0))
+        )
+        assert not np.array_equal(*(decode_column(each.column("image")) for each in (guided, plain)))
+    # A damaged reconstruction and a missing ceiling are made again.
+    (Path(artifacts.run.store.uri) / artifacts.reconstructions["holdout"].key(0)).write_bytes(b"x" * 100)
+    (Path(artifacts.run.store.uri) / artifacts.ceiling.key / "ceiling.parquet").unlink()
+    run_until("report", config, Reporter(Console(quiet=True)))
+    assert check(artifacts.run.store.uri) == []
+    assert artifacts.ceiling.done
 
 
 def test_the_contract_of_a_latent_run(audited):
