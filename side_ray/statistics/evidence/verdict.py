@@ -8,7 +8,7 @@
    not of one kind; or even a fifth of the members, memorised, would have gone unnoticed.
 4. *none found* otherwise, with the smallest share of memorised members that this audit would have shown with 80 % power.
 
-By chance alone *found* has a probability below 6 %, by the two error rates; in simulations it is about 1 % (`bench/verdict.py`).
+By chance alone *found* has a probability below 6 %, by the two error rates; in simulations it was 0–2 % (`bench/verdict.py`).
 """
 
 import math
