@@ -144,7 +144,7 @@ def test_keys_of_a_kind_that_is_not_chosen_are_refused_but_those_of_the_unet(one
 
 
 def test_a_directory_of_no_kind_names_the_kinds(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}.*optimal, latent, dit, text, unet"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*optimal, .*unet"):
         load_dpm(tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "one_image"}')
     with pytest.raises(UserError, match="none of the kinds"):
