@@ -187,7 +187,8 @@ class ImageEncoder:
             "CPUExecutionProvider"
         ]
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            # A fallback prints on stdout, and another device gives other last bits.
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's own exceptions share no base class
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path} is not an ONNX model ({reason}); check the file", self.key) from None

@@ -15,6 +15,7 @@ from side_ray.surrogate.encoders import Teacher, open_encoder, open_teacher
 from side_ray.surrogate.labels import cluster_labels
 from side_ray.surrogate.resnet import ResNet
 from tests.formats import pictures
+from tests.similarity.networks import onnx_model
 
 IMAGES = pictures(12, (16, 16))
 
@@ -135,13 +136,16 @@ def test_a_clip_image_encoder_makes_features_for_clusters(tmp_path):
     assert len(set(clusters.assignment[:12])) == 1
 
 
-def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path):
+def test_encoders_that_do_not_fit_are_told_by_their_own_key(tmp_path, capfd):
     tokens = exported(tmp_path / "tokens.pt", Vit(pooled=False))
     (tmp_path / "no.pt").write_bytes(b"weights")
+    (tmp_path / "no.onnx").write_bytes(onnx_model().replace(b"MatMul", b"Mat\xf1ul"))
     for path, message in (
         (tokens, r"surrogate\.encoder: gives 12×49×8 values, not one vector per image"),
         (str(tmp_path / "no.pt"), r"surrogate\.encoder: .* is not an ONNX model"),
+        (str(tmp_path / "no.onnx"), r"surrogate\.encoder: .* is not an ONNX model"),
         (str(tmp_path / "none.pt"), r"surrogate\.encoder: .* is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             open_encoder("clip", "surrogate.encoder", path, "resize288", trusted=True)(IMAGES)
+    assert capfd.readouterr().out == ""
