@@ -37,6 +37,8 @@ class LossSpec(Carrier):
     seed: int
     batch: int
     threads: int
+    code: bool
+    """Whether the model is a function of the user's own, which may be executed."""
 
 
 class LossWorker(ShardActor):
@@ -57,7 +59,7 @@ class LossWorker(ShardActor):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device)
+        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()
@@ -129,9 +131,8 @@ def privacy(audit: Audit) -> None:
 
     def spec() -> LossSpec:
         size = config.extract.batch_size
-        return LossSpec(
-            artifacts.prepare, artifacts.dpm, job, coins.images, config.run.seed, size, config.cluster.actor_cpus
-        )
+        seed, threads, code = config.run.seed, config.cluster.actor_cpus, config.dpm.function is not None
+        return LossSpec(artifacts.prepare, artifacts.dpm, job, coins.images, seed, size, threads, code)
 
     run_shards(audit, LossWorker, [job], spec, "privacy", "images")
     audit.run.point_latest(privacy=output.directory)
