@@ -225,7 +225,7 @@ def test_ol_ti_keeps_the_statistics_of_the_latents(audited, tmp_path):
 
 
 def test_denoising_losses_are_of_latents(audited):
-    worker = LossWorker(LossSpec(audited.prepare, audited.dpm, ShardJob(audited.synthetic, 1), [], 0, 16, 1))
+    worker = LossWorker(LossSpec(audited.prepare, audited.dpm, ShardJob(audited.synthetic, 1), [], 0, 16, 1, False))
     worker.load()
     store, key = audited.run.store, audited.prepare.key
     members, unseen = (
