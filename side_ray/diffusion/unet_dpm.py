@@ -20,7 +20,7 @@ from side_ray.errors import UserError, first_line
 MOST_PARAMETERS = 10**10
 """Of a U-Net that is trained here or imported."""
 
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, NameError)
 """What diffusers raises for a config that makes no U-Net."""
 
 
