@@ -256,6 +256,7 @@ def test_what_is_no_model_gets_one_line_with_the_path(pipeline, damage):
         ({"block_out_channels": [8, 4096]}, "do not fit config.json: "),
         ({"in_channels": 10**9}, "more than any U-Net has"),
         ({"attention_head_dim": 0}, "diffusers refuses this U-Net"),
+        ({"time_embedding_type": "none"}, "diffusers refuses this U-Net"),
         ({"norm_num_groups": 0}, "diffusers refuses this U-Net"),
         ({"block_out_channels": {"0": 8}}, "diffusers refuses this U-Net"),
         ({"time_embedding_dim": 10**7}, "more than any U-Net has"),

@@ -32,7 +32,7 @@ MOST_WIDTH = 2**20
 MOST_TRANSFORMER_LAYERS = 256
 MOST_PARAMETERS = 10**10
 """Of a network that is trained here or imported."""
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, NotImplementedError)
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, NameError)
 """What diffusers raises for a config that makes no network."""
 
 
