@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config
+from side_ray.config.dpm import MEMBER_CAPTIONS
 from side_ray.report.table import rows_csv
 from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
@@ -38,6 +39,7 @@ from side_ray.statistics.evidence.ledger import (
 )
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.rates import crossfit, equal_rates
+from side_ray.statistics.evidence.verdict import with_members_captions
 
 K = TypeVar("K")
 LEDGER = "ledger.parquet"
@@ -68,7 +70,10 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     costs = _costs(artifacts)
     paid = at_equal_cost({key: (pool, each) for key, each in found.items()}, costs) if costs else {}
     crossed = read_crossed(artifacts)
-    metrics["verdict"] = evidence.judgement.verdict.as_dict()
+    verdict = evidence.judgement.verdict
+    if artifacts.config.dpm.prompts == MEMBER_CAPTIONS:
+        verdict = with_members_captions(verdict)
+    metrics["verdict"] = verdict.as_dict()
     metrics["strata"] = int(pool.stratum.max()) + 1
     metrics["crossfit"] = dict(zip(("calibration_cut", "holdout_cut"), (each.value for each in crossed), strict=True))
     table = []

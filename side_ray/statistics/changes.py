@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from side_ray.images import TURNS
-
 
 @dataclass(frozen=True)
 class Missed:
@@ -21,6 +19,8 @@ class Missed:
 
 def remedy(change: str) -> str:
     """What to do where many samples match only after a change, as the end of a sentence."""
+    from side_ray.images import TURNS  # imports pyarrow, and sections of the report are read with every config
+
     if change == "mirrored":
         return "if the model was trained with horizontal flips, set score.flips=true"
     if change in TURNS or change == "upside down":

@@ -27,7 +27,8 @@ def test_headline_states_the_verdict(metrics):
 
 
 @pytest.mark.parametrize(
-    ("reason", "words"), [("no_unseen", "no unseen"), ("not_alike", "not of one kind"), ("too_small", "20%")]
+    ("reason", "words"),
+    [("no_unseen", "no unseen"), ("not_alike", "not of one kind"), ("too_small", "20%"), ("captions", "captions of")],
 )
 def test_headline_says_why_it_cannot_say(metrics, reason, words):
     text = findings.headline(judged(metrics, "cannot_say", reason=reason))

@@ -37,7 +37,7 @@ def audit_config(tmp_path, model, run="run", **dpm):
 @pytest.mark.slow
 def test_a_text_model_is_audited_with_the_captions_of_its_training_images(ray_session, tmp_path):
     save_text(tmp_path / "model")
-    config = audit_config(tmp_path, tmp_path / "model", prompts="captions", guidance_scale=2.0)
+    config = audit_config(tmp_path, tmp_path / "model", prompts="member_captions", guidance_scale=2.0)
     artifacts = run_until("report", config, Reporter()).artifacts
     captions = {
         row["caption"]

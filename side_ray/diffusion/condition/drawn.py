@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from side_ray.config import DpmSection
-from side_ray.config.dpm import CAPTIONS, EMPTY, UNSEEN_CAPTIONS
+from side_ray.config.dpm import CAPTIONS, EMPTY, MEMBER_CAPTIONS, UNSEEN_CAPTIONS
 from side_ray.diffusion.condition.classes import Condition, drawn_of
 from side_ray.diffusion.condition.free import FreeGuidance
 from side_ray.diffusion.condition.prompts import PromptEncoder
@@ -77,7 +77,7 @@ class Conditioning:
         text = encoder_of(model) is not None
         if text and self.prompts is None:
             raise UserError(
-                f"the model takes prompts: give {CAPTIONS} for those of the training images, {UNSEEN_CAPTIONS}, {EMPTY}, or a "
+                f"the model takes prompts: give {CAPTIONS}, {MEMBER_CAPTIONS}, {UNSEEN_CAPTIONS}, {EMPTY}, or a "
                 "file with a prompt in each line",
                 "dpm.prompts",
             )

@@ -18,6 +18,8 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 4.0
 """How long the blocks on the way out may take. Ray needs about one second to end its processes."""
+WOKEN_AFTER_S = 0.1
+"""How long the main thread may take to see a signal before it is sent to that thread alone."""
 KILLED_AFTER_S = 4.0
 """How long it may then take to kill what is left."""
 Process = tuple[int, str]
@@ -88,6 +90,12 @@ def stoppable(kill: Callable[[], None]) -> Iterator[Stop]:
             sys.unraisablehook = threading.excepthook = _ignore
             raise KeyboardInterrupt
 
+    def wake() -> None:
+        # Of several signals another thread may take all, and the main thread sleeps on: the kernel restarts its system call.
+        if not handled and signal.getsignal(stop.number) is handle:
+            with suppress(OSError):
+                signal.pthread_kill(threading.main_thread().ident or 0, stop.number)
+
     ended = threading.Event()
     writer.setblocking(False)
     before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -95,7 +103,7 @@ def stoppable(kill: Callable[[], None]) -> Iterator[Stop]:
     # Told by the C handler at once, also while the main thread computes or another library's handler is installed.
     told_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     terminal = os.dup(2)  # stderr may be redirected when the time is up
-    threading.Thread(target=_watch, args=(terminal, stop, ended, kill), daemon=True, name="stopping").start()
+    threading.Thread(target=_watch, args=(terminal, stop, ended, wake, kill), daemon=True, name="stopping").start()
     try:
         yield stop
     finally:
@@ -112,9 +120,14 @@ def _ignore(_: object) -> None:
     pass
 
 
-def _watch(terminal: int, stop: Stop, ended: threading.Event, kill: Callable[[], None]) -> None:
+def _watch(
+    terminal: int, stop: Stop, ended: threading.Event, wake: Callable[[], None], kill: Callable[[], None]
+) -> None:
     with stop.told:
-        if stop.wait() and not ended.wait(PATIENCE_S):
+        if stop.wait() and not ended.wait(WOKEN_AFTER_S):
+            wake()
+            if ended.wait(PATIENCE_S):
+                return
             code = 128 + stop.number
             stop.say(terminal)
             threading.Timer(KILLED_AFTER_S, os._exit, [code]).start()

@@ -4,12 +4,13 @@ or a file of prompts.
 
 import hashlib
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config, DpmSection
-from side_ray.config.dpm import CAPTIONS, EMPTY, UNSEEN_CAPTIONS
+from side_ray.config.dpm import CAPTIONS, EMPTY, MEMBER_CAPTIONS, UNSEEN_CAPTIONS
 from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.errors import NotThere, UserError
 from side_ray.runs.dataset import read_captions, read_labels
@@ -17,9 +18,15 @@ from side_ray.runs.run import Artifact
 from side_ray.storage import open_store
 from side_ray.storage.sealed import read_table
 
+LEAST_ALIKE = 0.9
+"""Of unseen images, relative to the members, so large a share must have captions."""
 CLASSES, PROMPTS = "classes.json", "prompts.parquet"
-SPLITS = {CAPTIONS: "member", UNSEEN_CAPTIONS: "holdout"}
-"""The split whose captions each value of `dpm.prompts` means."""
+SPLITS = {
+    CAPTIONS: ("member", "calibration", "holdout"),
+    MEMBER_CAPTIONS: ("member",),
+    UNSEEN_CAPTIONS: ("holdout",),
+}
+"""The splits whose captions each value of `dpm.prompts` means."""
 
 
 def source_of(config: Config, prepared: str) -> list[str] | None:
@@ -55,12 +62,20 @@ def write_conditions(target: Artifact, prepared: Artifact, config: Config) -> No
             raise UserError("labels, but the training images have none; use model or uniform", "dpm.classes")
         target.write_json(CLASSES, {"counts": np.bincount(labels[labels >= 0]).tolist()})
     elif dpm.prompts in SPLITS:
-        captions = read_captions(prepared.store, prepared.key, SPLITS[dpm.prompts])
-        prompts = [each for each in captions if each is not None]
+        captions = [read_captions(prepared.store, prepared.key, split) for split in SPLITS[dpm.prompts]]
+        found = [[each for each in some if each is not None] for some in captions]
+        prompts, images = list(chain(*found)), sum(map(len, captions))
         if not prompts:
             raise UserError(
-                f"{dpm.prompts}, but none of the {len(captions):,} images has a caption; give a source with captions "
+                f"{dpm.prompts}, but none of the {images:,} images has a caption; give a source with captions "
                 f"(docs/your-model.md), {EMPTY}, or a file with a prompt in each line",
+                "dpm.prompts",
+            )
+        shares = [len(has) / len(some) for has, some in zip(found, captions, strict=True) if some]
+        if min(shares) < LEAST_ALIKE * shares[0]:
+            raise UserError(
+                f"{dpm.prompts}, but {shares[0]:.0%} of the members and only {min(shares):.0%} of unseen images have one, so a "
+                f"comparison would favour the members; give unseen images with captions (data.holdout_path), or {EMPTY}",
                 "dpm.prompts",
             )
         target.write_table(PROMPTS, pa.table({"prompt": prompts}))

@@ -5,7 +5,8 @@
    means that a person sees the copy.
 2. Fewer images than ⌈(m/d)/5 %⌉ cannot be counted at that rate. Then `decoys.TopTest`, at 1 %, may still say *found*.
 3. *cannot say*: there are no unseen images; or the samples come closer to unseen images than to members, so that the two are
-   not of one kind; or even a fifth of the members, memorised, would have gone unnoticed.
+   not of one kind; or even a fifth of the members, memorised, would have gone unnoticed; or what would be *found* may come from
+   the members' captions, with which all samples were drawn.
 4. *none found* otherwise, with the smallest share of memorised members that this audit would have shown with 80 % power.
 
 By chance alone *found* has a probability below 6 %, by the two error rates; in simulations it was 0–2 % (`bench/verdict.py`).
@@ -51,7 +52,7 @@ class Verdict:
     detectable: float | None
     """The smallest share of memorised members that would have been found with 80 % power; null where none would."""
     reason: str
-    """Why: counted | few | none | no_unseen | not_alike | too_small."""
+    """Why: counted | few | none | no_unseen | not_alike | too_small | captions."""
     remedy: str
     """What to change in the config where the outcome is *cannot say*; otherwise empty."""
     stratum_rate: float | None
@@ -120,6 +121,15 @@ def without_unseen(members: int) -> Verdict:
     return Verdict("cannot_say", 0, (0.0, float(members)), FDR, 0, None, None, None, "no_unseen", remedy, None)
 
 
+def with_members_captions(verdict: Verdict) -> Verdict:
+    """The verdict where every sample was drawn with the caption of a member: a caption describes its image, so samples come
+    closer to members than to unseen images also where nothing is memorised. That is no evidence for *found*."""
+    if verdict.outcome != "found":
+        return verdict
+    return replace(verdict, outcome="cannot_say", reason="captions", remedy=_CAPTIONS)
+
+
+_CAPTIONS = "set dpm.prompts=captions, which draws those of members and unseen images alike"
 _LARGER = "raise data.holdout (unseen images), or extract.samples"
 _ALIKE = "check that members and unseen images are of one kind: data.holdout_path, duplicates, preprocessing"
 

@@ -52,7 +52,9 @@ def test_without_labels_there_are_no_proportions(tmp_path):
 CAPTIONS = ["a", "b", None, "a", "unseen", None]
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("captions", ("a", "b", "a")), ("unseen_captions", ("unseen",))])
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("member_captions", ("a", "b", "a")), ("unseen_captions", ("unseen",))]
+)
 def test_prompts_are_the_captions_of_a_split(tmp_path, asked, expected):
     target, wanted = Artifact(LocalStore(tmp_path), "condition/0"), config(tmp_path, prompts=asked)
     write_conditions(target, prepared(tmp_path, None, CAPTIONS), wanted)
@@ -60,8 +62,25 @@ def test_prompts_are_the_captions_of_a_split(tmp_path, asked, expected):
     assert (found.prompts, found.texts) == (asked, expected)
 
 
+def test_captions_are_those_of_members_and_unseen_images_alike(tmp_path):
+    target, wanted = Artifact(LocalStore(tmp_path), "condition/0"), config(tmp_path, prompts="captions")
+    write_conditions(target, prepared(tmp_path, None, ["a", "b", None, "a", "unseen", "other"]), wanted)
+    assert read_conditioning(wanted.dpm, target).texts == ("a", "b", "a", "unseen", "other")
+
+
+def test_captions_of_nearly_only_members_are_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"dpm\.prompts: captions, but 75% of the members and only 50% of unseen images"
+    ):
+        write_conditions(
+            Artifact(LocalStore(tmp_path), "condition/0"),
+            prepared(tmp_path, None, CAPTIONS),
+            config(tmp_path, prompts="captions"),
+        )
+
+
 def test_without_captions_there_are_no_prompts(tmp_path):
-    with pytest.raises(UserError, match=r"dpm\.prompts: captions, but none of the 4 images has a caption"):
+    with pytest.raises(UserError, match=r"dpm\.prompts: captions, but none of the 6 images has a caption"):
         write_conditions(
             Artifact(LocalStore(tmp_path), "condition/0"),
             prepared(tmp_path, None),

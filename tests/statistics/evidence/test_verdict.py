@@ -6,7 +6,7 @@ import pytest
 from bench.verdict import CASES, summary, trials
 from side_ray.statistics.evidence.ledger import Surroundings, at_equal_cost, leading_rows, ledger, reach, weigh
 from side_ray.statistics.evidence.pool import Competition, PoolShape
-from side_ray.statistics.evidence.verdict import FDR, judge
+from side_ray.statistics.evidence.verdict import FDR, judge, with_members_captions
 
 
 def won_by(winners: list[int], closeness: float = 0.0) -> Competition:
@@ -39,6 +39,15 @@ def test_too_few_images_cannot_say_none():
 def test_unseen_images_of_another_kind_are_noticed():
     verdict = judge(PoolShape.plain(50, 100), [won_by([*range(50, 130), 3])], -0.5, 0.001).verdict
     assert (verdict.outcome, verdict.reason) == ("cannot_say", "not_alike")
+
+
+def test_captions_of_members_are_no_evidence():
+    (found,), (none,) = (trials(CASES[case], 1) for case in ("10 % planted, d = 2 m", "nothing, d = m"))
+    verdict = with_members_captions(found.judgement.verdict)
+    assert (verdict.outcome, verdict.reason) == ("cannot_say", "captions")
+    assert verdict.distinct == found.judgement.verdict.distinct
+    assert "dpm.prompts=captions" in verdict.remedy
+    assert with_members_captions(none.judgement.verdict) == none.judgement.verdict
 
 
 def test_fewer_than_can_be_counted_are_found_but_not_counted():
