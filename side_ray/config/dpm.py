@@ -153,8 +153,8 @@ class DpmSection(Training, OpenSection):
         Annotated[str, BeforeValidator(lambda value: value or EMPTY if isinstance(value, str) else value)] | None
     ) = omitted_by_default(None)
     """What the prompts of a text-conditioned model are drawn from: `captions` of members and unseen images alike, which is fair;
-    `member_captions`, `unseen_captions` (of the holdout images), `empty` for the empty prompt, or a text file with a prompt in each
-    line."""
+    `member_captions`, `unseen_captions` (of the holdout images), `empty` for the empty prompt, or a text file with a prompt in
+    each line."""
     classes: Literal["model", "labels", "uniform", "null_class"] = omitted_by_default("model")
     """Classes that samples of a class-conditional model are drawn with. `model`: as often as its training saw each class, equally
     often where that is not known; `labels`: as often as the members have each label, which must be the model's classes;
