@@ -195,7 +195,7 @@ def test_a_student_learns_latents(audited, tmp_path):
     view = LatentView(dpm.process, LatentStatistics.of(latents.numpy()))
     recipe = StudentRecipe(latents, teacher, view, audited.config.surrogate, 0, torch.device("cpu"))
     optimizer = torch.optim.AdamW(recipe.module.parameters(), lr=1e-2)
-    for step in range(60):
+    for step in range(200):
         loss = recipe.loss(recipe.module, *recipe.draw(step, slice(0, 64)))
         optimizer.zero_grad()
         loss.backward()
