@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config
-from side_ray.config.dpm import MEMBER_CAPTIONS
+from side_ray.config.dpm import CAPTIONS, EMPTY, MEMBER_CAPTIONS
 from side_ray.report.table import rows_csv
 from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
@@ -155,7 +155,10 @@ def _costs(artifacts: Artifacts) -> dict[Key, float]:
 
 def _by_model_alone(config: Config, pool: PoolShape, found: dict[Key, Competition]) -> Entrants | None:
     """The competition for samples that the members have shaped through the DPM alone: not for those of a classifier that was
-    trained on the members' labels, which would say itself who they are."""
+    trained on the members' labels, nor where prompts may be captions of one side alone: they would say themselves who the members
+    are."""
+    if config.dpm.prompts not in (None, CAPTIONS, EMPTY):
+        return None
     methods = {"random"} if config.surrogate.labels == "classifier" else {"random", "td"}
     chosen = [each for (method, _), each in found.items() if method in methods]
     return entrants(pool, chosen) if chosen else None
