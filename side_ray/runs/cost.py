@@ -87,6 +87,38 @@ def sample_flops(artifacts: Artifacts, guided: bool) -> int:
     return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
 
 
+def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
+    """FLOPs of the model and of a classifier that one unit of each stage of `status.planned` takes, for the stages that compute.
+
+    The weights of an imported model are not read for this: its FLOPs stand at `IMPORTED` times those of the classifier, which
+    is wrong by a factor that a measured rate makes up for.
+    """
+    config, shape = artifacts.config, image_shape(artifacts)
+    classifier = _classifier_flops(config, shape)
+    known = config.dpm.kind != "import"
+    model = _unet_flops(artifacts, shape, None) if known else IMPORTED * classifier
+    many, section = conditions(config), config.surrogate
+    sample = float(sampler_of(config.extract).evaluations * config.dpm.evaluations * model)
+    guided = sum(each.scale > 0 for each in many) / len(many)
+    guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
+    trained = TRAINING * float(config.dpm.batch_size * model)
+    # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
+    student = (0.0, 1.5 * section.batch_size * classifier)
+    return {
+        "train_dpm": (trained, 0.0),
+        "synthetic": (sample, 0.0),
+        "train_surrogate: student": student,
+        "train_surrogate: ol_ti": student,
+        "extract": (sample, guiding),
+        "privacy": (float(len(TIMES) * DRAWS * model), 0.0),
+        "control: train_dpm": (trained, 0.0),
+        "control: extract": (sample, guiding),
+    }
+
+
+IMPORTED = 2.5
+TRAINING = 3
+"""FLOPs of a training step per image, in evaluations: forward, and backward to the weights and through the layers."""
 THROUGH_DECODER = 4
 """Decodings that an evaluation of OL-TI costs in a latent model: one for what it sees, and one with a backward pass."""
 
