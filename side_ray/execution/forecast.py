@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from side_ray.errors import UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost import unit_flops
-from side_ray.runs.status import rows
+from side_ray.runs.status import to_do
 
 BESIDE_S = {"score": 15.0, "report": 15.0}
 OTHERWISE_S = 5.0
@@ -28,8 +28,20 @@ class Part:
 def parts_of(artifacts: Artifacts) -> list[Part]:
     """The stages of an audit that are not complete, in their order. Raises UserError if the size of the images is not known."""
     flops = unit_flops(artifacts) if artifacts.config.given is None else {}
-    found = rows(artifacts.run.store, artifacts.run.store.uri)
-    return [Part(each.stage, each.left, *flops.get(each.stage, ())) for each in found if each.left]
+    return [Part(each.stage, each.left, *flops.get(each.stage, ())) for each in to_do(artifacts) if each.left]
+
+
+def planned_seconds(artifacts: Artifacts, samples_per_s: float) -> dict[str, float]:
+    """Seconds that each stage which is not complete takes on one device, by its name in `status`.
+
+    Args:
+        samples_per_s: guided samples per second of the device; of an audit of given samples, those that it reads and compares.
+    """
+    parts = parts_of(artifacts)
+    flops = (1.0, 0.0) if artifacts.config.given else unit_flops(artifacts)["extract"]
+    pace = 1 / (samples_per_s * sum(flops))
+    units = {each.name: each.model + each.classifier or float(each.name == "score") for each in parts}
+    return {each.name: each.left * units[each.name] * pace + BESIDE_S.get(each.name, OTHERWISE_S) for each in parts}
 
 
 class Forecast:
