@@ -78,6 +78,15 @@ def tiny_audit(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> "
     return run_until("report", tiny_config(tmp_path_factory.mktemp("tiny") / "run"), Reporter()).artifacts
 
 
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Figures of reports are empty: drawing them takes longer than all else of a small audit."""
+    with pytest.MonkeyPatch.context() as patch:
+        empty = '<svg xmlns="http://www.w3.org/2000/svg" id="{}"/>'
+        patch.setattr("side_ray.report.svg.to_svg", lambda axes, name, alt: empty.format(name))
+        yield
+
+
 @pytest.fixture(scope="session")
 def local_audit(tmp_path_factory: pytest.TempPathFactory) -> "Artifacts":
     """A small audit without Ray (`tests.local`), for tests that only read it."""

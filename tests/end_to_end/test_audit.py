@@ -19,6 +19,8 @@ from side_ray.runs.plan import Condition, conditions
 from tests.audits import tiny_config
 from tests.bruteforce import check
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def directory(artifacts: Artifacts) -> Path:
     return Path(artifacts.run.store.uri)

@@ -18,7 +18,7 @@ from tests.audits import tiny_config
 from tests.bruteforce import check
 from tests.local import audit_here, stages_here
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 ADAPTER = """
 import torch

@@ -42,7 +42,7 @@ from tests.bruteforce import check
 from tests.latents import trained_vae
 from tests.local import audit_here, stages_here
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 SHAPE = (2, 4, 4)
 

@@ -23,6 +23,8 @@ from tests.report.sections.test_registry import Motto
 from tests.similarity.test_registry import Histogram
 from tests.sources.test_registry import RawSource
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ITEMS = (
     (SOURCES, "raw", RawSource),
     (KINDS, "one_image", OneImageKind),

@@ -18,6 +18,8 @@ from side_ray.runs.plan import Condition
 from tests.audits import tiny_config
 from tests.bruteforce import check, nl2, split_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def controlled(tiny_audit, tmp_path_factory):

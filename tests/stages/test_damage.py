@@ -17,7 +17,6 @@ from side_ray.algorithm import run_until
 from side_ray.config import Config
 from side_ray.execution import shard_pool
 from side_ray.execution.progress import Reporter
-from side_ray.report import svg
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition
 from side_ray.sources.published.digits import load_digits
@@ -47,7 +46,7 @@ SMALL = {
 }
 
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,8 +72,6 @@ def in_process() -> Iterator[None]:
             patch.setattr(module, "ensure_ray", lambda cluster: None)
         for module in (shard_pool, trainer):
             patch.setattr(module, "check_room", lambda *of: "")
-        # Drawing would be two thirds of the time, and reads no file of the run.
-        patch.setattr(svg, "to_svg", lambda axes, name, alt: f'<svg xmlns="http://www.w3.org/2000/svg" id="{name}"/>')
         yield
 
 

@@ -17,7 +17,7 @@ from tests.bruteforce import check
 from tests.formats import encoded, pictures
 from tests.local import without_ray
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 
 @pytest.fixture

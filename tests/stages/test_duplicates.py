@@ -21,7 +21,7 @@ from tests.bruteforce import check
 from tests.formats import encoded, pictures, write_folder
 from tests.local import without_ray
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 SAMPLES = 60
 

@@ -18,7 +18,7 @@ from side_ray.studies.sweep_plan import SweepPlan
 from tests.bruteforce import check, main
 from tests.local import audit_here
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 
 @pytest.fixture(scope="module")

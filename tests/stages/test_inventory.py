@@ -14,6 +14,8 @@ from tests.audits import PAGE_ONLY, tiny_config
 from tests.formats import pictures, write_folder
 from tests.local import stages_here
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_given_samples_are_scored_against_all_images_that_can_be_used(tmp_path):
     write_folder(tmp_path / "train", pictures(61, (8, 8)), classes=0)

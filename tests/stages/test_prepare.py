@@ -27,6 +27,8 @@ from side_ray.storage import open_store
 from tests.audits import tiny_config, tiny_values
 from tests.formats import encoded, pictures, webdataset, write_cifar_archive, write_folder, write_parquet
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Listener(Reporter):
     """Collects messages."""

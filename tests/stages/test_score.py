@@ -17,6 +17,8 @@ from side_ray.execution.search_actors import parts_of
 from tests.audits import tiny_config
 from tests.bruteforce import check
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def tables(root: Path) -> dict[str, object]:
     """Every file of scores and hits, by its path without the fingerprint."""
