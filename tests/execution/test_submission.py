@@ -14,6 +14,7 @@ from side_ray.execution.submission.client import JobFailed, Jobs, job_address
 from side_ray.execution.submission.package import CONFIG, MOST_BYTES, write_package
 from tests.audits import ROOT, TINY
 from tests.config.test_credentials import URLS
+from tests.s3 import free_ports
 
 S3 = ["run.uri=s3://bucket/prefix"]
 
@@ -104,6 +105,17 @@ def test_an_address_with_credentials_or_of_another_kind_is_refused(url):
     with pytest.raises(UserError) as caught:
         job_address(url)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_given_address_comes_before_the_environments(monkeypatch):
+    (port,) = free_ports(1)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        RunError, match=rf"cannot use the cluster at http://127\.0\.0\.1:{port} .*address: http://127.0.0.1:{port}"
+    ):
+        Jobs(f"127.0.0.1:{port}")
 
 
 # Following
