@@ -117,12 +117,13 @@ def score(
         str | None, typer.Option(help="Similar images that the model never saw; they set the cut")
     ] = None,
     run: Annotated[str, typer.Option(help="Run directory for the scores and the report")] = "runs/score",
+    plan: Annotated[bool, typer.Option("--plan", help="Only print how long it takes on this machine")] = False,
 ) -> None:
     """Score every sample of an audit; or, with --samples and --train and without a config, your own generated images."""
     from side_ray.cli import actions
 
     given = [text for text in (config, *(overrides or [])) if text is not None]
-    raise typer.Exit(actions.guarded(lambda: actions.score(given, samples, train, unseen, run)))
+    raise typer.Exit(actions.guarded(lambda: actions.score(given, samples, train, unseen, run, plan)))
 
 
 @app.command("report", epilog=_examples("report audit.yaml report.gallery=24"))
@@ -223,7 +224,10 @@ def reproduce(
     raise typer.Exit(actions.guarded(lambda: actions.reproduce(table, overrides or [], preset, run, endpoint)))
 
 
-@app.command("plan", epilog=_examples("plan audit.yaml --probe", "plan audit.yaml --throughput 12.5 --json"))
+@app.command(
+    "plan",
+    epilog=_examples("plan audit.yaml --probe cluster.price_per_hour=2.5", "plan audit.yaml --throughput 12.5 --json"),
+)
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
