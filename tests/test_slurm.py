@@ -173,6 +173,7 @@ def test_an_audit_runs_in_an_allocation_with_ray(allocation, tmp_path):
     env = {**allocation, "PYTHONPATH": str(ROOT)}
     shutil.copy(ROOT / "jobs" / "configs" / "digits_tiny.yaml", tmp_path / "audit.yaml")
     overrides = [f"run.uri={tmp_path / 'run'}", "cluster.actors=[2,3]", *PAGE_ONLY]
+    overrides += ["dpm.kind=optimal", "extract.methods=[random]"]  # trainings take long to start
     process = psutil.Popen(
         ["bash", str(SCRIPT), "audit", str(tmp_path / "audit.yaml"), *overrides],
         env=env,

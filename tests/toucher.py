@@ -8,6 +8,20 @@ from side_ray.errors import Damaged, RunError
 from side_ray.execution.shard_pool import ShardActor, Task
 
 
+class Touched:
+    """Stands for the shards that a `Toucher` makes."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = Path(directory)
+
+    def has(self, shard: int) -> bool:
+        path = self.directory / str(shard)
+        return path.exists() and path.stat().st_size > 0
+
+    def size(self, shard: int) -> int:
+        return 1
+
+
 class Toucher(ShardActor):
     """Creates one file per task, and fails as specified."""
 
@@ -20,6 +34,9 @@ class Toucher(ShardActor):
 
     def __init__(self, spec: dict) -> None:
         self.spec = spec
+
+    def output(self, task: Task) -> Touched:
+        return Touched(self.spec["directory"])
 
     def make(self, task: Task, row: dict) -> None:
         if task.shard == self.spec.get("poisoned"):

@@ -122,6 +122,16 @@ def sweep(config: Config) -> None:
         print(f"samples: {made:,} of {planned:,}\ntable: {where}/{TABLE}.csv\nbest setting: {where}/{BEST}")
 
 
+def batch(path: str, overrides: list[str]) -> None:
+    """Run a batch of audits; print its summary."""
+    with _reporter() as reporter:
+        from side_ray.studies.batch.run import run_batch
+
+        table, address = run_batch(path, overrides, reporter)
+        print_table(table)
+        print(f"summary: {address}")
+
+
 def reproduce(table: str, overrides: list[str], preset: str, run: str | None, endpoint: str | None) -> None:
     """Recompute a table of the paper, from a preset or a finished run, and print it."""
     from side_ray.studies.presets import check_table, preset_config

@@ -165,6 +165,17 @@ def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
     _verb("sweep", config, overrides)
 
 
+@app.command("batch", epilog=_examples("batch audits.yaml", "batch audits.yaml run.uri=s3://bucket/audits"))
+def batch(
+    audits: Annotated[str, typer.Argument(metavar="AUDITS", help="YAML file that lists models and data sets")],
+    overrides: Overrides = None,
+) -> None:
+    """Audit every model of a list on every data set of a list; shared stages are made once. Running it again resumes."""
+    from side_ray.cli import actions
+
+    raise typer.Exit(actions.guarded(lambda: actions.batch(audits, overrides or [])))
+
+
 @app.command(
     "submit",
     epilog=_examples(

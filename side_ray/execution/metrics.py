@@ -3,7 +3,17 @@
 import sys
 from typing import Any
 
-_COUNTERS: dict[str, Any] = {}
+COUNTERS = {
+    "samples": ("Samples of finished shards", ("stage",)),
+    "shards": ("Shards by outcome", ("stage", "outcome")),
+    "retries": ("Storage requests that were retried", ("stage",)),
+    "seconds": ("Seconds by phase", ("stage", "phase")),
+}
+"""Description and tags of each counter `side_ray_<name>`."""
+PROGRESS = {"done": "Finished samples of the stage", "total": "All samples of the stage"}
+"""Gauges `side_ray_stage_<name>`, of the driver."""
+_counters: dict[str, Any] = {}
+_progress: dict[str, Any] = {}
 
 
 def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> None:
@@ -15,23 +25,29 @@ def count_shard(stage: str, phases: tuple[str, ...], row: dict[str, Any]) -> Non
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return
-    if not _COUNTERS:
+    if not _counters:
         from ray.util.metrics import Counter
 
-        _COUNTERS["samples"] = Counter("side_ray_samples", "Samples of finished shards", tag_keys=("stage",))
-        _COUNTERS["shards"] = Counter("side_ray_shards", "Shards by outcome", tag_keys=("stage", "outcome"))
-        _COUNTERS["retries"] = Counter("side_ray_retries", "Storage requests that were retried", tag_keys=("stage",))
-        _COUNTERS["seconds"] = Counter("side_ray_seconds", "Seconds by phase", tag_keys=("stage", "phase"))
+        _counters.update({name: Counter(f"side_ray_{name}", *each) for name, each in COUNTERS.items()})
     failed = bool(row["error"])
-    _COUNTERS["shards"].inc(1, {"stage": stage, "outcome": "failed" if failed else "finished"})
+    _counters["shards"].inc(1, {"stage": stage, "outcome": "failed" if failed else "finished"})
     # Ray's counters refuse an increment of zero.
     if row["rows"] and not failed:
-        _COUNTERS["samples"].inc(row["rows"], {"stage": stage})
+        _counters["samples"].inc(row["rows"], {"stage": stage})
     if row["retries"]:
-        _COUNTERS["retries"].inc(row["retries"], {"stage": stage})
+        _counters["retries"].inc(row["retries"], {"stage": stage})
     for phase in phases:
         if row[f"seconds_{phase}"] > 0:
-            _COUNTERS["seconds"].inc(row[f"seconds_{phase}"], {"stage": stage, "phase": phase})
+            _counters["seconds"].inc(row[f"seconds_{phase}"], {"stage": stage, "phase": phase})
+
+
+def show_progress(stage: str, done: int, total: int) -> None:
+    """Set the gauges of a stage's progress."""
+    if not _progress:
+        _progress.update(gauges("stage", PROGRESS, ("stage",)))
+    for name, value in (("done", done), ("total", total)):
+        if name in _progress:
+            _progress[name].set(value, {"stage": stage})
 
 
 def gauges(prefix: str, about: dict[str, str], tags: tuple[str, ...]) -> dict[str, Any]:

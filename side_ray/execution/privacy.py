@@ -21,7 +21,7 @@ from side_ray.registry import Carrier
 from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.dataset import read_split
 from side_ray.runs.run import Artifact
-from side_ray.runs.shards import shards_of
+from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.runs.status import locate
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 
@@ -60,6 +60,9 @@ class LossWorker(ShardActor):
 
     def load(self) -> None:
         self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device, code=self.spec.code)
+
+    def output(self, task: Task) -> ShardSet:
+        return self.spec.job.output
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()

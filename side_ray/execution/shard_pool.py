@@ -2,9 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,16 @@ import pyarrow as pa
 from side_ray.config import Config
 from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.audit import Audit
-from side_ray.execution.metrics import count_shard
+from side_ray.execution.metrics import count_shard, show_progress
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.shards import ShardSet
 
 MOST_BLOCKS = 2000
-"""Limit on blocks, since Ray Data keeps state for each. With more shards a block holds several, made one after the other."""
+"""Blocks that a stage is first divided into, since Ray Data keeps state for each. With more shards a block holds several, made
+one after the other."""
+IN_FLIGHT = 2
+"""Blocks that an actor holds at a time."""
 MOST_NAMED = 5
 
 
@@ -34,8 +38,7 @@ class ShardJob:
         return sum(self.output.size(index) for index in indices)
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One shard to make: `job` is the index of its job, `shard` its index in the output of that job."""
 
     job: int
@@ -61,6 +64,7 @@ class ShardActor:
 
     stage: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
+    spec: Any
     loading = loaded = False
     _loading: ClassVar[threading.Lock] = threading.Lock()
 
@@ -93,6 +97,11 @@ class ShardActor:
         """
         raise NotImplementedError
 
+    def output(self, task: Task) -> ShardSet:
+        """The shards that a task's shard belongs to."""
+        output: ShardSet = self.spec.jobs[task.job].output
+        return output
+
     def new_row(self, task: Task) -> dict[str, Any]:
         """The initial statistics of a shard, before `make`."""
         row: dict[str, Any] = {"job": task.job, "shard": task.shard, "retries": 0, "rows": 0, "note": ""}
@@ -103,7 +112,11 @@ class ShardActor:
         task = Task(int(batch["job"][0]), int(batch["shard"][0]))
         row = self.new_row(task)
         try:
-            self.make(task, row)
+            # If an actor dies, Ray makes its whole block again.
+            if batch.get("several", (False,))[0] and (output := self.output(task)).has(task.shard):
+                row["rows"] = output.size(task.shard)
+            else:
+                self.make(task, row)
         except Damaged as damage:
             found = json.dumps([damage.keys, damage.also])
             row |= {"error": damage.reason, "damaged": found, "final": self.loading and not self.loaded}
@@ -138,13 +151,12 @@ def run_shards(
         Damaged: files that are read are damaged.
         RunError: some shards failed. The message names them; all others are written.
     """
-    missing = [job.output.missing(job.shards) for job in jobs]
-    tasks = sorted((Task(j, s) for j, left in enumerate(missing) for s in left), key=lambda t: (t.shard, t.job))
+    tasks = pending(jobs)
     total = sum(job.rows(range(job.shards)) for job in jobs)
     if not tasks:
         audit.reporter.say(f"{title}: {total:,} {unit} exist already")
         return
-    left = sum(job.rows(indices) for job, indices in zip(jobs, missing, strict=True))
+    left = sum(jobs[task.job].output.size(task.shard) for task in tasks)
     cluster = audit.config.cluster
     ensure_ray(cluster)
     gpus = cluster.gpus if actor.uses_gpu(audit.config) else 0
@@ -157,6 +169,12 @@ def run_shards(
     _settle(title, [job.output for job in jobs], outcome)
 
 
+def pending(jobs: Sequence[ShardJob]) -> list[Task]:
+    """The missing shards of all jobs, by shard index, then by job. Each job's output is listed once."""
+    missing = [job.output.missing(job.shards) for job in jobs]
+    return sorted((Task(j, s) for j, left in enumerate(missing) for s in left), key=lambda task: task[::-1])
+
+
 def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config: Config, bar: Bar) -> Outcome:
     """Run all tasks on a pool of `actor`s constructed with `spec`; `bar` advances by the rows of each finished shard.
 
@@ -164,8 +182,22 @@ def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config:
         Damaged: files that every shard needs are damaged.
         RunError: Ray stopped, or a failure that every shard would have.
     """
+    rows = _shown(_stream(actor, spec, tasks, config), actor.stage, bar) if tasks else ()
+    return collect(rows, actor.phases, bar)
+
+
+def _shown(rows: Iterable[dict[str, Any]], stage: str, bar: Bar) -> Iterator[dict[str, Any]]:
+    """The rows, with the bar's progress shown on Ray's metrics endpoint."""
+    show_progress(stage, bar.done, bar.total)
+    for row in rows:
+        yield row
+        show_progress(stage, bar.done, bar.total)
+
+
+def collect(rows: Iterable[dict[str, Any]], phases: Sequence[str], bar: Bar) -> Outcome:
+    """The outcome of a stage from the statistics of its shards, see `ShardActor.new_row`. Raises what `run_tasks` does."""
     outcome = Outcome()
-    for row in _stream(actor, spec, tasks, config) if tasks else ():
+    for row in rows:
         task = Task(row["job"], row["shard"])
         if row["damaged"]:
             keys, also = json.loads(row["damaged"])
@@ -181,7 +213,7 @@ def run_tasks(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config:
             bar.advance(row["rows"], row["retries"])
         if row["note"]:
             outcome.notes.add(row["note"])
-        for phase in actor.phases:
+        for phase in phases:
             outcome.seconds[phase] = outcome.seconds.get(phase, 0.0) + row[f"seconds_{phase}"]
     return outcome
 
@@ -204,14 +236,28 @@ def _settle(title: str, outputs: Sequence[ShardSet], outcome: Outcome) -> None:
         )
 
 
+def block_sizes(count: int, actors: int) -> list[int]:
+    """How many of `count` shards each block holds, in order.
+
+    Towards the end, blocks are smaller (guided self-scheduling, Polychronopoulos and Kuck, 1987), so that all actors end at
+    about the same time. The last are single shards.
+    """
+    most, left, sizes = -(-count // MOST_BLOCKS), count, list[int]()
+    while left:
+        sizes.append(max(1, min(most, left // (2 * IN_FLIGHT * actors))))
+        left -= sizes[-1]
+    return sizes
+
+
 def _stream(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config: Config) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.exceptions import RayError
 
     cluster = config.cluster
-    table = pa.table({"job": [task.job for task in tasks], "shard": [task.shard for task in tasks]})
-    rows_per_block = -(-len(tasks) // MOST_BLOCKS)
-    blocks = [table.slice(start, rows_per_block) for start in range(0, len(tasks), rows_per_block)]
+    sizes = block_sizes(len(tasks), cluster.actors[1])
+    columns = {"job": [task.job for task in tasks], "shard": [task.shard for task in tasks]}
+    table = pa.table({**columns, "several": [size > 1 for size in sizes for _ in range(size)]})
+    blocks = [table.slice(end - size, size) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     least, most = min(cluster.actors[0], len(tasks)), min(cluster.actors[1], len(tasks))
     dataset = ray.data.from_arrow(blocks).map_batches(
         actor,
@@ -222,7 +268,7 @@ def _stream(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config: C
             min_size=least,
             max_size=most,
             initial_size=most,
-            max_tasks_in_flight_per_actor=2,
+            max_tasks_in_flight_per_actor=IN_FLIGHT,
             max_concurrent_calls_per_actor=2,
             enable_true_multi_threading=True,
         ),

@@ -1,6 +1,6 @@
 """Shards, the unit of distributed work: each is written atomically under a deterministic key, and listing finds them again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,26 +59,34 @@ class ShardSet:
     def key(self, index: int) -> str:
         return f"{self.directory}/{part_name(index)}"
 
-    def written(self) -> dict[int, float]:
-        """The Unix time (s) at which each existing shard was written, by index, from one listing.
-
-        Files too short to be Parquet are ignored.
-        """
-        found = {}
+    def _listed(self) -> Iterator[tuple[int, float]]:
+        """Index and time of each existing shard, from one listing. Files too short to be Parquet are ignored."""
         for entry in self.store.list(self.directory):
             name = entry.key.rsplit("/", 1)[-1]
             digits = name.removeprefix("part-").removesuffix(".parquet")
             if name == f"part-{digits}.parquet" and digits.isdecimal() and entry.size >= SMALLEST_PARQUET:
-                found[int(digits)] = entry.mtime
-        return found
+                yield int(digits), entry.mtime
+
+    def written(self) -> dict[int, float]:
+        """The Unix time (s) at which each existing shard was written, by index, from one listing."""
+        return dict(self._listed())
 
     def present(self) -> set[int]:
-        """Indices of the existing shards."""
-        return set(self.written())
+        """Indices of the existing shards, from one listing."""
+        return {index for index, _ in self._listed()}
 
     def missing(self, count: int) -> list[int]:
-        """Indices of those of the first `count` shards that do not exist, ascending."""
-        return sorted(set(range(count)) - self.present())
+        """Indices of those of the first `count` shards that do not exist, ascending, from one listing."""
+        there = bytearray(count)
+        for index, _ in self._listed():
+            if index < count:
+                there[index] = 1
+        return [index for index, found in enumerate(there) if not found]
+
+    def has(self, index: int) -> bool:
+        """Whether one shard exists, without a listing."""
+        size = self.store.size(self.key(index))
+        return size is not None and size >= SMALLEST_PARQUET
 
     def write(self, index: int, table: pa.Table, note: str = "") -> None:
         """Write one shard atomically. `note` states why its last bits may differ. Raises ValueError for a wrong row count."""

@@ -1,4 +1,5 @@
-"""What goes beyond one audit: sweep, twins, theory, reproduction of the paper's tables (`presets`), comparison of runs.
+"""What goes beyond one audit: sweep, twins, theory, reproduction of the paper's tables (`presets`), comparison of runs,
+batches of audits.
 
 `python` is behind `side_ray.audit` and `side_ray.score_images`; `given` makes a config for images that are there already.
 

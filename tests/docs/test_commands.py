@@ -23,9 +23,9 @@ CONFIGS = ROOT / "jobs" / "configs"
 EVERY_COMMAND = pytest.mark.parametrize("command", commands(), ids=str)
 RUN_HERE = {
     "doctor", "init", "plan", "audit", "score", "status", "open", "remake", "compare", "export", "purge", "sweep", "reproduce",
-    "theory", "twins", "canaries", "submit", "stop",
+    "theory", "twins", "canaries", "submit", "stop", "batch",
 }  # fmt: skip
-"""Verbs with a test below, in test_newcomer.py (`audit`), in tests/studies (`twins`) or in tests/end_to_end
+"""Verbs with a test below, in test_newcomer.py (`audit`), in tests/studies (`twins`, `batch`) or in tests/end_to_end
 (`submit`, `stop`)."""
 
 
@@ -65,7 +65,7 @@ def test_commands_in_the_text_exist(page):
 def test_settings_are_accepted(command):
     """A config that the page writes with `init` is one that the package carries."""
     files = [each for each in command.arguments if each.endswith(".yaml")]
-    if command.verb == "init" or not files:
+    if command.verb in ("init", "batch") or not files:
         return
     started = {each.page: each.arguments[1] for each in commands() if each.verb == "init"}
     path = ROOT / files[0] if "/" in files[0] else CONFIGS / f"{started[command.page]}.yaml"

@@ -1,14 +1,17 @@
 """A pool of real actors: one failed shard does not stop the others, a common failure ends the stage, dead actors are replaced."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from side_ray.config import Config
 from side_ray.errors import Damaged, RunError
+from side_ray.execution import shard_pool
 from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Bar, Reporter
-from side_ray.execution.shard_pool import ShardJob, Task, run_shards, run_tasks
+from side_ray.execution.shard_pool import IN_FLIGHT, ShardJob, Task, block_sizes, pending, run_shards, run_tasks
 from side_ray.runs.shards import FAILED, ShardSet
 from tests.audits import tiny_config
 from tests.toucher import Toucher
@@ -72,6 +75,45 @@ def test_a_dead_actor_is_replaced_and_its_shard_made(tmp_path, ray_session):
     assert made(tmp_path) == list(range(12))
     assert not outcome.failures
     assert bar.done == 12
+
+
+@pytest.mark.parametrize(("several", "times"), [(True, 1), (False, 2)])
+def test_a_shard_of_several_in_a_block_is_made_once(several, times, tmp_path):
+    actor = Toucher({"directory": str(tmp_path)})
+    batch = {"job": np.array([0]), "shard": np.array([7]), "several": np.array([several])}
+    rows = [actor(batch) for _ in range(2)]
+    assert (tmp_path / "7").read_text() == "made\n" * times
+    assert [row["rows"][0] for row in rows] == [1, 1]
+    assert [row["error"][0] for row in rows] == ["", ""]
+
+
+def test_finished_shards_of_a_block_are_not_made_again_when_its_actor_dies(tmp_path, ray_session, monkeypatch):
+    monkeypatch.setattr(shard_pool, "MOST_BLOCKS", 3)
+    monkeypatch.setattr(shard_pool, "IN_FLIGHT", 1)
+    count = 40
+    assert shard_pool.block_sizes(count, 2)[0] > 5
+    outcome, bar = run(tmp_path, count, deadly=4)
+    assert not outcome.failures
+    assert bar.done == count
+    assert [(tmp_path / str(shard)).read_text() for shard in range(count)] == ["made\n"] * count
+
+
+@pytest.mark.parametrize(("count", "actors"), [(0, 1), (1, 1), (2000, 1000), (2001, 2), (10**6, 1000), (10**6, 10_000)])
+def test_blocks_hold_every_shard_and_end_with_single_ones(count, actors):
+    sizes = block_sizes(count, actors)
+    assert sum(sizes) == count
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-actors:] == [1] * min(actors, count)
+    assert count > 2000 or sizes == [1] * count
+    # What Ray Data keeps state for.
+    assert len(sizes) <= 2000 + 2 * IN_FLIGHT * actors * (1 + math.log(max(1, count / 2000)))
+
+
+def test_the_missing_shards_of_all_jobs_are_ordered_by_index(tmp_path):
+    store = Audit.open(config_of(tmp_path), Reporter()).run.store
+    jobs = [ShardJob(ShardSet(store, f"set{number}", "f", 1), 3) for number in range(2)]
+    store.write(jobs[0].output.key(1), b"0" * 99)
+    assert pending(jobs) == [Task(0, 0), Task(1, 0), Task(1, 1), Task(0, 2), Task(1, 2)]
 
 
 def test_no_task_starts_no_pool(tmp_path):

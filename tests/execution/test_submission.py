@@ -1,10 +1,13 @@
 """Jobs on a cluster, without one: what is packed, what is refused, and how a log is followed through lost connections."""
 
+import asyncio
+import threading
 import zipfile
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from side_ray.cli.app import app
 from side_ray.config.file import load_config
@@ -14,6 +17,7 @@ from side_ray.execution.submission.client import JobFailed, Jobs, job_address
 from side_ray.execution.submission.package import CONFIG, MOST_BYTES, write_package
 from tests.audits import ROOT, TINY
 from tests.config.test_credentials import URLS
+from tests.s3 import free_ports
 
 S3 = ["run.uri=s3://bucket/prefix"]
 
@@ -104,6 +108,17 @@ def test_an_address_with_credentials_or_of_another_kind_is_refused(url):
     with pytest.raises(UserError) as caught:
         job_address(url)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_given_address_comes_before_the_environments(monkeypatch):
+    (port,) = free_ports(1)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        RunError, match=rf"cannot use the cluster at http://127\.0\.0\.1:{port} .*address: http://127.0.0.1:{port}"
+    ):
+        Jobs(f"127.0.0.1:{port}")
 
 
 # Following
@@ -262,3 +277,72 @@ def test_wrong_arguments_are_one_line(arguments, says, capsys):
     assert says in printed
     assert printed.count("\n") == 1
     assert "hunter2" not in printed
+
+
+class Dashboard:
+    """A server with the part of Ray's job API that follows a job. It drops the first connections in the middle of the log."""
+
+    parts = ("one\n", "two\n", "three\n")
+
+    def __init__(self) -> None:
+        self.tails = self.asked = 0
+        self.port = 0
+        self.ready = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self._serve, daemon=True).start()
+        assert self.ready.wait(10)
+
+    def _serve(self) -> None:
+        async def begin() -> None:
+            server = web.Application()
+            server.add_routes([
+                web.get("/api/version", self.version),
+                web.get("/api/jobs/job", self.job),
+                web.get("/api/jobs/job/logs/tail", self.tail),
+            ])  # fmt: skip
+            runner = web.AppRunner(server)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.port = runner.addresses[0][1]
+            self.ready.set()
+
+        self.loop.run_until_complete(begin())
+        self.loop.run_forever()
+
+    async def version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": "4", "ray_version": "2.60.0", "ray_commit": "x"})
+
+    async def job(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.asked in (2, 3):
+            assert request.transport is not None
+            request.transport.abort()
+        status = "SUCCEEDED" if self.tails >= 3 else "RUNNING"
+        job = {"type": "SUBMISSION", "submission_id": "job", "status": status, "entrypoint": "x", "driver_exit_code": 0}
+        return web.json_response(job)
+
+    async def tail(self, request: web.Request) -> web.WebSocketResponse:
+        self.tails += 1
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for part in self.parts[: self.tails]:
+            await socket.send_str(part)
+        if self.tails < 3:
+            await asyncio.sleep(0.1)
+            assert request.transport is not None
+            request.transport.abort()
+        return socket
+
+
+def test_rays_own_client_follows_a_log_over_connections_that_break(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    dashboard, written, warned = Dashboard(), list[str](), list[str]()
+    Jobs(f"127.0.0.1:{dashboard.port}").follow("job", written.append, warned.append)
+    dashboard.loop.call_soon_threadsafe(dashboard.loop.stop)
+    assert "".join(written) == "one\ntwo\nthree\n"
+    assert dashboard.tails >= 3
+    assert any("lost the connection" in each for each in warned)
+    assert warned[-1] == "connected again"

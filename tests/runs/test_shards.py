@@ -20,6 +20,8 @@ def test_written_shards_are_found_and_read(shards):
     shards.write(1, table(3))
     assert shards.present() == {1}
     assert shards.missing(3) == [0, 2]
+    assert shards.missing(1) == [0]
+    assert [shards.has(index) for index in range(3)] == [False, True, False]
     assert shards.read(1).column("sample_id").to_pylist() == [3, 4, 5]
 
 
@@ -39,6 +41,7 @@ def test_foreign_names_and_empty_files_do_not_count(shards):
         shards.store.write(f"{shards.directory}/{name}", b"0" * 99)
     shards.store.write(shards.key(7), b"")
     assert shards.present() == set()
+    assert not shards.has(7)
 
 
 def test_truncated_and_foreign_shards_are_damaged(shards):

@@ -1,1 +1,1 @@
-"""The comparison of runs (`side_ray.studies.compare`) for people: a table for the terminal, and a page."""
+"""Several runs for people: `view` shows their comparison (`side_ray.studies.compare`), `batch` the summary of a batch."""
