@@ -222,6 +222,7 @@ SENTENCES: dict[str, str] = {
     "sample coverage of {}. Counted": "m/half",
     "Best : mean of the best k% of the samples": "",
     "{} training images are revealed, {} of them copied": "m/ledger/revealed m/ledger/copied",
+    "The next {}": "m/more",
     "The {} with the smallest q-values": "m/listed",
     "for any ε below {}": "m/privacy/epsilon",
     "{} members are paired with unseen images": "m/privacy/pairs",
@@ -409,7 +410,7 @@ class Walk:
 
     def table(self, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Compare the cells of a table."""
-        if caption == "What the numbers were made from":
+        if caption in ("What the numbers were made from", "Artifacts, relative to the run directory"):
             self.provenance(rows)
             return
         of: Sequence[Mapping[str, Any]]
@@ -417,6 +418,8 @@ class Walk:
             place, columns = known
             found = self.m[place.split("/")[0]][place.split("/")[1]]
             of = list(found.values()) if isinstance(found, Mapping) else found
+            if place == "ledger/rows":
+                of = of[10:] if caption.endswith("continued") else of[:10]
         else:
             columns = next(each for start, each in CONDITIONS.items() if caption.startswith(start))
             columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}
@@ -490,6 +493,7 @@ def _derived(m: Mapping[str, Any], best: Mapping[str, Any], plain: Mapping[str, 
         "may": max(1, int(m["cut_n"] * rate)),
         "reliable": 4 / rate,
         "half": 0.5,
+        "more": len((m.get("ledger") or {}).get("rows") or ()) - 10,
         "listed": len((m.get("ledger") or {}).get("rows") or ()),
         "ratio": best["calibrated"]["ams"] / plain["calibrated"]["ams"] if plain["calibrated"]["ams"] else None,
         "accuracy": ends,
