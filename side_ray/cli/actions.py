@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
-from side_ray.execution.node.stopping import stoppable
+from side_ray.execution.node.stopping import LINE, stoppable
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -162,10 +162,14 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
         print("\n".join(plan_lines(artifacts, rate, obstacle, seconds)))
 
 
-def guarded(action: Callable[[], object]) -> int:
-    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr."""
+def guarded(action: Callable[[], object], stopped: str = LINE) -> int:
+    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr.
+
+    Args:
+        stopped: the line where a signal stops the action.
+    """
     failure: BaseException | None = None
-    with stoppable(_kill) as stop:
+    with stoppable(_kill, stopped) as stop:
         try:
             action()
         except BaseException as error:
