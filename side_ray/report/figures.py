@@ -1,4 +1,4 @@
-"""The figures of a report as SVG: scores over λ, distributions of best matches, rarefaction."""
+"""The figures of a report as SVG: scores over λ, distributions of best matches, rarefaction, and those of `verdict`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from side_ray.report import findings, svg, wording
 from side_ray.report.svg import Figure, slug
 from side_ray.report.training import training_figures
-from side_ray.report.verdict.rate_figure import rate_figures
+from side_ray.report.verdict.found_figures import found_figures
+from side_ray.report.verdict.rate_figure import cut_figures, rate_figures
 
 _SHARES = {
     "ams": "AMS (% of samples)",
@@ -38,6 +39,8 @@ def build_figures(
         *_distributions(metrics, values),
         *_rarefaction(metrics),
         *rate_figures(metrics),
+        *cut_figures(metrics, values),
+        *found_figures(metrics),
         *training_figures(curves),
     ]
     return [figure for figure in made if figure is not None]

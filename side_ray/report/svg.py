@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ VARIABLES = {
 }
 """For each colour of the figures, the CSS variable that replaces it in the page."""
 
+Data = Sequence[tuple[str, str | float, float]]
 _KEPT: ContextVar[dict[str, bytes] | None] = ContextVar("kept", default=None)
 _UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}}
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -144,17 +145,18 @@ def keeping() -> Iterator[dict[str, bytes]]:
         _KEPT.reset(token)
 
 
-def _keep(axes: Axes, name: str, kept: dict[str, bytes]) -> None:
+def _keep(axes: Axes, name: str, kept: dict[str, bytes], data: Data | None) -> None:
     figure = axes.get_figure(root=True)
     for kind, canvas in (("png", FigureCanvasAgg), ("pdf", FigureCanvasPdf)):
         buffer = io.BytesIO()
         canvas(figure).print_figure(buffer, format=kind, dpi=200, metadata=_UNDATED.get(kind))
         kept[f"{name}.{kind}"] = buffer.getvalue()
     lines = ["series,x,y"]
-    for panel in figure.axes if figure is not None else ():
-        for series, x, y in _data(panel):
-            label = series.replace('"', '""')
-            lines += [f'"{label}",{at!r},{value!r}' for at, value in zip(x, y, strict=True)]
+    drawn = figure.axes if figure is not None and data is None else ()
+    rows = [(series, *pair) for panel in drawn for series, x, y in _data(panel) for pair in zip(x, y, strict=True)]
+    for series, at, value in data or rows:
+        label, place = series.replace('"', '""'), str(at).replace('"', '""')
+        lines.append(f'"{label}",' + (f'"{place}"' if isinstance(at, str) else repr(at)) + f",{value!r}")
     kept[f"{name}.csv"] = ("\n".join(lines) + "\n").encode()
 
 
@@ -174,16 +176,18 @@ def _data(axes: Axes) -> Iterator[tuple[str, list[float], list[float]]]:
             yield str(patch.get_label()), ((edges[:-1] + edges[1:]) / 2).tolist(), np.asarray(values, float).tolist()
 
 
-def to_svg(axes: Axes, name: str, alt: str) -> str:
+def to_svg(axes: Axes, name: str, alt: str, data: Data | None = None) -> str:
     """The axes' figure as an SVG document.
 
     Args:
         name: prefix of every id inside, so that several figures can be in one page.
         alt: text alternative, for screen readers.
+        data: what is drawn, as rows of series, x and y, for the figure's CSV; without it, lines and histograms are read from
+            the axes.
     """
     figure = axes.get_figure(root=True)
     if (kept := _KEPT.get()) is not None:
-        _keep(axes, name, kept)
+        _keep(axes, name, kept, data)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)

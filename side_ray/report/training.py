@@ -96,4 +96,5 @@ def cluster_sizes(found: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("cluster, largest first")
         axes.set_ylabel("images")
         svg.legend_above(axes)
-        return Figure(name, "training", title, "", alt, svg.to_svg(axes, name, alt))
+        data = [("kept" if kept[i] else "dropped", str(i), int(sizes[i])) for i in order]
+        return Figure(name, "training", title, "", alt, svg.to_svg(axes, name, alt, data))

@@ -34,6 +34,7 @@ from side_ray.statistics.evidence.ledger import (
     beyond_chance,
     leading_rows,
     ledger,
+    overview,
     reach,
     weigh,
 )
@@ -101,6 +102,7 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     metrics["ledger"] = {
         **{name: int((written[name] & once).sum()) for name in ("revealed", "copied")},
         "rows": leading_rows(written, SHOWN),
+        **overview(written),
     }
     target.write_table(LEDGER, pa.table(written | {"label": pa.array(written["label"], pa.int64())}))
     return np.asarray(written["q_value"])

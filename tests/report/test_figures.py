@@ -24,12 +24,13 @@ def small(metrics, without):
 
 def test_what_is_made_from_everything(whole_figures):
     names = [figure.name for figure in whole_figures]
-    assert len(names) == len(set(names)) == 3 * 7 + 3 + 1 + 2 + 1
+    assert len(names) == len(set(names)) == 3 * 7 + 3 + 1 + 2 + 1 + 2
     assert {figure.group for figure in whole_figures} == {
         "lambda-calibrated",
         "lambda-cumulative",
         "lambda-bands",
         "best",
+        "found",
         "richness",
         "training",
     }
@@ -102,7 +103,7 @@ def test_plain_sampling_alone_has_no_lambda_curve(small):
 
 
 def test_distribution_takes_the_best_condition_of_each_method(small, values):
-    made = [figure for figure in build_figures(small, values=values) if figure.group == "best"]
+    made = [figure for figure in build_figures(small, values=values) if figure.name.startswith("best-")]
     assert [figure.title for figure in made] == ["SIDE at λ=10", "OL-TI at λ=1", "Random"]
     assert all({"to training images", "to held-out images", "cut 0.602"} <= set(texts(figure)) for figure in made)
     assert f"median {np.median(values[4]['best']):.3f} against the training set" in made[0].alt
@@ -112,7 +113,7 @@ def test_distribution_without_holdout_or_with_gaps(small, values):
     for each in values:
         each["holdout_best"] = None
     values[0]["best"] = np.where(np.arange(2000) < 10, np.nan, 0.5)
-    made = [figure for figure in build_figures(small, values=values) if figure.group == "best"]
+    made = [figure for figure in build_figures(small, values=values) if figure.name.startswith("best-")]
     assert len(made) == 3
     assert "to held-out images" not in texts(made[0])
     assert "median 0.500" in made[2].alt

@@ -16,6 +16,7 @@ NUMBER = r"(?:[<>]\s?)?[−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?[%×]?"
 CONDITION = r"(?:(?:SIDE|OL-TI) at λ=\d+(?:\.\d+)?|plain sampling \(Random\)|Random|[Gg]iven samples)"
 RANGE = re.compile(r"(\d[\d,.]*)–(\d[\d,.]*%)")
 CONSTANTS = re.compile(
+    r"right of 0 matches|"
     r"95% interval|\(95%\)|95%:|95% confidence|95th percentile|the closest 5%|80% power|5% of error|TPR at 0?\.?1% FPR"
     r"|[Ff]ewer than 5 matches|Eq\. 1[45]|SHA-256|λ = 0|λ \(0 = plain|t \(0 = clean|d₁/d₂|\(D\+1\)|above 1 where|/\(1 \+ eε\)"
     r"|Jagielski, 2023|shifted by one pixel, 1% are"
@@ -221,6 +222,7 @@ SENTENCES: dict[str, str] = {
     "sample coverage of {}. Counted": "m/half",
     "Best : mean of the best k% of the samples": "",
     "{} training images are revealed, {} of them copied": "m/ledger/revealed m/ledger/copied",
+    "The next {}": "m/more",
     "The {} with the smallest q-values": "m/listed",
     "for any ε below {}": "m/privacy/epsilon",
     "{} members are paired with unseen images": "m/privacy/pairs",
@@ -235,6 +237,8 @@ SENTENCES: dict[str, str] = {
     "{c}: excess {} (95%: {} to {}): {} of the samples match training images and {} match unseen": (
         "c/excess c/clipped c/excess_member_share c/excess_unseen_share"
     ),
+    "{c}: {} of the samples match training images, {} unseen ones": "c/calibrated/ams c/calibrated/holdout_ams",
+    "{c} {} ({} to {})": "c/excess c/clipped",
     "It was set for {} in {}": "m/one m/one_in",
     "of {} samples set it": "m/cut_n",
     "{c}: {} ({}–{})": "c/crossfit/unseen c/crossfit/unseen_ci | c/calibrated/holdout_ams c/calibrated/holdout_ci",
@@ -313,6 +317,15 @@ class Walk:
                 rules |= {f"{title}: {{}} to {{}}": f"m/spread/{place}", f"{title}: {{}}": f"m/spread/{place}"}
         for each in self.rows:
             each["rates"] = [row[key] for row in each.get("equal_rates") or () for key in ("matches", "rate")]
+        ledger = self.m.get("ledger") or {}
+        shown = {value: name for name, value in METHODS.items() if name[0].isupper() and "(" not in name}
+        sets = [" + ".join(shown[name] for name in each["methods"]) for each in ledger.get("overlap") or ()]
+        self.m["overlaps"] = [each["images"] for each in ledger.get("overlap") or ()]
+        rules |= {f"found them. {'; '.join(f'{name}: {{}}' for name in sets)}.": "m/overlaps"}
+        for kind in ("classes", "clusters"):
+            rows = ledger.get(kind) or []
+            self.m[kind] = [each[key] for each in rows for key in ("number", "revealed", "images", "copied")]
+            rules |= {"; ".join("{}: {} of {} revealed, {} copied" for _ in rows) + ".": f"m/{kind}"} if rows else {}
         many = len(self.best.get("equal_rates") or ())
         return rules | {f"{{c}}: {', '.join('{} at {}' for _ in range(many))}": "c/rates"}
 
@@ -397,7 +410,7 @@ class Walk:
 
     def table(self, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Compare the cells of a table."""
-        if caption == "What the numbers were made from":
+        if caption in ("What the numbers were made from", "Artifacts, relative to the run directory"):
             self.provenance(rows)
             return
         of: Sequence[Mapping[str, Any]]
@@ -405,6 +418,8 @@ class Walk:
             place, columns = known
             found = self.m[place.split("/")[0]][place.split("/")[1]]
             of = list(found.values()) if isinstance(found, Mapping) else found
+            if place == "ledger/rows":
+                of = of[10:] if caption.endswith("continued") else of[:10]
         else:
             columns = next(each for start, each in CONDITIONS.items() if caption.startswith(start))
             columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}
@@ -478,6 +493,7 @@ def _derived(m: Mapping[str, Any], best: Mapping[str, Any], plain: Mapping[str, 
         "may": max(1, int(m["cut_n"] * rate)),
         "reliable": 4 / rate,
         "half": 0.5,
+        "more": len((m.get("ledger") or {}).get("rows") or ()) - 10,
         "listed": len((m.get("ledger") or {}).get("rows") or ()),
         "ratio": best["calibrated"]["ams"] / plain["calibrated"]["ams"] if plain["calibrated"]["ams"] else None,
         "accuracy": ends,

@@ -81,6 +81,7 @@ SECTIONS: Registry[type[PageSection]] = Registry(
         "result": "side_ray.report.sections.result:Result",
         "curves": "side_ray.report.sections.curves:Curves",
         "rates": "side_ray.report.verdict.rates:Rates",
+        "found": "side_ray.report.verdict.found:Found",
         "gallery": "side_ray.report.sections.pairs.gallery:Gallery",
         "explorer": "side_ray.report.sections.pairs.explorer:Explorer",
         "distribution": "side_ray.report.sections.distribution:Distribution",

@@ -1,7 +1,7 @@
 """All conditions: a table per criterion, then second opinions and means of the best values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from side_ray.report import findings, wording
@@ -15,7 +15,7 @@ class Conditions(PageSection):
         metrics = data.metrics
         return {
             "rows": metrics["conditions"],
-            "tables": [_table(metrics, each) for each in findings.criteria(metrics)],
+            "tables": _each_once([_table(metrics, each) for each in findings.criteria(metrics)]),
             "similarity": wording.similarity_name(metrics["similarity"]),
             **extra_columns(metrics),
         }
@@ -32,6 +32,22 @@ def extra_columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "diffmemorize": any(each.get("diffmemorize") for each in rows),
         "mcnemar": calibrated and any(each.get("mcnemar") for each in rows),
     }
+
+
+def _each_once(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tables without those whose numbers stand in an earlier one, which takes their title too."""
+    kept: list[dict[str, Any]] = []
+    for table in tables:
+        same = next((each for each in kept if _numbers(each) == _numbers(table)), None)
+        if same is None:
+            kept.append(table)
+        else:
+            same["title"] += f"; the same numbers: {table['title'][0].lower()}{table['title'][1:]}"
+    return kept
+
+
+def _numbers(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [band for _, band in table["rows"]]
 
 
 def _table(metrics: Mapping[str, Any], criterion: findings.Criterion) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from typing import Any
 from side_ray.report import wording
 from side_ray.report.sections import PageData, PageSection
 
+FIRST = 10
+"""Rows that are shown before the others are unfolded."""
+
 
 class Ledger(PageSection):
     heading = "Training images, one by one"
@@ -16,14 +19,15 @@ class Ledger(PageSection):
 of a match in one sample of the condition that matched it most, with its 95% interval for a condition chosen beforehand.
 <b>Local density</b>: above 1 where images lie more densely than around the median training image. <b>Nearest unseen</b>: the
 {{ similarity }} that an exact copy has with its nearest unseen image.</p>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="ledger-caption">
-<table class="shares"><caption id="ledger-caption">Revealed training images</caption>
+{% macro listed(rows, name, caption) %}
+<div class="scroll" tabindex="0" role="region" aria-labelledby="{{ name }}">
+<table class="shares"><caption id="{{ name }}">{{ caption }}</caption>
 <thead><tr><th scope="col">Image</th>{% if labelled %}<th scope="col">Label</th>{% endif %}
 <th scope="col">Found</th><th scope="col">By</th>
 <th scope="col">Probability</th><th scope="col">Group</th><th scope="col">Local density</th><th scope="col">Nearest unseen</th>
 <th scope="col">Closest</th><th scope="col">q</th><th scope="col">Copied</th></tr></thead>
 <tbody>
-{% for row in ledger.rows %}
+{% for row in rows %}
 <tr><th scope="row">{{ row.train_id }}</th>{% if labelled %}<td>{{ "–" if row.label is none else row.label }}</td>{% endif %}
 <td>{{ w.count(row.matches) }}</td><td>{{ names(row.methods) }}</td>
 <td><b>{{ w.percent(row.probability) }}</b>
@@ -33,6 +37,13 @@ of a match in one sample of the condition that matched it most, with its 95% int
 </tr>
 {% endfor %}
 </tbody></table></div>
+{% endmacro %}
+{{ listed(ledger.rows[:first], "ledger-caption", "Revealed training images") }}
+{% if shown > first %}
+<details class="more"><summary><h3>The next {{ shown - first }}</h3></summary>
+{{ listed(ledger.rows[first:], "ledger-more", "Revealed training images, continued") }}
+</details>
+{% endif %}
 """
 
     def values(self, data: PageData) -> dict[str, Any] | None:
@@ -42,6 +53,7 @@ of a match in one sample of the condition that matched it most, with its 95% int
         return {
             "ledger": ledger,
             "names": lambda methods: ", ".join(map(wording.method_name, methods)),
+            "first": FIRST,
             "shown": len(ledger["rows"]),
             "labelled": any(row["label"] is not None for row in ledger["rows"]),
             "similarity": wording.similarity_name(data.metrics["similarity"]),

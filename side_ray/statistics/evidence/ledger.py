@@ -1,6 +1,7 @@
 """Evidence by condition, and by training image."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -222,3 +223,25 @@ def leading_rows(table: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     names = [name for name in table if name not in ("condition_matches", "group", "revealed")]
     rows = [{name: table[name][i] for name in names} for i in order]
     return [{name: value.item() if hasattr(value, "item") else value for name, value in row.items()} for row in rows]
+
+
+def overview(table: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Counts of training images, JSON-able; groups of duplicates count once.
+
+    Returns:
+        `overlap`: the copied images by the `methods` that have a sample of them within the cut, most `images` first. `classes`
+        and `clusters`: by label (none without labels) and by stratum, as `number`, the `images`, and those of them that are
+        `revealed` and `copied`.
+    """
+    once = table["train_id"] == table["group"]
+    sets = Counter(tuple(table["methods"][i]) for i in np.flatnonzero(table["copied"] & once))
+    found = {"overlap": [{"methods": list(names), "images": count} for names, count in sets.most_common() if names]}
+    labels = np.array([-1 if label is None else label for label in table["label"]])
+    for name, numbers in (("classes", labels), ("clusters", np.asarray(table["stratum"]))):
+        found[name] = [
+            {"number": number, "images": int(of.sum())}
+            | {key: int((table[key] & of).sum()) for key in ("revealed", "copied")}
+            for number in np.unique(numbers[once & (numbers >= 0)]).tolist()
+            if (of := once & (numbers == number)).any()
+        ]
+    return found

@@ -1,3 +1,7 @@
+from side_ray.report.sections import PageData
+from side_ray.report.sections.conditions import Conditions
+
+
 def test_table_of_the_calibrated_cut_shows_every_condition(html, outline, metrics):
     table = next(part for part in html.split("<table")[1:] if "Calibrated cut" in part.split("</caption>")[0])
     rows = [
@@ -14,3 +18,19 @@ def test_table_of_the_calibrated_cut_shows_every_condition(html, outline, metric
 
 def test_lift_without_a_held_out_match_gives_its_lower_bound(page):
     assert "over 64.8" in page.text("span")
+
+
+def test_a_table_of_the_same_numbers_stands_once(metrics):
+    titles = [each["title"] for each in Conditions().values(PageData(metrics))["tables"]]
+    assert titles[3] == "Cumulative, high (≤ 1.35); the same numbers: banded, high (≤ 1.35)"
+    assert len(titles) == 6
+    bands = metrics["conditions"][2]["bands"]
+    bands["high"] = bands["high"] | {"ums_count": 999}
+    assert len(Conditions().values(PageData(metrics))["tables"]) == 7
+
+
+def test_only_the_calibrated_cut_is_unfolded_and_printed(html):
+    start = html.index('<section id="conditions"')
+    above, _, below = html[start:].partition('<details class="more">')
+    assert above.count("<caption") == 1
+    assert below.partition("</section>")[0].count("<caption") == 7

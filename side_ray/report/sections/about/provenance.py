@@ -15,13 +15,15 @@ class Provenance(PageSection):
 
     def values(self, data: PageData) -> dict[str, Any]:
         metrics, config = data.metrics, dict(data.config)
+        made = metrics.get("provenance") or {}
         return {
             "rows": [
                 *_sources(metrics),
                 *_sizes_and_cut(metrics),
                 *_leaves(_without(metrics["similarity"], "bands"), "similarity"),
-                *_leaves(_without(metrics.get("provenance") or {}, "config")),
+                *_leaves(_without(made, "config", "artifacts")),
             ],
+            "artifacts": _leaves(made.get("artifacts") or {}, "artifacts"),
             "config": masked(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)) if config else "",
         }
 
@@ -55,8 +57,8 @@ def _sizes_and_cut(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "calibrated cut", text
 
 
-def _without(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != left_out}
+def _without(values: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
