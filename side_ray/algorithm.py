@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from side_ray.config import Config
 from side_ray.errors import UserError
 from side_ray.execution.audit import Audit
+from side_ray.execution.forecast import Forecast
 from side_ray.execution.privacy import privacy
 from side_ray.execution.progress import Reporter
 from side_ray.execution.repair import check_finished, mending
@@ -93,6 +94,7 @@ def run_until(last: str, config: Config, reporter: Reporter) -> Audit:
     if last == "report":
         reporter.say(describe(config))
         check_finished(audit)
+        reporter.forecast = Forecast(audit.artifacts).left
     began = time.monotonic()
     run_steps(audit, [step.stage for step in steps(config, last)])
     try:

@@ -14,7 +14,8 @@ from side_ray.registry import REGISTRIES
 
 PAGE_ONLY = ["report.pdf=false", "report.figures=false"]
 """Overrides of audits whose report is only the page: printing and drawing files take seconds."""
-CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "jobs" / "configs"
 DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"
 
 

@@ -16,9 +16,10 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Nodes:
-    """The started nodes. `env`: the environment variables for a driver to reach them, with token authentication."""
+    """The started nodes. `env`: the environment variables for a driver to reach them, with token authentication. `dashboard`: the
+    port of the head's dashboard, which takes jobs; None if it has none."""
 
-    def __init__(self, directory: Path, cpus: int) -> None:
+    def __init__(self, directory: Path, cpus: int, with_dashboard: bool = False, **env: str) -> None:
         (directory / "token").write_text(TOKEN)
         self.directory, self.cpus = directory, cpus
         self.port = free_ports(1)[0]
@@ -28,10 +29,14 @@ class Nodes:
             "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": str(Path(__file__).parents[1]),
+            **env,
         }
         self.env.pop("RAY_ADDRESS", None)
         self.processes: list[psutil.Popen] = []
-        self.start("--head", f"--port={self.port}", "--include-dashboard=false", "--temp-dir=/tmp/ray-nodes-test")
+        self.dashboard = free_ports(1)[0] if with_dashboard else None
+        options = ["--head", f"--port={self.port}", f"--include-dashboard={str(with_dashboard).lower()}"]
+        options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"] if with_dashboard else []
+        self.start(*options, "--temp-dir=/tmp/ray-nodes-test")
         self.env["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
 
     def start(self, *options: str) -> None:
@@ -80,9 +85,9 @@ class Nodes:
 
 
 @contextmanager
-def ray_nodes(directory: Path, count: int, cpus: int) -> Iterator[Nodes]:
-    """`count` nodes with `cpus` logical CPUs each. All their processes are ended at the end."""
-    nodes = Nodes(directory, cpus)
+def ray_nodes(directory: Path, count: int, cpus: int, with_dashboard: bool = False, **env: str) -> Iterator[Nodes]:
+    """`count` nodes with `cpus` logical CPUs each, and variables of their environment. All processes end with it."""
+    nodes = Nodes(directory, cpus, with_dashboard, **env)
     try:
         for _ in range(count - 1):
             nodes.start()

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,38 +19,35 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from kubernetes.client import models
 
 from side_ray.config.file import load_config
+from tests.kustomize import containers, core_faults, load_all, render
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
 EXTRACT = ROOT / "tests" / "data" / "extract_crd.py"
 KUBERAY = json.loads((ROOT / "tests" / "data" / "kuberay.json").read_text())
+KUBERAY_VALIDATORS = {
+    kind: jsonschema.Draft7Validator({**schema, "definitions": KUBERAY["definitions"]})
+    for kind, schema in KUBERAY["kinds"].items()
+}
 LAUNCHER = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath("ray-schema.json").read_text())
 IMAGE = "registry.example.com/side-ray"
 FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "matchLabels", "nodeSelector")
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """PyYAML silently keeps the last of two equal keys; this loader refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"a key stands twice among {keys}"
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path) -> Any:
-    return yaml.load(path.read_text(), Loader=UniqueKeys)
+    (found,) = load_all(path.read_text())
+    return found
 
 
-def kuberay_faults(manifest: Any) -> list[str]:
-    """Errors of a manifest under KubeRay's CRDs, including unknown keys."""
+def faults_of(manifest: Any) -> list[str]:
+    """Errors of a manifest under KubeRay's CRDs, or Kubernetes' own models, including unknown keys."""
     kind = manifest.get("kind")
-    if kind not in KUBERAY["kinds"]:
-        return [f"no such kind: {kind}"]
-    schema = {**KUBERAY["kinds"][kind], "definitions": KUBERAY["definitions"]}
-    return [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(manifest)]
+    if kind not in KUBERAY_VALIDATORS:
+        return core_faults(manifest, models)
+    return [f"{error.json_path}: {error.message}" for error in KUBERAY_VALIDATORS[kind].iter_errors(manifest)]
 
 
 def paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -77,31 +75,79 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return document
 
 
-JOB, CLUSTER_MANIFEST = load(CLUSTER / "rayjob.yaml"), load(CLUSTER / "raycluster.yaml")
-MANIFESTS = pytest.mark.parametrize("manifest", [JOB, CLUSTER_MANIFEST], ids=["rayjob", "raycluster"])
+OVERLAYS = ("aws", "gcp", "minikube-cpu")
+RENDERED = {name: render(CLUSTER / "overlays" / name) for name in OVERLAYS}
+BASE = render(CLUSTER / "base")
+ALL = [(name, each) for name, found in [("base", BASE), *RENDERED.items()] for each in found]
+MANIFESTS = pytest.mark.parametrize("manifest", [each for _, each in ALL], ids=[f"{n}-{m['kind']}" for n, m in ALL])
+OVERLAY = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+def named(manifests: list[Any], kind: str, name: str = "side-ray") -> Any:
+    (found,) = (each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return found
+
+
+JOB = named(BASE, "RayJob", "side-ray-audit")
 SPEC = JOB["spec"]["rayClusterSpec"]
 HEAD = SPEC["headGroupSpec"]["template"]["spec"]
 (WORKERS,) = SPEC["workerGroupSpecs"]
 
 
-# KubeRay
+# Kubernetes and KubeRay
 
 
 @MANIFESTS
-def test_kuberay_knows_every_key_of_the_manifest(manifest: Any) -> None:
-    assert kuberay_faults(manifest) == []
+def test_every_key_of_the_manifest_is_known(manifest: Any) -> None:
+    assert faults_of(manifest) == []
 
 
-@MANIFESTS
+@pytest.mark.parametrize(
+    "manifest", [*RENDERED["gcp"], named(RENDERED["minikube-cpu"], "NetworkPolicy")], ids=lambda each: each["kind"]
+)
 def test_a_misspelt_key_is_refused_wherever_it_stands(manifest: Any) -> None:
-    tried = 0
-    for path in paths(manifest):
-        misspelt = replaced(manifest, path, ...)
-        at(misspelt, path[:-1])[f"{path[-1]}x"] = at(manifest, path)
+    for path in list(paths(manifest)):
+        if path[1:2] == ("rayClusterSpec",) and len(path) > 2:
+            continue  # as in the RayCluster
+        parent = at(manifest, path[:-1])
+        parent[f"{path[-1]}x"] = value = parent.pop(path[-1])
         is_free = len(path) > 1 and path[-2] in FREE_FORM
-        assert bool(kuberay_faults(misspelt)) is not is_free, path
-        tried += 1
-    assert tried > 80
+        assert bool(faults_of(manifest)) is not is_free, path
+        del parent[f"{path[-1]}x"]
+        parent[path[-1]] = value
+    assert faults_of(manifest) == []
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="without kubectl")
+@pytest.mark.parametrize("directory", ["base", *(f"overlays/{name}" for name in OVERLAYS)])
+def test_kustomize_renders_the_same(directory: str) -> None:
+    command = ["kubectl", "kustomize", str(CLUSTER / directory)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert load_all(output) == render(CLUSTER / directory)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("resources:", "resource:"),
+        ("name: registry.example.com/side-ray-cuda", "name: registry.example.com/side-ray-cud"),
+        ("digest:", "digst:"),
+        ("kind: PersistentVolumeClaim", "kind: PersistentVolume"),
+        ("op: add", "op: ad"),
+        (
+            "/spec/headGroupSpec/template/spec/containers/0/env/-",
+            "/spec/headGroupSpec/template/spec/containers/0/envs/-",
+        ),
+        ("fieldPath:", "fieldPth:"),
+    ],
+)
+def test_a_misspelt_kustomization_is_refused(old: str, new: str, tmp_path: Path) -> None:
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    path = tmp_path / "cluster" / "overlays" / "aws" / "kustomization.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises((AssertionError, TypeError, KeyError)):
+        render(path.parent)
 
 
 CONTAINER = ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0)
@@ -128,16 +174,27 @@ CONTAINER = ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "con
     ],
 )
 def test_a_wrong_type_value_or_missing_field_is_refused(path: tuple[Any, ...], value: Any) -> None:
-    assert kuberay_faults(replaced(JOB, path, value))
+    assert faults_of(replaced(named(RENDERED["gcp"], "RayJob", "side-ray-audit"), path, value))
 
 
 @pytest.mark.parametrize("value", [4, "4", "500m"])
 def test_a_quantity_is_a_number_or_a_string(value: int | str) -> None:
-    assert kuberay_faults(replaced(JOB, (*CONTAINER, "resources", "limits", "cpu"), value)) == []
+    assert faults_of(replaced(JOB, (*CONTAINER, "resources", "limits", "cpu"), value)) == []
 
 
-def test_job_and_standing_cluster_are_the_same_cluster() -> None:
-    assert CLUSTER_MANIFEST["spec"] == SPEC
+@pytest.mark.parametrize("manifests", [BASE, *RENDERED.values()], ids=["base", *OVERLAYS])
+def test_jobs_and_standing_cluster_are_the_same_cluster(manifests: list[Any]) -> None:
+    for job in ("side-ray-audit", "side-ray-sweep"):
+        assert named(manifests, "RayJob", job)["spec"]["rayClusterSpec"] == named(manifests, "RayCluster")["spec"]
+
+
+def test_what_is_applied_is_chosen_by_a_label() -> None:
+    found = {each["kind"]: each["metadata"]["labels"]["app.kubernetes.io/component"] for each in BASE}
+    assert found.pop("RayCluster") == "cluster"
+    del found["RayJob"]
+    assert set(found.values()) == {"shared"}
+    jobs = [each for each in BASE if each["kind"] == "RayJob"]
+    assert [each["metadata"]["labels"]["app.kubernetes.io/component"] for each in jobs] == ["audit", "sweep"]
 
 
 def test_the_job_ends_and_takes_its_cluster_with_it() -> None:
@@ -167,23 +224,98 @@ def test_the_head_has_no_gpu_takes_no_tasks_and_stays_off_spot_machines() -> Non
     }
 
 
-def test_workers_have_a_gpu_each_and_come_and_go() -> None:
-    (container,) = WORKERS["template"]["spec"]["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+def test_workers_come_and_go() -> None:
     assert SPEC["enableInTreeAutoscaling"] is True
     assert WORKERS["minReplicas"] == WORKERS["replicas"] == 0 < WORKERS["maxReplicas"]
 
 
-@pytest.mark.parametrize("pod", [HEAD, WORKERS["template"]["spec"]], ids=["head", "worker"])
-def test_pods_hold_no_secret_and_no_rights(pod: Any) -> None:
-    (container,) = pod["containers"]
-    env = {each["name"]: each for each in container["env"]}
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        assert set(env[name]["valueFrom"]) == {"secretKeyRef"}
-    assert [name for name, each in env.items() if "value" in each] == ["AWS_REGION"]
+def pods(manifests: list[Any]) -> dict[str, Any]:
+    """The pods of the audit's job."""
+    job = named(manifests, "RayJob", "side-ray-audit")["spec"]
+    (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    return {
+        "head": job["rayClusterSpec"]["headGroupSpec"]["template"],
+        "worker": workers["template"],
+        "submitter": job["submitterPodTemplate"],
+    }
+
+
+EVERY_POD = pytest.mark.parametrize(
+    "template",
+    [template for found in RENDERED.values() for template in pods(found).values()],
+    ids=[f"{overlay}-{role}" for overlay, found in RENDERED.items() for role in pods(found)],
+)
+
+
+@EVERY_POD
+def test_pods_have_no_rights_and_a_read_only_root(template: Any) -> None:
+    pod, (container,) = template["spec"], template["spec"]["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert f"--uid {pod['securityContext']['runAsUser']} " in (CLUSTER / "Dockerfile").read_text()
+    volumes = {each["name"] for each in pod["volumes"]}
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    assert set(mounts.values()) == volumes
+    assert "/tmp" in mounts  # Ray's sessions
+    assert container["resources"]["limits"]["memory"]
+    for each in container.get("env", []):
+        if "KEY" in each["name"]:
+            assert set(each["valueFrom"]) == {"secretKeyRef"}
+
+
+@pytest.mark.parametrize(("overlay", "keys"), [("aws", False), ("gcp", True), ("minikube-cpu", True)])
+def test_storage_is_reached_by_an_identity_or_by_a_secret(overlay: str, keys: bool) -> None:
+    account = named(RENDERED[overlay], "ServiceAccount")
+    assert ("eks.amazonaws.com/role-arn" in account["metadata"].get("annotations", {})) is not keys
+    for role in ("head", "worker"):
+        pod = pods(RENDERED[overlay])[role]["spec"]
+        assert pod["serviceAccountName"] == account["metadata"]["name"]
+        env = {each["name"]: each for each in pod["containers"][0]["env"]}
+        assert ({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(env)) is keys
+        assert env["SIDE_RAY_CACHE"]["value"] in {
+            each["mountPath"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == "cache"
+        }
+
+
+@OVERLAY
+def test_workers_are_spot_machines_where_there_are_some(overlay: str) -> None:
+    selector = pods(RENDERED[overlay])["worker"]["spec"].get("nodeSelector", {})
+    spot = {"aws": "karpenter.sh/capacity-type", "gcp": "cloud.google.com/gke-spot"}.get(overlay)
+    assert (spot in selector) is (spot is not None)
+    gpus = pods(RENDERED[overlay])["worker"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+    assert gpus == (None if overlay == "minikube-cpu" else "1")
+    assert "nodeSelector" not in pods(RENDERED[overlay])["head"]["spec"]
+
+
+@pytest.mark.parametrize("overlay", ["aws", "gcp"])
+def test_images_are_named_by_digest(overlay: str) -> None:
+    for manifest in RENDERED[overlay]:
+        for container in containers(manifest):
+            assert re.fullmatch(rf"{IMAGE}-(cpu|cuda)@sha256:[0-9a-f]{{64}}", container["image"])
+
+
+@OVERLAY
+def test_policies_cover_the_pods(overlay: str) -> None:
+    labels = {role: template["metadata"]["labels"] for role, template in pods(RENDERED[overlay]).items()}
+    policy = named(RENDERED[overlay], "NetworkPolicy")["spec"]
+    chosen = policy["podSelector"]["matchLabels"].items()
+    assert all(chosen <= each.items() for each in labels.values())
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    own = [rule for rule in policy["ingress"] if "ports" not in rule]
+    assert [each["from"] for each in own] == [[{"podSelector": policy["podSelector"]}]]
+    ports = {port["port"] for rule in policy["ingress"] for port in rule.get("ports", [])}
+    declared = {each["name"]: each["containerPort"] for each in HEAD["containers"][0]["ports"]}
+    assert ports == {declared["dashboard"], declared["metrics"]}
+    to_all = [each["ipBlock"] for rule in policy["egress"] for each in rule.get("to", []) if "ipBlock" in each]
+    assert to_all == [{"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}]
+    budget = named(RENDERED[overlay], "PodDisruptionBudget", "side-ray-head")["spec"]
+    covered = [role for role, each in labels.items() if budget["selector"]["matchLabels"].items() <= each.items()]
+    assert (covered, budget["maxUnavailable"]) == (["head"], 0)
 
 
 def test_everybody_runs_the_same_ray() -> None:
@@ -195,22 +327,20 @@ def test_everybody_runs_the_same_ray() -> None:
 
 
 def commands() -> list[list[str]]:
-    """Every `python jobs/….py …` in the manifests and in the comments above them."""
-    found = [shlex.split(JOB["spec"]["entrypoint"])]
-    for name in ("raycluster.yaml", "aws.yaml"):
-        text = re.sub(r"\\\n#\s*", "", (CLUSTER / name).read_text())
-        found += [shlex.split(line) for line in re.findall(r"-- (python jobs/.*)", text)]
-    return found
+    """Every `python jobs/….py …` in the manifests and in the comments of the launcher's file."""
+    found = [shlex.split(each["spec"]["entrypoint"]) for _, each in ALL if each["kind"] == "RayJob"]
+    text = re.sub(r"\\\n#\s*", "", (CLUSTER / "aws.yaml").read_text())
+    return found + [shlex.split(line) for line in re.findall(r"-- (python jobs/.*)", text)]
 
 
-@pytest.mark.parametrize("command", commands(), ids=["rayjob", "raycluster", "aws"])
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command[1])
 def test_the_command_names_a_script_and_a_config_that_loads(command: list[str]) -> None:
     python, script, option, path, *overrides = command
     assert (python, option) == ("python", "--config")
     assert (ROOT / script).is_file()
     config = load_config(ROOT / path, overrides)
     assert config.run.uri.startswith("s3://")
-    assert config.cluster.gpus == 1
+    assert config.cluster.gpus == (0 if "cluster.gpus=0" in overrides else 1)
 
 
 def test_the_job_has_as_many_actors_as_there_can_be_gpus() -> None:
@@ -295,7 +425,7 @@ def test_the_launched_cluster_asks_for_a_token_and_shows_its_dashboard_to_nobody
     assert "--dashboard-host=127.0.0.1" in AWS["head_start_ray_commands"][-1]
 
 
-@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CLUSTER.rglob("*.yaml")), ids=lambda path: path.parent.name + path.name)
 def test_no_file_holds_a_key(path: Path) -> None:
     assert not re.search(r"AKIA[0-9A-Z]{16}|(?i:secret_?access_?key\S*[:=]\s*[A-Za-z0-9/+]{20})", path.read_text())
 
@@ -327,10 +457,10 @@ TARGETS = pytest.mark.parametrize(("target", "extra"), [("cpu", "cpu"), ("cuda",
 
 def test_the_targets_are_those_that_the_manifests_run() -> None:
     assert stages().keys() == {"", "base", "cpu", "cuda"}
-    assert HEAD["containers"][0]["image"] == AWS["docker"]["head_image"] == f"{IMAGE}:cpu"
-    assert WORKERS["template"]["spec"]["containers"][0]["image"] == AWS["docker"]["worker_image"] == f"{IMAGE}:cuda"
+    assert HEAD["containers"][0]["image"] == AWS["docker"]["head_image"] == f"{IMAGE}-cpu"
+    assert WORKERS["template"]["spec"]["containers"][0]["image"] == AWS["docker"]["worker_image"] == f"{IMAGE}-cuda"
     for target in ("cpu", "cuda"):
-        assert re.search(rf"docker build -f cluster/Dockerfile --target {target} +-t {IMAGE}:{target} \.", dockerfile())
+        assert re.search(rf"docker build -f cluster/Dockerfile --target {target} +-t {IMAGE}-{target} \.", dockerfile())
 
 
 def dockerfile() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config
 from side_ray.config.file import load_config
 from side_ray.errors import PROGRAM, CheckFailed, Damaged, RunError, UserError, bounded, masked, one_line
-from side_ray.execution.node.stopping import stoppable
+from side_ray.execution.node.stopping import LINE, stoppable
 
 if TYPE_CHECKING:
     from side_ray.execution.progress import Reporter
@@ -76,7 +76,9 @@ def study(name: str, config: Config) -> None:
         print("\n".join(getattr(import_module(module), function)(config, reporter)))
 
 
-def score(given: list[str], samples: str | None, train: str | None, unseen: str | None, run: str) -> None:
+def score(
+    given: list[str], samples: str | None, train: str | None, unseen: str | None, run: str, only_plan: bool = False
+) -> None:
     """Score the samples of an audit, or the images at given paths.
 
     Args:
@@ -85,6 +87,7 @@ def score(given: list[str], samples: str | None, train: str | None, unseen: str 
         train: path of the training set.
         unseen: path of images that the model never saw.
         run: run directory for scores and report.
+        only_plan: print how long it takes on this machine, and start nothing.
 
     Raises:
         UserError: only one of `samples` and `train` is set, or there is neither a config nor a path.
@@ -92,7 +95,8 @@ def score(given: list[str], samples: str | None, train: str | None, unseen: str 
     if samples is None and train is None:
         if not given:
             raise UserError("score: give CONFIG, or --samples and --train; see side-ray score --help")
-        audit("score", load_config(given[0], given[1:]))
+        config = load_config(given[0], given[1:])
+        plan(config, True, None, False) if only_plan else audit("score", config)
         return
     if samples is None or train is None:
         raise UserError(
@@ -100,7 +104,8 @@ def score(given: list[str], samples: str | None, train: str | None, unseen: str 
         )
     from side_ray.studies.given import given_config
 
-    audit("report", given_config(samples, train, unseen, run, given))
+    config = given_config(samples, train, unseen, run, given)
+    plan(config, True, None, False) if only_plan else audit("report", config)
 
 
 def sweep(config: Config) -> None:
@@ -140,25 +145,31 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
         timed: measure the throughput on this machine.
         throughput: samples per second of one device, if known.
     """
+    from side_ray.execution.forecast import planned_seconds
     from side_ray.runs.artifacts import Artifacts
-    from side_ray.runs.cost import plan_json, plan_lines, probe
+    from side_ray.runs.cost import plan_json, plan_lines, probe, probe_given
     from side_ray.runs.preflight import preflight
 
     artifacts, missing = Artifacts.open(config), list[str]()
     # The cost can be computed before the data, weights and storage are available.
     preflight(artifacts, missing)
     obstacle = "; ".join(missing)
-    rate = probe(artifacts) if timed else throughput
+    rate = (probe_given if config.given else probe)(artifacts) if timed else throughput
+    seconds = None if rate is None else planned_seconds(artifacts, rate)
     if as_json:
-        print_json(plan_json(artifacts, rate, obstacle))
+        print_json(plan_json(artifacts, rate, obstacle, seconds))
     else:
-        print("\n".join(plan_lines(artifacts, rate, obstacle)))
+        print("\n".join(plan_lines(artifacts, rate, obstacle, seconds)))
 
 
-def guarded(action: Callable[[], object]) -> int:
-    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr."""
+def guarded(action: Callable[[], object], stopped: str = LINE) -> int:
+    """Call `action` and return the exit code. A UserError, and being stopped by a signal, is one line on stderr.
+
+    Args:
+        stopped: the line where a signal stops the action.
+    """
     failure: BaseException | None = None
-    with stoppable(_kill) as stop:
+    with stoppable(_kill, stopped) as stop:
         try:
             action()
         except BaseException as error:

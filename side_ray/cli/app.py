@@ -29,6 +29,14 @@ Overrides = Annotated[
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://bucket/prefix")]
 Endpoint = Annotated[str | None, typer.Option(help="URL of an S3-compatible server")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Dashboard of the Ray cluster; else RAY_API_SERVER_ADDRESS or RAY_ADDRESS"),
+]
+FailAbove = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Exit with 3 if more than N distinct training images are found, for CI"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
@@ -109,12 +117,13 @@ def score(
         str | None, typer.Option(help="Similar images that the model never saw; they set the cut")
     ] = None,
     run: Annotated[str, typer.Option(help="Run directory for the scores and the report")] = "runs/score",
+    plan: Annotated[bool, typer.Option("--plan", help="Only print how long it takes on this machine")] = False,
 ) -> None:
     """Score every sample of an audit; or, with --samples and --train and without a config, your own generated images."""
     from side_ray.cli import actions
 
     given = [text for text in (config, *(overrides or [])) if text is not None]
-    raise typer.Exit(actions.guarded(lambda: actions.score(given, samples, train, unseen, run)))
+    raise typer.Exit(actions.guarded(lambda: actions.score(given, samples, train, unseen, run, plan)))
 
 
 @app.command("report", epilog=_examples("report audit.yaml report.gallery=24"))
@@ -132,10 +141,7 @@ def report(config: ConfigPath, overrides: Overrides = None) -> None:
 def audit(
     config: ConfigPath,
     overrides: Overrides = None,
-    fail_above: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Exit with 3 if more than N distinct training images are found, for CI"),
-    ] = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Run the whole audit. Outputs that exist are not made again."""
     _verb("report", config, overrides, fail_above)
@@ -159,6 +165,40 @@ def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
     _verb("sweep", config, overrides)
 
 
+@app.command(
+    "submit",
+    epilog=_examples(
+        "submit audit.yaml run.uri=s3://bucket/prefix --address http://127.0.0.1:8265",
+        "submit --attach side-ray-0a1b2c3d --address http://127.0.0.1:8265",
+    ),
+)
+def submit(
+    config: OptionalConfigPath = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    verb: Annotated[str, typer.Option(help="What to run: audit, sweep, theory, twins, or a step")] = "audit",
+    fail_above: FailAbove = None,
+    attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that was submitted before")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the job until it ends")] = True,
+) -> None:
+    """Run an audit as a job on a Ray cluster, and follow it; the exit code is the job's. Submitting again resumes."""
+    from side_ray.cli import submitting
+
+    given = [text for text in (config, *(overrides or [])) if text is not None]
+    raise typer.Exit(submitting.submit(given, address, verb, fail_above, attach, wait))
+
+
+@app.command("stop", epilog=_examples("stop side-ray-0a1b2c3d --address http://127.0.0.1:8265"))
+def stop(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `submit` printed it")],
+    address: Address = None,
+) -> None:
+    """Stop a submitted job. Finished work is kept, and submitting again resumes."""
+    from side_ray.cli import submitting
+
+    raise typer.Exit(submitting.stop(job, address))
+
+
 @app.command("reproduce", epilog=_examples("reproduce table1 --preset tiny", "reproduce fig5 --run runs/digits"))
 def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4, fig4, fig5 or fig7")],
@@ -173,7 +213,10 @@ def reproduce(
     raise typer.Exit(actions.guarded(lambda: actions.reproduce(table, overrides or [], preset, run, endpoint)))
 
 
-@app.command("plan", epilog=_examples("plan audit.yaml --probe", "plan audit.yaml --throughput 12.5 --json"))
+@app.command(
+    "plan",
+    epilog=_examples("plan audit.yaml --probe cluster.price_per_hour=2.5", "plan audit.yaml --throughput 12.5 --json"),
+)
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,

@@ -76,6 +76,8 @@ class ClusterSection(Section):
     """CPUs of a sampling or scoring actor."""
     gpus: Annotated[Real, Field(ge=0, le=64)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
+    price_per_hour: Positive | None = None
+    """Price of one hour of one device, in any currency: `plan --probe` then says what the audit costs."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In which training and sampling compute; the guiding classifier, the similarity and the scores always use float32."""
 

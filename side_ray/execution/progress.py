@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 
 from side_ray.errors import printable
-from side_ray.report.wording import duration
+from side_ray.report.wording import about, duration
 
 LINE_EVERY_S = 30.0
 BAR_EVERY_S = 0.5
@@ -79,9 +79,20 @@ class Reporter:
         self.quiet, self.progress, self.as_json = quiet, progress and not quiet, as_json
         self._step = ""
 
+        self.forecast: Callable[[str, float, int], float | None] | None = None
+        """Seconds left of the whole audit, from the title of a bar, its rate and its units left; see `Forecast.left`."""
+
     def step(self, number: int, of: int, name: str) -> None:
         """Say which step of the audit the next messages belong to."""
         self._step = f"{number}/{of} {name}"
+
+    def overall(self, bar: Bar) -> str:
+        """`; stage 3 of 7, about 6 min left`: the progress of the whole audit; empty where it is not known."""
+        left = self.forecast(bar.title, bar.rate, bar.total - bar.done) if self.forecast and self._step else None
+        if left is None:
+            return ""
+        number, _, of = self._step.split()[0].partition("/")
+        return f"; stage {number} of {of}, about {about(left)} left"
 
     def say(self, text: str) -> None:
         """Print one message."""
@@ -122,7 +133,7 @@ class Reporter:
 
     def _log(self, bar: Bar, stop: threading.Event) -> None:
         while not stop.wait(LINE_EVERY_S):
-            self.say(bar.describe())
+            self.say(bar.describe() + self.overall(bar))
 
     def _draw(self, bar: Bar, stop: threading.Event) -> None:
         columns = (
@@ -135,4 +146,6 @@ class Reporter:
         with RichProgress(*columns, console=self.console, transient=True) as display:
             task = display.add_task(bar.title, total=bar.total, completed=bar.done)
             while not stop.wait(BAR_EVERY_S):
-                display.update(task, completed=bar.done, description=bar.describe().split(", about")[0])
+                display.update(
+                    task, completed=bar.done, description=bar.describe().split(", about")[0] + self.overall(bar)
+                )

@@ -61,16 +61,21 @@ def check_finished(audit: Audit) -> None:
     stage, and deleted, so that the stages make it again. Does nothing before there is a report."""
     if not _begun(audit.artifacts.report):
         return
-    checks = list(_checks(audit.artifacts))
     damages: dict[str, list[Damaged]] = {}
     unsealed = 0
-    with audit.reporter.bar("check", len(checks), "files") as bar, ThreadPoolExecutor(READERS) as readers:
-        for found in readers.map(_outcome, checks):
-            if isinstance(found, Damaged):
-                damages.setdefault(found.keys[0].split("/")[0], []).append(found)
-            else:
-                unsealed += not found
-            bar.advance(1)
+    # The prepared images first: finding out what else there should be reads files of theirs, and reading seals older files.
+    for title, found_checks in (
+        ("check images", _of_artifact(audit.artifacts.prepare)),
+        ("check", _checks(audit.artifacts)),
+    ):
+        checks = list(found_checks)
+        with audit.reporter.bar(title, len(checks), "files") as bar, ThreadPoolExecutor(READERS) as readers:
+            for found in readers.map(_outcome, checks):
+                if isinstance(found, Damaged):
+                    damages.setdefault(found.keys[0].split("/")[0], []).append(found)
+                else:
+                    unsealed += not found
+                bar.advance(1)
     for each in map(joined, damages.values()):
         audit.reporter.warn(f"{each}: making it again")
         for key in each.doomed:
@@ -100,12 +105,10 @@ def _outcome(check: Check) -> bool | Damaged:
 
 
 def _checks(artifacts: Artifacts) -> Iterator[Check]:
-    """One check for each artifact, each table in one, and each shard. The report checks itself."""
+    """One check for each artifact but the prepared images, each table in one, and each shard. The report checks itself."""
     config, first = artifacts.config, conditions(artifacts.config)[0]
-    made, shards = (
-        [artifacts.prepare],
-        [(artifacts.cut, artifacts.cut_shards), (artifacts.synthetic, artifacts.cut_shards)],
-    )
+    made: list[Artifact] = []
+    shards = [(artifacts.cut, artifacts.cut_shards), (artifacts.synthetic, artifacts.cut_shards)]
     scored = [(artifacts.scores(each), artifacts.hits(each)) for each in conditions(config)]
     sampled = [artifacts.samples(each) for each in conditions(config)]
     if artifacts.cut_shards:

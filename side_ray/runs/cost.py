@@ -1,7 +1,7 @@
 """The cost of an audit before it starts: network evaluations, FLOPs, bytes, and which outputs exist already."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,13 +23,15 @@ from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import decoded, denoised, sample_seed
 from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
-from side_ray.errors import UserError
-from side_ray.images import encode_png
+from side_ray.images import decode_png, encode_png
+from side_ray.report.wording import about
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import Condition, conditions, loss_images
 from side_ray.runs.preflight import schedule_of
+from side_ray.search.index import RowIndex
+from side_ray.similarity import similarity_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 from side_ray.surrogate.lora import LoraNetwork, LoraSurrogate
 from side_ray.surrogate.resnet import ResNet
@@ -94,6 +96,38 @@ def sample_flops(artifacts: Artifacts, guided: bool) -> int:
     return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
 
 
+def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
+    """FLOPs of the model and of a classifier that one unit of each stage of `status.planned` takes, for the stages that compute.
+
+    The weights of an imported model are not read for this: its FLOPs stand at `IMPORTED` times those of the classifier, which
+    is wrong by a factor that a measured rate makes up for.
+    """
+    config, shape = artifacts.config, image_shape(artifacts)
+    classifier = _classifier_flops(config, shape)
+    known = config.dpm.kind != "import"
+    model = _unet_flops(artifacts, shape, None) if known else IMPORTED * classifier
+    many, section = conditions(config), config.surrogate
+    sample = float(sampler_of(config.extract).evaluations * config.dpm.evaluations * model)
+    guided = sum(each.scale > 0 for each in many) / len(many)
+    guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
+    trained = TRAINING * float(config.dpm.batch_size * model)
+    # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
+    student = (0.0, 1.5 * section.batch_size * classifier)
+    return {
+        "train_dpm": (trained, 0.0),
+        "synthetic": (sample, 0.0),
+        "train_surrogate: student": student,
+        "train_surrogate: ol_ti": student,
+        "extract": (sample, guiding),
+        "privacy": (float(len(TIMES) * DRAWS * model), 0.0),
+        "control: train_dpm": (trained, 0.0),
+        "control: extract": (sample, guiding),
+    }
+
+
+IMPORTED = 2.5
+TRAINING = 3
+"""FLOPs of a training step per image, in evaluations: forward, and backward to the weights and through the layers."""
 THROUGH_DECODER = 4
 """Decodings that an evaluation of OL-TI costs in a latent model: one for what it sees, and one with a backward pass."""
 
@@ -117,19 +151,30 @@ def _guided_steps(artifacts: Artifacts, least: float | None = None) -> int:
     return sum(start <= time < end and process.level(time)[0] >= least for time in visited)
 
 
-def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> list[str]:
-    """The plan as lines of text: what would run, what exists already, and the cost of sampling.
+def plan_lines(
+    artifacts: Artifacts,
+    throughput: float | None = None,
+    obstacle: str = "",
+    seconds: Mapping[str, float] | None = None,
+) -> list[str]:
+    """The plan as lines of text: what would run, what exists already, and the cost.
 
     Args:
         throughput: samples per second of one device; None = print no device-hours.
         obstacle: why the audit cannot start yet; existing outputs are then not listed.
+        seconds: how long each stage takes on one device, by its name; None = print no time and no price.
 
     Raises:
-        UserError: samples are given, so nothing is sampled. See also `image_shape`.
+        UserError: see `image_shape`.
     """
     config = artifacts.config
     if config.given:
-        raise UserError("given.samples: a plan estimates the cost of sampling, but the samples of this audit are given")
+        lines = {
+            "run directory": artifacts.run.store.uri,
+            "samples": f"{config.extract.samples:,} of {config.given.samples}",
+            "compared with": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen, by {config.score.similarity}",
+        }
+        return _printed(lines | _price(config, seconds) | ({"not ready": obstacle} if obstacle else {}))
     cost, many = estimate(artifacts), conditions(config)
     shards = f"{len(many) * artifacts.sample_shards:,}"
     if not obstacle:
@@ -174,18 +219,71 @@ def plan_lines(artifacts: Artifacts, throughput: float | None = None, obstacle: 
     if throughput is not None:
         hours = cost.samples / throughput / 3600
         lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s per device"
+    lines |= _price(config, seconds)
     if obstacle:
         lines["not ready"] = obstacle
+    return _printed(lines)
+
+
+def _printed(lines: Mapping[str, str]) -> list[str]:
     return [f"{name:14}{text.rstrip()}" for name, text in lines.items()]
 
 
-def plan_json(artifacts: Artifacts, throughput: float | None = None, obstacle: str = "") -> dict[str, Any]:
-    """The numbers of `plan_lines`: `conditions`, those of `Estimate`, `flops`, `device_hours` (None = unknown) and `obstacle`."""
-    lines = plan_lines(artifacts, throughput, obstacle)
-    cost = estimate(artifacts)
-    numbers = {"run": artifacts.run.store.uri, "conditions": len(conditions(artifacts.config)), **asdict(cost)}
-    hours = None if throughput is None else cost.samples / throughput / 3600
-    return numbers | {"flops": cost.flops, "device_hours": hours, "obstacle": obstacle, "text": lines}
+def _price(config: Config, seconds: Mapping[str, float] | None) -> dict[str, str]:
+    """The lines `time` and `price`; without a rate only how to get them."""
+    if seconds is None:
+        return {"time": "unknown: --probe measures it on this machine, --throughput takes what you know"}
+    whole, price = sum(seconds.values()), config.cluster.price_per_hour
+    longest = sorted(seconds.items(), key=lambda each: -each[1])[:3]
+    parts = ", ".join(f"{name} {about(value)}" for name, value in longest)
+    lines = {"time": f"about {about(whole)} on one device ({parts})" if seconds else "nothing is left to do"}
+    if price is not None:
+        lines["price"] = f"about {whole / 3600 * price:,.2f}, at {price:g} per device and hour"
+    return lines
+
+
+def plan_json(
+    artifacts: Artifacts,
+    throughput: float | None = None,
+    obstacle: str = "",
+    seconds: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The numbers of `plan_lines`: `conditions`, those of `Estimate` (not of given samples), `flops`, `device_hours` and
+    `seconds` by stage (None = unknown), `price` and `obstacle`."""
+    config, price = artifacts.config, artifacts.config.cluster.price_per_hour
+    numbers: dict[str, Any] = {"run": artifacts.run.store.uri, "conditions": len(conditions(config))}
+    if config.given:
+        numbers |= {"samples": config.extract.samples}
+    else:
+        cost = estimate(artifacts)
+        hours = None if throughput is None else cost.samples / throughput / 3600
+        numbers |= {**asdict(cost), "flops": cost.flops, "device_hours": hours}
+    paid = None if price is None or seconds is None else sum(seconds.values()) / 3600 * price
+    text = plan_lines(artifacts, throughput, obstacle, seconds)
+    return numbers | {"seconds": seconds, "price": paid, "obstacle": obstacle, "text": text}
+
+
+PROBED = 4096
+"""Images of the pool that `probe_given` compares with; a larger one takes as many times longer."""
+
+
+def probe_given(artifacts: Artifacts) -> float:
+    """Given samples that this machine reads and compares with all members and unseen images per second."""
+    config, (channels, height, width) = artifacts.config, image_shape(artifacts)
+    similarity, pool = similarity_of(config.score), config.data.members + 2 * config.data.holdout
+    rows = min(pool, PROBED)
+    noise = np.random.default_rng(0).integers(0, 256, (rows, height, width, channels), dtype=np.uint8)
+    index = RowIndex(similarity.embed(noise), np.arange(rows), similarity.metric)
+    few = [encode_png(image) for image in noise[:256]]
+    began = time.perf_counter()
+    embedded = similarity.embed(np.stack([decode_png(each) for each in few]))
+    read = (time.perf_counter() - began) / len(few)
+    index.search(embedded, similarity.neighbors)
+    began = time.perf_counter()
+    index.search(embedded, similarity.neighbors)
+    compared = (time.perf_counter() - began) / len(few)
+    # Members and unseen images are read and embedded too, and every one of them once.
+    return 1 / (read * (1 + pool / config.extract.samples) + compared * pool / rows)
 
 
 def probe(artifacts: Artifacts) -> float:

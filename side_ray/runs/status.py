@@ -84,6 +84,15 @@ def planned(artifacts: Artifacts) -> list[Stage]:
     return list(_stages(artifacts.config, key_of, _control_stages(artifacts) if artifacts.config.control else ()))
 
 
+def to_do(artifacts: Artifacts) -> list[Row]:
+    """The stages of an audit, recorded or not, with what each has left; all of it where the data cannot be read yet."""
+    try:
+        found = planned(artifacts)
+    except UserError:
+        found = list(_stages(artifacts.config, lambda *_: None))
+    return [_READ[each.kind](artifacts.run.store, each) for each in found]
+
+
 def record(artifacts: Artifacts, stages: list[Stage] | None = None) -> None:
     """Write `config.yaml` and `plan.json`: what this command is about to do, by default all stages of the audit."""
     store = artifacts.run.store
@@ -268,8 +277,7 @@ def _control_stages(artifacts: Artifacts) -> Iterator[Stage]:
 
 def rows(store: Store, where: str) -> list[Row]:
     """The stages of a run in order; each costs one listing per condition. Raises UserError if there is no run."""
-    read = {"artifact": _artifact, "training": _training, "shards": _shards}
-    return [read[each.kind](store, each) for each in recorded(store, where)]
+    return [_READ[each.kind](store, each) for each in recorded(store, where)]
 
 
 def purged_at(store: Store) -> str | None:
@@ -326,3 +334,6 @@ def _shards(store: Store, stage: Stage) -> Row:
     if len(recent) > 1 and recent[-1][0] > recent[0][0]:
         rate = sum(size for _, size in recent[1:]) / (recent[-1][0] - recent[0][0])
     return Row(stage.stage, done, stage.total * len(stage.keys), stage.unit, rate, tuple(failed))
+
+
+_READ = {"artifact": _artifact, "training": _training, "shards": _shards}

@@ -23,9 +23,10 @@ CONFIGS = ROOT / "jobs" / "configs"
 EVERY_COMMAND = pytest.mark.parametrize("command", commands(), ids=str)
 RUN_HERE = {
     "doctor", "init", "plan", "audit", "score", "status", "open", "remake", "compare", "export", "purge", "sweep", "reproduce",
-    "theory", "twins", "canaries",
+    "theory", "twins", "canaries", "submit", "stop",
 }  # fmt: skip
-"""Verbs with a test below, in test_newcomer.py (`audit`) or in tests/studies (`twins`)."""
+"""Verbs with a test below, in test_newcomer.py (`audit`), in tests/studies (`twins`) or in tests/end_to_end
+(`submit`, `stop`)."""
 
 
 def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

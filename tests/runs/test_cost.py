@@ -1,8 +1,11 @@
 """The cost of an audit is computed before its data, weights and storage exist."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,6 +14,7 @@ from side_ray.cli.app import app
 from side_ray.config.file import load_config
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
+from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost import estimate, probe
 from tests.audits import tiny_config
@@ -35,6 +39,42 @@ def test_the_papers_set_is_costed_without_its_data(tmp_path, monkeypatch):
     assert lines["classifier"].startswith(f"{2_750_000 * 50:,} evaluations with gradient × ")
     assert lines["device-hours"].startswith("7.92 of sampling at 100.0 samples/s")
     assert "data/cifar-10-python.tar.gz" in lines["not ready"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_time_and_price_follow_from_the_throughput(tmp_path):
+    given = [str(CONFIGS / "digits.yaml"), f"run.uri={tmp_path}/run", "cluster.price_per_hour=1.5", "--json"]
+    slow, fast = (json.loads(plan(*given, "--throughput", rate).stdout) for rate in ("10", "1000"))
+    assert slow["price"] == pytest.approx(sum(slow["seconds"].values()) / 3600 * 1.5)
+    # A guided sample costs more than the mean one, which includes Random's.
+    assert 18_000 / 10 * 0.7 < slow["seconds"]["extract"] < 18_000 / 10 + 10
+    for stage in ("train_dpm", "synthetic", "train_surrogate: student", "privacy"):
+        assert slow["seconds"][stage] - 5 == pytest.approx(100 * (fast["seconds"][stage] - 5))
+    unknown = json.loads(plan(*given).stdout)
+    assert (unknown["seconds"], unknown["price"]) == (None, None)
+
+
+def test_a_finished_audit_takes_no_time(local_audit, tmp_path):
+    path = tmp_path / "audit.yaml"
+    path.write_text(local_audit.config.to_yaml())
+    result = plan(str(path), "--throughput", "10")
+    assert "time          nothing is left to do" in result.stdout
+
+
+def test_given_samples_are_planned_by_a_probe(tmp_path):
+    for name, count in (("samples", 20), ("train", 30), ("unseen", 12)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            image = np.random.default_rng(number).integers(0, 256, (8, 8, 1), dtype=np.uint8)
+            (tmp_path / name / f"{number}.png").write_bytes(encode_png(image))
+    paths = [f"--{name}={tmp_path / name}" for name in ("samples", "train", "unseen")]
+    result = CliRunner().invoke(app, ["score", "--plan", *paths, f"--run={tmp_path}/run", "cluster.price_per_hour=2"])
+    assert result.exit_code == 0, result.output
+    lines = {line[:14].strip(): line[14:] for line in result.stdout.splitlines()}
+    assert lines["samples"] == f"20 of {tmp_path}/samples"
+    assert lines["compared with"] == "30 members, 2 × 6 unseen, by nl2"
+    assert re.match(r"about \d+ s on one device", lines["time"])
+    assert lines["price"].startswith("about 0.0")
     assert not (tmp_path / "run").exists()
 
 

@@ -18,6 +18,7 @@ from side_ray.errors import UserError
 from side_ray.sources.inventory import LEFT_OUT, inventory, told
 from side_ray.sources.pools import kind_of, open_samples
 from side_ray.sources.reading.pixels import Transform
+from side_ray.studies.given import given_config
 from tests.formats import (
     encoded,
     everything,
@@ -303,6 +304,10 @@ def test_tables_of_links_beside_images_are_no_image_set(tmp_path):
     ):
         open_samples(str(tmp_path / "two"), StorageSection()).count()
     assert open_samples(str(tmp_path / "two"), StorageSection(), "img").count() == 6
+    paths = [str(tmp_path / name) for name in ("two", "files")]
+    config = given_config(*paths, None, str(tmp_path / "run"), ["data.image_column=img"])
+    assert config.given is not None
+    assert (config.given.image_column, config.extract.samples) == ("img", 6)
     with pytest.raises(UserError, match=r"^given\.samples: .* is a webdataset archive; unpack it"):
         open_samples(str(tmp_path / "tars"), StorageSection())
 

@@ -32,6 +32,8 @@ class Stop:
     """Which signal has come, read from `told`, to which Python's C handler writes the number of every signal."""
 
     told: socket.socket
+    line: str = LINE
+    """What is said then."""
     _said: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -56,7 +58,7 @@ class Stop:
         """Write the line to a file descriptor, once."""
         if self._said.acquire(blocking=False):
             with suppress(OSError):
-                os.write(terminal, f"{LINE}\n".encode())
+                os.write(terminal, f"{self.line}\n".encode())
 
     def leave(self) -> NoReturn:
         """Say so on stderr, and end the process with 128 + the number of the signal."""
@@ -68,14 +70,15 @@ class Stop:
 
 
 @contextmanager
-def stoppable(kill: Callable[[], None]) -> Iterator[Stop]:
+def stoppable(kill: Callable[[], None], line: str = LINE) -> Iterator[Stop]:
     """Handle the signals while the block runs, in the main thread; elsewhere this does nothing.
 
     Args:
         kill: ends what the process has started, where there is no time for the blocks on the way out.
+        line: what is said on stderr when a signal comes.
     """
     reader, writer = socket.socketpair()
-    stop = Stop(reader)
+    stop = Stop(reader, line)
     if threading.current_thread() is not threading.main_thread():
         with reader, writer:
             yield stop
