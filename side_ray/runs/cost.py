@@ -108,8 +108,10 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
     model = _unet_flops(artifacts, shape, None) if known else IMPORTED * classifier
     many, section = conditions(config), config.surrogate
     sample = float(sampler_of(config.extract).evaluations * config.dpm.evaluations * model)
-    guided = sum(each.scale > 0 for each in many) / len(many)
+    by_model = sum(each.method == "lora" for each in many) / len(many)
+    guided = sum(each.scale > 0 for each in many) / len(many) - by_model
     guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
+    extracted = sample + (by_model * _guided_steps(artifacts, 0.0) * model if by_model else 0.0)
     trained = TRAINING * float(config.dpm.batch_size * model)
     # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
     student = (0.0, 1.5 * section.batch_size * classifier)
@@ -117,8 +119,9 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
         "train_dpm": (trained, 0.0),
         "synthetic": (sample, 0.0),
         "train_surrogate: student": student,
+        "train_surrogate: lora": (TRAINING * float(section.batch_size * model), 0.0),
         "train_surrogate: ol_ti": student,
-        "extract": (sample, guiding),
+        "extract": (extracted, guiding),
         "privacy": (float(len(TIMES) * DRAWS * model), 0.0),
         "control: train_dpm": (trained, 0.0),
         "control: extract": (sample, guiding),

@@ -10,7 +10,9 @@ from side_ray.algorithm import run_until
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.cost import estimate, unit_flops
 from side_ray.runs.plan import Condition, conditions
+from side_ray.runs.status import planned
 from tests.audits import tiny_config
 from tests.bruteforce import check
 
@@ -36,6 +38,15 @@ def test_its_conditions_and_fingerprints_are_its_own(tmp_path):
         Artifacts.open(ranked).samples(Condition("random", 0)).directory
         == one.samples(Condition("random", 0)).directory
     )
+
+
+def test_its_stage_and_its_work_are_planned(tmp_path):
+    artifacts = Artifacts.open(config_of(tmp_path, extract__steps=10))
+    cost, flops = estimate(artifacts), unit_flops(artifacts)
+    assert {"train_surrogate: lora"} == {each.stage for each in planned(artifacts) if "surrogate" in each.stage}
+    sampling = flops["synthetic"][0] * 100 + sum(flops["extract"]) * 2 * 100
+    assert sampling == pytest.approx(cost.flops)
+    assert flops["train_surrogate: lora"][0] > flops["synthetic"][0]
 
 
 @pytest.mark.parametrize(
