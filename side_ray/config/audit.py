@@ -146,6 +146,14 @@ class Config(Section):
             raise ValueError(
                 f"dpm.condition_classes: {self.dpm.condition_classes} classes for {self.data.members} members; lower it"
             )
+        if surrogate.kind == "lora" and self.dpm.kind not in ("train", "import"):
+            raise ValueError(
+                f"surrogate.kind: lora fine-tunes a U-Net, and dpm.kind {self.dpm.kind} has none; use classifier"
+            )
+        if surrogate.kind == "lora" and self.control:
+            raise ValueError(
+                "control: guides a second DPM by the audit's classifiers, and a LoRA surrogate fits its own DPM alone; drop it"
+            )
         if self.control and self.dpm.kind == "import":
             raise ValueError(
                 "control: trains a second DPM like the audited one, but how an imported model was trained is not known; drop it"

@@ -8,6 +8,8 @@ from side_ray.config.base import Batch, Count, LambdaGrid, OpenSection, Section,
 from side_ray.registry import REGISTRIES
 
 Method = Literal["random", "ti", "td"]
+SIDE = ("td", "lora")
+"""The methods of conditions that are SIDE: by a classifier, or by a LoRA surrogate (`surrogate.kind`)."""
 
 
 class ExtractSection(OpenSection):

@@ -8,8 +8,13 @@ from side_ray.config.base import Batch, Classes, Count, Positive, Real, Section,
 
 
 class SurrogateSection(Section):
-    """The labels of the synthetic set, and the classifiers that guide: SIDE's student and OL-TI."""
+    """The labels of the synthetic set, and what guides: SIDE's student or LoRA surrogate, and OL-TI."""
 
+    kind: Literal["classifier", "lora"] = omitted_by_default("classifier")
+    """What guides as SIDE: a classifier of noisy images, or the DPM itself fine-tuned by LoRA on its own labelled images, which
+    costs a second evaluation of the DPM a step (needs the extra `text`)."""
+    rank: Annotated[Count, Field(le=1024)] = omitted_by_default(8)
+    """Of the LoRA matrices."""
     labels: Literal["cluster", "classifier", "random"] = "cluster"
     """Implicit labels of the synthetic set: clusters of its own images, the predictions of a classifier of the members' labels,
     or random ones."""
@@ -46,7 +51,7 @@ class SurrogateSection(Section):
     temperature: Positive = 1.0
     """Softens both sides of loss kl."""
     steps: Count = 20_000
-    """Steps of the student."""
+    """Steps of the student, or of the LoRA surrogate."""
     ti_steps: Count = 5_000
     """Steps of the OL-TI baseline and of the teacher, which are both trained on clean images only."""
     batch_size: Batch = 128
@@ -63,6 +68,8 @@ class SurrogateSection(Section):
     @model_validator(mode="after")
     def _labels_together(self) -> Self:
         clusters = self.labels == "cluster"
+        if self.kind != "lora" and self.rank != 8:
+            raise ValueError("surrogate.rank: is for surrogate.kind lora; drop it")
         if self.features != "pixels" and not clusters:
             raise ValueError(f"surrogate.features: is for surrogate.labels cluster, not {self.labels}; drop it")
         if self.encoder is not None and self.features not in ("sscd", "clip"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from side_ray.config import ExtractSection
 from side_ray.diffusion.condition.drawn import PLAIN, Conditioning, Conditions
 from side_ray.diffusion.dpm import Dpm, is_latent, latent_shape
-from side_ray.diffusion.guidance import Guidance
+from side_ray.diffusion.guidance import Guidance, ModelGuidance
 from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import Noise, decoded, sample_latents, target_of
 from side_ray.diffusion.samplers import SAMPLERS
@@ -47,8 +47,8 @@ class Surrogate(Protocol):
         """Whether the guidance is by a classifier of images also where the model is a latent one."""
         ...
 
-    def guidance(self, targets: torch.Tensor) -> Guidance:
-        """The guidance term of a batch, whose rows are guided to `targets`, int64 [B] on the model's device."""
+    def guidance(self, targets: torch.Tensor) -> Guidance | ModelGuidance:
+        """The guidance of a batch, whose rows are guided to `targets`, int64 [B] on the model's device."""
         ...
 
 
@@ -164,10 +164,13 @@ def _batch(
     """One batch of z_0, float32 [B, c, h, w]."""
     device, dtype = model.device, PRECISIONS[settings.precision]
     given, free = settings.conditioning.batch(model, conditions, rows)
-    guidance, statistics = None, None
+    guidance: Guidance | ModelGuidance | None = None
+    statistics = None
     if surrogate is not None and targets is not None:
         statistics = getattr(surrogate, "latents", None)
-        guidance = _view(model, statistics, surrogate).guidance(surrogate.guidance(targets.to(device)))
+        guidance = surrogate.guidance(targets.to(device))
+        if not isinstance(guidance, ModelGuidance):
+            guidance = _view(model, statistics, surrogate).guidance(guidance)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         return sample_latents(
             model,

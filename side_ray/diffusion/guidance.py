@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -10,6 +11,23 @@ from side_ray.diffusion.spaces.latents import LatentStatistics
 
 Guidance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(x_t float32 [B, C, H, W], t int64 [B]) → λ·∇ₓ log p_t(y|x_t), float32 [B, C, H, W]."""
+
+
+@runtime_checkable
+class ModelGuidance(Protocol):
+    """Guidance by another diffusion model of the same noise process, taken in ẑ₀."""
+
+    def shift(
+        self, z_t: torch.Tensor, time: float, class_labels: torch.Tensor | None, z0: torch.Tensor
+    ) -> torch.Tensor:
+        """What is added to ẑ₀, float32 [B, C, H, W].
+
+        Args:
+            z_t: float32 [B, C, H, W] at one time of the process.
+            class_labels: the model's own condition, as of `Dpm.denoise`.
+            z0: the model's own ẑ₀, float32 [B, C, H, W], without classifier-free guidance.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 
 from side_ray.diffusion.condition import FreeGuidance
 from side_ray.diffusion.dpm import Denoised, Dpm
-from side_ray.diffusion.guidance import Guidance
+from side_ray.diffusion.guidance import Guidance, ModelGuidance
 from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.samplers.base import Sampler
 from side_ray.diffusion.spaces.bounds import Bounds
@@ -80,7 +80,7 @@ def sample_latents(
     noise: Noise,
     sampler: Sampler,
     *,
-    guidance: Guidance | None = None,
+    guidance: Guidance | ModelGuidance | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     class_labels: torch.Tensor | None = None,
     free: FreeGuidance | None = None,
@@ -92,7 +92,7 @@ def sample_latents(
         dpm: the diffusion model; it is evaluated without autograd.
         noise: the rows' random streams, of the shape that the model diffuses.
         sampler: which timesteps are visited and how x moves from one to the next (`samplers`).
-        guidance: (x_t, t) → λ·∇ₓ log p_t(y|x_t) float32 [B, C, H, W]; None draws plain samples (λ = 0).
+        guidance: (x_t, t) → λ·∇ₓ log p_t(y|x_t) float32 [B, C, H, W], or another model; None draws plain samples (λ = 0).
         guidance_interval: guide only while start ≤ t/T < end, in fractions of the T original timesteps (0 is the image,
             1 the noise). Outside of it `guidance` is not evaluated.
         class_labels: int64 [B] for a class-conditional model, embeddings of prompts float32 [B, L, D] for a text-conditioned one;
@@ -117,11 +117,15 @@ def sample_latents(
     with torch.no_grad():
         for k, time in enumerate(visited):
             level = process.level(time)
-            z0, eps = denoised(dpm, x, time, level, class_labels)
+            own, eps = denoised(dpm, x, time, level, class_labels)
+            z0 = own
             if free is not None:
-                z0, eps = free((z0, eps), denoised(dpm, x, time, level, free.null))
+                z0, eps = free((own, eps), denoised(dpm, x, time, level, free.null))
             guided = z0
-            if guidance is not None and start <= time < end and level[0] >= process.guided_from:
+            if isinstance(guidance, ModelGuidance):
+                if start <= time < end:
+                    guided = z0 + guidance.shift(x, time, class_labels, own)
+            elif guidance is not None and start <= time < end and level[0] >= process.guided_from:
                 t = torch.full((len(x),), time, dtype=time_dtype(time), device=dpm.device)
                 guided = process.guided(x, z0, eps, guidance(x, t), level)
             x = advance(x, bounded(guided, z0), k)

@@ -123,9 +123,8 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
         shards += [(artifacts.changed(first, change), artifacts.probe_shards) for change in artifacts.probes]
     if not config.given:
-        parts = {"student": "td", "ol_ti": "ti"}
-        networks = [name for name, method in parts.items() if method in config.extract.methods]
-        made += [artifacts.dpm, artifacts.surrogate, *map(artifacts.surrogate.child, networks)]
+        guides = dict.fromkeys(key for each in conditions(config) if (key := artifacts.classifier(each)))
+        made += [artifacts.dpm, artifacts.surrogate, *(Artifact(artifacts.run.store, key) for key in guides)]
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
         if not config.given and isinstance(coins := coins_of(artifacts), Coins):
             losses = losses_of(artifacts, coins)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from side_ray.config.extract import SIDE
 from side_ray.report import wording
 from side_ray.report.verdict import sentences
 from side_ray.statistics.changes import remedy
@@ -108,11 +109,11 @@ def best_condition(metrics: Metrics, method: str, criterion: Criterion) -> Condi
 
 
 def methods(metrics: Metrics) -> list[str]:
-    """The methods of the conditions: td, ti, others in their order, random last."""
+    """The methods of the conditions: td, lora, ti, others in their order, random last."""
     present = dict.fromkeys(condition["method"] for condition in metrics["conditions"])
-    known = ("td", "ti", "random")
+    known = (*SIDE, "ti", "random")
     return [
-        name for name in (*known[:2], *(name for name in present if name not in known), known[2]) if name in present
+        name for name in (*known[:3], *(name for name in present if name not in known), known[3]) if name in present
     ]
 
 
@@ -422,7 +423,7 @@ def _on_comparison(metrics: Metrics, criterion: Criterion) -> Iterator[Note]:
         below = [
             each
             for each, at, band in _bands(metrics)
-            if at == criterion and each["method"] == "td" and band["ams"] < floor
+            if at == criterion and each["method"] in SIDE and band["ams"] < floor
         ]
         if below:
             scales = ", ".join(wording.scale_text(each.get("lambda")) for each in below)

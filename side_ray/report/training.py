@@ -9,7 +9,13 @@ from matplotlib.ticker import NullFormatter
 from side_ray.report import svg, wording
 from side_ray.report.svg import Figure, slug
 
-STAGES = {"dpm": "DPM", "student": "SIDE student (sees t)", "teacher": "Teacher", "ol_ti": "OL-TI classifier"}
+STAGES = {
+    "dpm": "DPM",
+    "student": "SIDE student (sees t)",
+    "lora": "LoRA surrogate",
+    "teacher": "Teacher",
+    "ol_ti": "OL-TI classifier",
+}
 
 
 def training_figures(curves: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:

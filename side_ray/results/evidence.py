@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.config.dpm import CAPTIONS, EMPTY, MEMBER_CAPTIONS
+from side_ray.config.extract import SIDE
 from side_ray.report.table import rows_csv
 from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
@@ -161,6 +162,6 @@ def _by_model_alone(config: Config, pool: PoolShape, found: dict[Key, Competitio
     are."""
     if config.dpm.prompts not in (None, CAPTIONS, EMPTY):
         return None
-    methods = {"random"} if config.surrogate.labels == "classifier" else {"random", "td"}
+    methods = {"random"} if config.surrogate.labels == "classifier" else {"random", *SIDE}
     chosen = [each for (method, _), each in found.items() if method in methods]
     return entrants(pool, chosen) if chosen else None

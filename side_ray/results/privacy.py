@@ -23,6 +23,8 @@ WHY = {
     "given": "the samples are given, so what the model was trained on was not drawn here",
     "not_random": "members and unseen images were not told apart by a random draw of side-ray: audit a plan of side-ray canaries",
     "conditional": "the loss of a class-conditional model is not compared",
+    "prompts": "the losses of a text-conditioned model are not compared, and its prompts may say who the members are",
+    "losses": "the losses of this model are not compared, and no sample depends on the members through the model alone",
     "too_few": "there are too few single members and unseen images",
 }
 """Why there is no bound."""
@@ -124,7 +126,7 @@ def privacy_metrics(artifacts: Artifacts, shape: PoolShape, pool: Entrants | Non
     if pool is not None:
         scores["extraction"] = _extraction(coins.images, artifacts.sizes, shape, pool)
     if not scores:
-        return {"epsilon": None, "reason": "not_random"}
+        return {"epsilon": None, "reason": "losses" if artifacts.config.dpm.prompts is None else "prompts"}
     m, p = len(coins.members), coins.pairs
     paired = {name: (each[:p], each[m : m + p]) for name, each in scores.items()}
     return privacy_loss(paired, {name: (each[:m], each[m:]) for name, each in scores.items()}, coins.handicap)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from side_ray.config import DpmSection
     from side_ray.diffusion.condition.drawn import Conditioning
 
-CLASSIFIERS = {"td": "student", "ti": "ol_ti"}
+CLASSIFIERS = {"td": "student", "lora": "lora", "ti": "ol_ti"}
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     # As the sampling actors do: a sum's last bits depend on how many threads share it.
     torch.set_num_threads(config.cluster.actor_cpus)
     try:
-        surrogate = None
-        if method in CLASSIFIERS:
-            surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device)
         directory = recorded.store.fetch_dir(keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
+        surrogate = None
+        if method in CLASSIFIERS:
+            surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device, model)
         settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))
         drawn = draw(model, [seed], settings, surrogate)
     finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from side_ray.config import Config
+from side_ray.config.extract import SIDE
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
@@ -163,7 +164,7 @@ class Artifacts:
             artifact = self._artifact("samples", *self._given)
             return self._shards(artifact.child(condition.name), self.config.extract.samples)
         classifier: list[Any] = []
-        if condition.method == "td":
+        if condition.method in SIDE:
             classifier = [self.surrogate.fingerprint]
         elif condition.method == "ti":
             fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
@@ -177,7 +178,7 @@ class Artifacts:
 
     def classifier(self, condition: Condition) -> str | None:
         """Key of the classifier that guides a condition; None if it is unguided."""
-        part = {"td": "student", "ti": "ol_ti"}.get(condition.method)
+        part = {"td": "student", "lora": "lora", "ti": "ol_ti"}.get(condition.method)
         return self.surrogate.child(part).key if part else None
 
     def scores(self, condition: Condition) -> ShardSet:

@@ -33,13 +33,15 @@ from side_ray.runs.preflight import schedule_of
 from side_ray.search.index import RowIndex
 from side_ray.similarity import similarity_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
+from side_ray.surrogate.lora import LoraNetwork, LoraSurrogate
 from side_ray.surrogate.resnet import ResNet
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Cost of sampling. `unet_flops`, `classifier_flops` and `decoder_flops` are the FLOPs of one evaluation of one image; those
-    of the classifier include the backward pass to the image. The decoder is that of a latent model's VAE."""
+    of the classifier include the backward pass to the image. The decoder is that of a latent model's VAE. A guided step of a
+    LoRA surrogate is one more evaluation of the U-Net."""
 
     samples: int
     unet_evaluations: int
@@ -62,17 +64,19 @@ def estimate(artifacts: Artifacts) -> Estimate:
     config, shape = artifacts.config, image_shape(artifacts)
     per_sample = sampler_of(config.extract).evaluations
     many = conditions(config)
-    guided = sum(condition.scale > 0 for condition in many) * config.extract.samples
+    by_model = sum(each.method == "lora" for each in many) * config.extract.samples
+    guided = sum(each.scale > 0 for each in many) * config.extract.samples - by_model
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
     # The student sees what the model diffuses, OL-TI sees images: for latents, through the decoder.
     model = _victim(artifacts, shape) if config.dpm.kind == "import" else None
-    seen = {each.method for each in many if each.scale > 0}
+    seen = {each.method for each in many if each.scale > 0 and each.method != "lora"}
     decoder = {} if model is None or not is_latent(model) else _decoder(model, many, samples, artifacts)
     diffused = shape if model is None else latent_shape(model)
     classifiers = [_classifier_flops(config, diffused if each == "td" else shape) for each in sorted(seen)]
     return Estimate(
         samples=samples,
-        unet_evaluations=samples * per_sample * config.dpm.evaluations,
+        unet_evaluations=samples * per_sample * config.dpm.evaluations
+        + (by_model * _guided_steps(artifacts, 0.0) if by_model else 0),
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape, model),
         classifier_flops=sum(classifiers) // len(classifiers) if guided else 0,
@@ -85,7 +89,10 @@ def sample_flops(artifacts: Artifacts, guided: bool) -> int:
     """FLOPs of one sample of a model that is trained or made here, and if it is guided of the classifier with its gradient at
     every guided step."""
     config, shape = artifacts.config, image_shape(artifacts)
-    unguided = sampler_of(config.extract).evaluations * _unet_flops(artifacts, shape, None)
+    unet = _unet_flops(artifacts, shape, None)
+    unguided = sampler_of(config.extract).evaluations * unet
+    if guided and config.surrogate.kind == "lora":
+        return unguided + _guided_steps(artifacts, 0.0) * unet
     return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
 
 
@@ -101,8 +108,10 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
     model = _unet_flops(artifacts, shape, None) if known else IMPORTED * classifier
     many, section = conditions(config), config.surrogate
     sample = float(sampler_of(config.extract).evaluations * config.dpm.evaluations * model)
-    guided = sum(each.scale > 0 for each in many) / len(many)
+    by_model = sum(each.method == "lora" for each in many) / len(many)
+    guided = sum(each.scale > 0 for each in many) / len(many) - by_model
     guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
+    extracted = sample + (by_model * _guided_steps(artifacts, 0.0) * model if by_model else 0.0)
     trained = TRAINING * float(config.dpm.batch_size * model)
     # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
     student = (0.0, 1.5 * section.batch_size * classifier)
@@ -110,8 +119,9 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
         "train_dpm": (trained, 0.0),
         "synthetic": (sample, 0.0),
         "train_surrogate: student": student,
+        "train_surrogate: lora": (TRAINING * float(section.batch_size * model), 0.0),
         "train_surrogate: ol_ti": student,
-        "extract": (sample, guiding),
+        "extract": (extracted, guiding),
         "privacy": (float(len(TIMES) * DRAWS * model), 0.0),
         "control: train_dpm": (trained, 0.0),
         "control: extract": (sample, guiding),
@@ -134,13 +144,14 @@ def _decoder(model: Dpm, many: Sequence[Condition], samples: int, artifacts: Art
     return {"decoder_evaluations": samples + through, "decoder_flops": counter.get_total_flops()}
 
 
-def _guided_steps(artifacts: Artifacts) -> int:
-    """Number of visited timesteps at which the classifier guides."""
+def _guided_steps(artifacts: Artifacts, least: float | None = None) -> int:
+    """Number of visited timesteps that are guided: where α_t is at least `least`, by default as a classifier needs it."""
     extract, schedule = artifacts.config.extract, schedule_of(artifacts)
     process = process_of(schedule)
     start, end = (edge * process.timesteps for edge in extract.guidance_interval)
     visited = sampler_of(extract).visited_timesteps(schedule)
-    return sum(start <= time < end and process.level(time)[0] >= process.guided_from for time in visited)
+    least = process.guided_from if least is None else least
+    return sum(start <= time < end and process.level(time)[0] >= least for time in visited)
 
 
 def plan_lines(
@@ -181,6 +192,7 @@ def plan_lines(
     made = made_from_members(config.dpm)
     victim = made.title if made else f"train for {config.dpm.steps:,} steps" if config.dpm.kind == "train" else "import"
     student = f"{config.surrogate.labels} labels, {config.surrogate.steps:,} steps"
+    student += f" of LoRA of rank {config.surrogate.rank}" if config.surrogate.kind == "lora" else ""
     names = ", ".join(f"{each.method} λ={each.scale:g}" for each in many)
     total = f"{len(many)} × {config.extract.samples:,} + {config.surrogate.synthetic:,} synthetic = {cost.samples:,}"
     lines = {
@@ -286,10 +298,14 @@ def probe(artifacts: Artifacts) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dpm = _victim(artifacts, shape).to(device)
     diffused = latent_shape(dpm)
-    classifier = _student(config, diffused).to(device)
     settings = DrawSettings.of(config.extract, config.cluster.precision, Conditioning.like(config.dpm))
     latents = LatentStatistics.standard(diffused[0]) if is_latent(dpm) else None
-    surrogate = ClassifierSurrogate(classifier, config.surrogate.classes, 1.0, latents)
+    surrogate: ClassifierSurrogate | LoraSurrogate
+    if config.surrogate.kind == "lora":
+        network = LoraNetwork(dpm, config.surrogate.classes, config.surrogate.rank)
+        surrogate = LoraSurrogate(network.requires_grad_(False), 1.0, latents)
+    else:
+        surrogate = ClassifierSurrogate(_student(config, diffused).to(device), config.surrogate.classes, 1.0, latents)
     seeds = [sample_seed(config.run.seed, "probe", i) for i in range(settings.batch_size)]
     size, seconds = settings.batch_size, 0.0
     for _ in range(2):

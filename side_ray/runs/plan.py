@@ -10,9 +10,9 @@ from side_ray.runs.run import condition_name
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """One way of sampling: a method and its guidance scale λ. Given samples count as a method, `given`."""
+    """One way of sampling: a method and its guidance scale λ. SIDE by a LoRA surrogate is `lora`; given samples are `given`."""
 
-    method: Method | Literal["given"]
+    method: Method | Literal["lora", "given"]
     scale: float
 
     @property
@@ -26,7 +26,11 @@ def conditions(config: Config) -> list[Condition]:
     if config.given:
         return [Condition("given", 0.0)]
     methods: list[Method] = [method for method in ("random", "ti", "td") if method in config.extract.methods]
-    return [Condition(method, scale) for method in methods for scale in config.extract.scales_of(method)]
+    return [
+        Condition("lora" if method == "td" and config.surrogate.kind == "lora" else method, scale)
+        for method in methods
+        for scale in config.extract.scales_of(method)
+    ]
 
 
 def no_losses(config: Config) -> str | None:
@@ -65,10 +69,13 @@ def describe(config: Config) -> str:
         victim = f"import {config.dpm.path}"
     else:
         victim = f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images"
+    surrogate = f"distil a {config.surrogate.arch} student"
+    if config.surrogate.kind == "lora":
+        surrogate = "fine-tune it by LoRA on them"
     beside = "; repeat it with a DPM of other images" if config.control else ""
     return (
-        f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; distil a "
-        f"{config.surrogate.arch} student in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
+        f"audit: {victim}; sample {config.surrogate.synthetic:,} synthetic images; "
+        f"{surrogate} in {config.surrogate.steps:,} steps; sample {len(many)} conditions × "
         f"{samples:,} = {len(many) * samples:,} images with {sampler_of(config.extract)}; "
         f"score by {config.score.similarity}{beside}; report"
     )

@@ -23,6 +23,7 @@ from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
 from side_ray.storage import within
 from side_ray.surrogate.encoders import open_teacher
+from side_ray.surrogate.lora import LoraNetwork, require_peft
 
 
 def preflight(artifacts: Artifacts, missing: list[str] | None = None) -> None:
@@ -89,6 +90,8 @@ class _Checks:
         if self.source is not None:
             self._fits(self.source)
         self.schedule = schedule_of(self.artifacts)
+        if config.surrogate.kind == "lora" and "td" in config.extract.methods:
+            require_lora(self.artifacts)
         source_of(config, "")  # a file of prompts
 
     def _fits(self, source: Description) -> None:
@@ -157,6 +160,18 @@ def check_places(config: Config) -> None:
         if one and two and (within(one, two) or within(two, one)):
             what = "generated images" if key == "given.samples" else "images that the model never saw"
             raise UserError(f"{one} and {other} ({two}) are the same or in each other; give {what} that are apart", key)
+
+
+def require_lora(artifacts: Artifacts) -> None:
+    """Raise UserError unless the DPM can be fine-tuned by LoRA. A U-Net that is trained here can be."""
+    config = artifacts.config
+    if config.dpm.kind != "import":
+        require_peft()
+    elif artifacts.dpm.done:
+        LoraNetwork(load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None), 1, 1)
+    else:
+        with imported(config, image_shape(artifacts)) as (_, model):
+            LoraNetwork(model, 1, 1)
 
 
 def schedule_of(artifacts: Artifacts) -> Schedule:

@@ -253,7 +253,10 @@ def _stages(
         else:
             yield Stage("train_dpm", "artifact", "model", at("dpm"))
         yield Stage("synthetic", "shards", "samples", at("synthetic"), config.surrogate.synthetic, size)
-        steps = {"td": ("student", config.surrogate.steps), "ti": ("ol_ti", config.surrogate.ti_steps)}
+        steps = {
+            "td": ("lora" if config.surrogate.kind == "lora" else "student", config.surrogate.steps),
+            "ti": ("ol_ti", config.surrogate.ti_steps),
+        }
         for name, count in (steps[method] for method in ("td", "ti") if method in config.extract.methods):
             yield Stage(f"train_surrogate: {name}", "training", "steps", at("surrogate", part=f"/{name}"), count)
         yield Stage("extract", "shards", "samples", at("samples", *many), samples, size)

@@ -26,6 +26,7 @@ from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
 from side_ray.surrogate.guide import open_surrogate
+from side_ray.surrogate.lora import LoraSurrogate
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Generator(ShardActor):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dpm: Dpm
-        self._surrogates: dict[str, ClassifierSurrogate] = {}
+        self._surrogates: dict[str, ClassifierSurrogate | LoraSurrogate] = {}
         self._device_lock = threading.Lock()
         self._batch = spec.settings.batch_size
 
@@ -115,10 +116,10 @@ class Generator(ShardActor):
         self._batch = drawn.batch_size
         return drawn
 
-    def _surrogate(self, directory: str) -> ClassifierSurrogate:
+    def _surrogate(self, directory: str) -> ClassifierSurrogate | LoraSurrogate:
         if directory not in self._surrogates:
             fetched = Artifact(self.spec.store, directory).fetch()
-            self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device)
+            self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device, self.dpm)
         return self._surrogates[directory]
 
 

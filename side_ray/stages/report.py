@@ -43,7 +43,7 @@ from side_ray.statistics.scores import ConditionScores, compare, condition_metri
 from side_ray.training.loop import CURVE
 
 SCHEMA = 1
-NETWORKS = ("teacher", "student", "ol_ti")
+NETWORKS = ("teacher", "student", "lora", "ol_ti")
 """The parts of the surrogate's artifact."""
 
 
@@ -274,13 +274,17 @@ def _sources(artifacts: Artifacts) -> list[dict[str, Any]]:
 
 
 def _surrogate(artifacts: Artifacts) -> dict[str, Any]:
-    """The student's labels, and its accuracy by timestep on images that it was not trained on; empty without a student."""
-    student = artifacts.surrogate.child("student")
-    if not student.done:
+    """The labels of what guides as SIDE, and on images that it was not trained on the student's accuracy by timestep, or the loss
+    of a LoRA surrogate with the image's own label and with another; empty without either."""
+    student, lora = (artifacts.surrogate.child(name) for name in ("student", "lora"))
+    if not (student.done or lora.done):
         return {}
     section, found = artifacts.config.surrogate, _found_labels(artifacts)
     made_of = {"features": section.features} if section.labels == "cluster" else {}
-    return {"labels": section.labels, **made_of, **found, "accuracy": student.info()["accuracy"]}
+    told = (
+        {"accuracy": student.info()["accuracy"]} if student.done else {"kind": "lora", "losses": lora.info()["losses"]}
+    )
+    return {"labels": section.labels, **made_of, **found, **told}
 
 
 def _found_labels(artifacts: Artifacts) -> dict[str, Any]:
@@ -331,6 +335,6 @@ def _curves(audit: Audit) -> list[dict[str, Any]]:
             curve["accuracy"] = [row["hits"] / row["count"] for row in info["accuracy"]]
             curve["chance"] = max(info["truth"]) / sum(info["truth"])
         curves.append(curve)
-    if surrogate.child("student").done:
+    if surrogate.child("student").done or surrogate.child("lora").done:
         curves.append({"stage": "clusters", **_found_labels(artifacts)})
     return curves

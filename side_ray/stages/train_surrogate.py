@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from side_ray.config import SurrogateSection
-from side_ray.diffusion.dpm import is_latent, load_dpm
+from side_ray.diffusion.dpm import Dpm, is_latent, load_dpm
 from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.diffusion.spaces.view import LatentView, View
@@ -17,7 +17,7 @@ from side_ray.execution.audit import Audit
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_latents
-from side_ray.stages.label import read_labels, require_labels
+from side_ray.stages.label import FOUND, read_labels, require_labels
 from side_ray.surrogate.distill import (
     Accuracy,
     accuracy_by_timestep,
@@ -28,6 +28,7 @@ from side_ray.surrogate.distill import (
 from side_ray.surrogate.resnet import ResNet
 from side_ray.training.classifier import train_classifier, train_part
 from side_ray.training.loop import Recipe
+from side_ray.training.lora import Labelled, LoraRecipe, require_labels_told
 from side_ray.training.members import floats, on_device, pixels_of
 
 HELD_OUT = 0.1
@@ -46,14 +47,44 @@ class StudentRecipeMaker:
         dpm = load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
         kept = table.column("label").to_numpy() >= 0
         teacher = np.stack(table.column("teacher").to_numpy(zero_copy_only=False))
-        view: View | LatentView
-        if is_latent(dpm):
-            latents = read_latents(artifacts.synthetic, artifacts.synthetic_shards)
-            view, clean = LatentView(process_of(dpm.schedule), LatentStatistics.of(latents)), torch.from_numpy(latents)
-        else:
-            images = artifacts.synthetic.read_first(artifacts.synthetic_shards, ["image"]).column("image")
-            view, clean = View.of(dpm), pixels_of(decode_column(images))
+        clean, statistics = _clean(artifacts, dpm)
+        view = View.of(dpm) if statistics is None else LatentView(process_of(dpm.schedule), statistics)
         return StudentRecipe(clean[kept], teacher[kept], view, config.surrogate, config.run.seed, device)
+
+
+def _clean(artifacts: Artifacts, dpm: Dpm) -> tuple[torch.Tensor, LatentStatistics | None]:
+    """The synthetic set: latents float32 [N, c, h, w] with their statistics, or images uint8 [N, C, H, W]."""
+    if is_latent(dpm):
+        latents = read_latents(artifacts.synthetic, artifacts.synthetic_shards)
+        return torch.from_numpy(latents), LatentStatistics.of(latents)
+    images = artifacts.synthetic.read_first(artifacts.synthetic_shards, ["image"]).column("image")
+    return pixels_of(decode_column(images)), None
+
+
+@dataclass(frozen=True)
+class LoraRecipeMaker:
+    """Builds the recipe of the LoRA surrogate in the worker, from the labelled synthetic set."""
+
+    artifacts: Artifacts
+
+    def __call__(self, device: torch.device) -> LoraRecipe:
+        config, artifacts = self.artifacts.config, self.artifacts
+        dpm = load_dpm(artifacts.dpm.fetch(), device, code=config.dpm.function is not None)
+        labels = torch.from_numpy(read_labels(artifacts).column("label").to_numpy())
+        kept, (clean, statistics) = labels >= 0, _clean(artifacts, dpm)
+        z0 = clean if statistics is not None else floats(clean)
+        if statistics is None and dpm.codec is not None:
+            z0 = dpm.codec.encode(z0)
+        given = None
+        if dpm.num_classes is not None:
+            classes = artifacts.synthetic.read_first(artifacts.synthetic_shards, ["class"]).column("class")
+            given = torch.from_numpy(classes.to_numpy())[kept]
+        data = Labelled(z0[kept], labels[kept], artifacts.surrogate.read_json(FOUND)["classes"], given, statistics)
+        return LoraRecipe(dpm, data, _held(len(data.z0)), config.surrogate, config.run.seed)
+
+
+def _held(samples: int) -> int:
+    return max(1, round(samples * HELD_OUT))
 
 
 class StudentRecipe(Recipe):
@@ -74,7 +105,7 @@ class StudentRecipe(Recipe):
         seed: int,
         device: torch.device,
     ) -> None:
-        held = max(1, round(len(clean) * HELD_OUT))
+        held = _held(len(clean))
         self.clean = on_device(clean, device)
         self.teacher, self.device = torch.from_numpy(teacher).to(device), device
         self.trained_on = len(clean) - held
@@ -115,16 +146,21 @@ class StudentRecipe(Recipe):
 
 
 def train_surrogate(audit: Audit) -> None:
-    """Train the classifiers of the methods in use: the time-dependent student for `td`, OL-TI for `ti`.
+    """Train what guides in the methods in use: the time-dependent student or the LoRA surrogate for `td`, OL-TI for `ti`.
 
     Raises:
         UserError: OL-TI needs labels, and the data set has none.
-        RunError: training failed, or the student is not better than chance on nearly clean images.
+        RunError: training failed, the student is not better than chance on nearly clean images, or labels make no difference to
+            the LoRA surrogate.
     """
     config, surrogate = audit.config, audit.artifacts.surrogate
     if "ti" in config.extract.methods:
         require_labels(audit, "ti")
-    if "td" in config.extract.methods:
+    if "td" in config.extract.methods and config.surrogate.kind == "lora":
+        train_part(audit, "lora", LoraRecipeMaker(audit.artifacts), config.surrogate.steps)
+        if config.surrogate.labels != "random":
+            require_labels_told(surrogate.child("lora").info())
+    elif "td" in config.extract.methods:
         train_part(audit, "student", StudentRecipeMaker(audit.artifacts), config.surrogate.steps)
         if config.surrogate.labels != "random":
             _require_skill(surrogate.child("student").info())

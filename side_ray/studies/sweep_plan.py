@@ -114,8 +114,10 @@ def config_of(config: Config, setting: Setting) -> Config:
     """The config of the audit that samples only the setting's condition.
 
     Raises:
-        UserError: the setting is not valid for an audit.
+        UserError: the setting is not valid for an audit, or the config asks for a LoRA surrogate.
     """
+    if config.surrogate.kind == "lora":
+        raise UserError("a sweep varies the classifier of SIDE; use classifier", "surrogate.kind")
     values = config.model_dump(mode="json", exclude={"sweep"})
     extract, surrogate = values["extract"], values["surrogate"]
     if extract.get("samples_per_target"):

@@ -6,5 +6,7 @@ Plain torch, numpy and faiss, without Ray, storage or the run directory.
   goes here.
 - `encoders`: networks that label images or give the features that are clustered. A new encoder goes here.
 - `resnet`: ResNet of basic blocks, with (SIDE) or without (teacher, OL-TI) the time module of the paper's Appendix C.
+- `lora`: the DPM fine-tuned by LoRA on its own labelled samples, in place of a classifier.
+- `guide`: opens either as what guides a draw.
 - `distill`: the loss of Eq. 13 on noised images, and accuracy as a function of the timestep.
 """

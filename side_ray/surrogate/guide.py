@@ -1,20 +1,30 @@
-"""Opening a trained classifier as what guides a draw."""
+"""Opening a trained surrogate as what guides a draw."""
 
 from pathlib import Path
 
 import torch
 
+from side_ray.diffusion.dpm import Dpm
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.spaces.latents import LatentStatistics
+from side_ray.surrogate import lora
+from side_ray.surrogate.lora import LoraSurrogate
 from side_ray.surrogate.resnet import ResNet
 
 
-def open_surrogate(directory: Path, scale: float, device: torch.device | str = "cpu") -> ClassifierSurrogate:
-    """The classifier in a directory, guiding with λ = `scale`. One without a time module, as OL-TI, is of images.
+def open_surrogate(
+    directory: Path, scale: float, device: torch.device | str = "cpu", model: Dpm | None = None
+) -> ClassifierSurrogate | LoraSurrogate:
+    """The classifier or LoRA surrogate in a directory, guiding with λ = `scale`. A classifier without a time module, as OL-TI, is
+    of images; a LoRA surrogate belongs to the DPM `model` and is on its device.
 
     Raises:
         UserError: a file is absent or damaged.
     """
+    if (directory / lora.CONFIG).exists():
+        if model is None:
+            raise ValueError("a LoRA surrogate is opened with its model")
+        return LoraSurrogate(lora.LoraNetwork.load(directory, model), scale, LatentStatistics.load(directory))
     network = ResNet.load(directory, device).requires_grad_(False)
     latents = LatentStatistics.load(directory)
     return ClassifierSurrogate(network, network.config.num_classes, scale, latents, sees_images=not network.config.time)

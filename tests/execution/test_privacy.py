@@ -1,23 +1,25 @@
 """The lower bound on ε for models whose training is known: real losses, by the real step."""
 
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.execution.privacy import privacy
 from side_ray.images import to_float
-from side_ray.results.privacy import coins_of, losses_of, privacy_metrics
+from side_ray.results.privacy import WHY, coins_of, losses_of, privacy_metrics
 from side_ray.runs.dataset import read_split
-from side_ray.runs.shards import shards_of
+from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.sources.published.digits import load_digits
 from side_ray.sources.select import SPLITS
 from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.statistics.evidence.pool import PoolShape
-from side_ray.statistics.evidence.privacy import guess, loss_score
+from side_ray.statistics.evidence.privacy import TIMES, guess, loss_score
 from tests.audits import tiny_config
 from tests.local import stages_here
 
@@ -63,3 +65,13 @@ def test_a_model_of_other_images_loses_nothing_in_95_percent_of_draws(made, tmp_
         sides = np.where(trained, members, unseen), np.where(trained, unseen, members)
         zero += all(each.epsilon == 0 for each in guess("loss", *sides, 0.05))
     assert zero / 1000 >= 0.95
+
+
+@pytest.mark.parametrize(("prompts", "reason"), [(None, "losses"), ("member_captions", "prompts")])
+def test_why_there_is_no_bound_without_losses_and_samples(made, monkeypatch, prompts, reason):
+    blank = pa.table({"loss": [[math.nan] * len(TIMES)] * 600})
+    monkeypatch.setattr(ShardSet, "read_first", lambda *_: blank)
+    config = made.config.model_copy(update={"dpm": made.config.dpm.model_copy(update={"prompts": prompts})})
+    monkeypatch.setattr(made, "config", config)
+    assert privacy_metrics(made, PoolShape.plain(300, 300), None) == {"epsilon": None, "reason": reason}
+    assert reason in WHY

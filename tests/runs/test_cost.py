@@ -115,6 +115,20 @@ def test_classifier_free_guidance_evaluates_the_model_twice(tmp_path):
     assert cost(guidance_scale=3.0, classes="null_class") == cost(classes="uniform") == once
 
 
+def test_a_lora_surrogate_evaluates_the_model_twice_where_it_guides(tmp_path):
+    def cost(**changes):
+        methods = {"extract__methods": ["random", "td"], "extract__lambdas": [0, 1, 2], "extract__steps": 10}
+        found = estimate(Artifacts.open(tiny_config(tmp_path / "run", **methods, **changes)))
+        return found.unet_evaluations, found.classifier_evaluations
+
+    (plain, classifier), guided = cost(), 2 * 200 * 10
+    assert classifier == guided
+    assert cost(surrogate__kind="lora") == (plain + guided, 0)
+    half = {"surrogate__kind": "lora", "extract__guidance_interval": [0.0, 0.5]}
+    assert cost(**half) == (plain + guided // 2, 0)
+    assert probe(Artifacts.open(tiny_config(tmp_path / "run", surrogate__kind="lora"))) > 0
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_probe_samples_as_the_audit_will(tmp_path, precision, dtype):
     """With its precision, and guided only within its interval: 3 of 10 steps, in a first batch and in the timed one."""

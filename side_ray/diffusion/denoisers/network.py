@@ -6,7 +6,7 @@ import torch
 
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.dpm import Denoised, shape_of_images
-from side_ray.diffusion.noise_process import alpha_bar_at
+from side_ray.diffusion.noise_process import add_noise, alpha_bar_at
 from side_ray.diffusion.processes import Schedule, VariancePreserving, process_of
 from side_ray.diffusion.spaces.codec import Codec
 
@@ -69,6 +69,38 @@ class NetworkDpm(ABC):
         entering, told = process.enter(z_t, t, sigma)
         times = torch.full((len(z_t),), told, dtype=torch.float32, device=z_t.device)
         return process.leave(self.output(entering, times, class_labels), z_t, signal, sigma)
+
+    def losses(
+        self, z0: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The squared error of what the network outputs, mean over the values of each row, float32 [B], with autograd to its
+        weights. For a network that outputs ε this is |ε̂ − ε|².
+
+        ẑ₀ is linear in the output, so the error is that of ẑ₀ over the factor.
+
+        Args:
+            z0: float32 [B, C, H, W], what it diffuses.
+            t: int64 [B] in 0 … T−1.
+            eps: the noise, float32 [B, C, H, W].
+            class_labels: as for `denoise`.
+        """
+        process = self.process
+        levels = [each.float().to(z0.device).view(-1, 1, 1, 1) for each in process.levels(t.to(z0.device))]
+        z_t = add_noise(z0, eps, *levels)
+        zero, one = torch.zeros_like(z0), torch.ones_like(z0)
+        if isinstance(process, VariancePreserving):
+            output = self.output(z_t, t, class_labels)
+            off, factor = (process.leave(*pair, *levels)[0] for pair in ((output, z_t), (one, zero)))
+            return (((off - z0) / factor) ** 2).flatten(1).mean(1)
+        told = list(zip(t.tolist(), levels[0].flatten().tolist(), levels[1].flatten().tolist(), strict=True))
+        entered = [process.enter(z_t[i : i + 1], time, sigma) for i, (time, _, sigma) in enumerate(told)]
+        times = torch.tensor([each for _, each in entered], dtype=torch.float32, device=z0.device)
+        output = self.output(torch.cat([each for each, _ in entered]), times, class_labels)
+
+        def clean(of: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+            return torch.cat([process.leave(of[i : i + 1], at[i : i + 1], *each[1:])[0] for i, each in enumerate(told)])
+
+        return (((clean(output, z_t) - z0) / clean(one, zero)) ** 2).flatten(1).mean(1)
 
     @torch.no_grad()
     def eps(self, x_t: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
