@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost import unit_flops
 from side_ray.runs.status import to_do
@@ -68,7 +68,7 @@ class Forecast:
         if self._parts is None:
             try:
                 self._parts = parts_of(self._artifacts)
-            except UserError:
+            except (UserError, Damaged):  # the stage that needs what is damaged says so
                 self._parts = ()
         name = BARS.get(title, title)
         names = (name, f"control: {name}")

@@ -112,7 +112,7 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
     guided = sum(each.scale > 0 for each in many) / len(many) - by_model
     guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
     extracted = sample + (by_model * _guided_steps(artifacts, 0.0) * model if by_model else 0.0)
-    trained = TRAINING * float(config.dpm.batch_size * model)
+    trained = TRAINING * float(config.dpm.batch_size * model) if config.dpm.kind == "train" else 0.0
     # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
     student = (0.0, 1.5 * section.batch_size * classifier)
     return {

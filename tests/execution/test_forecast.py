@@ -66,6 +66,11 @@ def test_the_work_is_that_of_the_plan(local_audit):
     assert sampling == pytest.approx(cost.flops)
 
 
+def test_a_model_that_is_not_trained_here_takes_no_steps(local_audit):
+    assert local_audit.config.dpm.kind == "optimal"
+    assert unit_flops(local_audit)["train_dpm"] == (0.0, 0.0)
+
+
 def test_the_reporter_adds_it_to_a_bar():
     text = io.StringIO()
     reporter = Reporter(Console(file=text, soft_wrap=True))
