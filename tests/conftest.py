@@ -83,7 +83,7 @@ def undrawn() -> Iterator[None]:
     """Figures of reports are empty: drawing them takes longer than all else of a small audit."""
     with pytest.MonkeyPatch.context() as patch:
         empty = '<svg xmlns="http://www.w3.org/2000/svg" id="{}"/>'
-        patch.setattr("side_ray.report.svg.to_svg", lambda axes, name, alt: empty.format(name))
+        patch.setattr("side_ray.report.svg.to_svg", lambda axes, name, *given: empty.format(name))
         yield
 
 

@@ -112,7 +112,9 @@ def test_a_run_without_the_methods_of_a_table_is_refused(tmp_path, table, method
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "metrics.json").write_text(json.dumps({"conditions": [{"method": method}]}))
     (tmp_path / "latest.json").write_text(json.dumps({"report": "report"}))
-    with pytest.raises(UserError, match=rf"{table} compares Random, .*SIDE; .* has only (Given samples|lora): give"):
+    with pytest.raises(
+        UserError, match=rf"{table} compares Random, .*SIDE; .* has only (Given samples|SIDE \(LoRA\)): give"
+    ):
         of_run(table, open_store(str(tmp_path)))
 
 
