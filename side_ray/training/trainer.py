@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
 
 import torch
 
@@ -87,8 +87,8 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
     # Ray Train itself stores only a few bytes, which are not needed again: the loop writes its own checkpoints.
     with scratch() as directory:
         trainer = TorchTrainer(
-            _work,
-            train_loop_config={"spec": spec},
+            # A `train_loop_config` would be read in the controller too, which would import torch and diffusers for it.
+            partial(_work, spec),
             scaling_config=ScalingConfig(
                 num_workers=workers if isinstance(workers, int) else (workers[0], workers[1]),
                 use_gpu=cluster.gpus > 0,
@@ -127,9 +127,8 @@ def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
             bar.update(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
 
 
-def _work(config: dict[str, Any]) -> None:
+def _work(spec: TrainSpec) -> None:
     """Runs in every worker. Ray Train calls it again after a failure, and it resumes from the newest readable checkpoint."""
-    spec: TrainSpec = config["spec"]
     if spec.artifact.store.exists(f"{spec.artifact.key}/{DAMAGED}"):
         return  # trying again does not help: the driver has it made again
     torch.set_num_threads(spec.threads)

@@ -60,7 +60,7 @@ def in_process() -> Iterator[None]:
             yield {name: value[0].item() for name, value in row.items()}
 
     def fit(spec, cluster, workers):
-        trainer._work({"spec": spec})
+        trainer._work(spec)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_pool, "_stream", stream)

@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_step_and_the_key(a
         trained(spec)
     # Every worker returns normally, so that Ray Train does not retry; the driver finds the message.
     monkeypatch.setattr(trainer, "TrainingLoop", lambda spec: trained(spec))
-    trainer._work({"spec": spec})
+    trainer._work(spec)
     assert spec.artifact.store.read(f"{spec.artifact.key}/{trainer.DIVERGED}").startswith(b"student: the loss is")
     assert not spec.artifact.done
 
