@@ -135,7 +135,7 @@ def test_a_complete_batch_returns_its_summary(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_shared_stages_are_made_once_and_a_second_run_makes_nothing(tmp_path, ray_session):
-    changes = {"models": {"one": [], "two": ["dpm.steps=40"]}, "data": {"nl2": [], "wide": ["score.neighbors=20"]}}
+    changes = {"models": {"one": [], "two": ["dpm.steps=40"]}, "data": {"nl2": [], "wide": ["score.neighbors=60"]}}
     overrides = [*at(tmp_path), "report.pdf=false", "report.figures=false", "cluster.actors=[1,1]"]
     run_batch(write(tmp_path, **changes), overrides, Reporter(quiet=True))
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*.parquet")}
