@@ -42,6 +42,10 @@ class ScoreSection(OpenSection):
     `auto`: where the DPM was trained here with `dpm.flips`. An imported model or given samples are not compared mirrored, but
     the first samples are probed, and a warning says if mirrored ones match."""
 
+    features_cache: str | None = omitted_by_default(None)
+    """Directory or s3:// prefix in which audits of the same images share the descriptors of the images. Whoever can write there
+    can change what an audit finds. Without it they are stored in the run only. Pixels (`nl2`) are not stored."""
+
     reconstructions: Literal["auto"] | bool = omitted_by_default("auto")
     """Compare each sample also with the images as the model's VAE gives them back, members and unseen ones alike; the closer one
     counts. `auto`: for latent models."""

@@ -35,6 +35,8 @@ class Similarity(ABC):
     """Bands that `score.bands` can name."""
     default_preset: ClassVar[str | None] = None
     """The preset without `score.bands`; None = the user has to give bands."""
+    stores_features: ClassVar[bool] = False
+    """Whether `embed` takes so long that features are stored, and every image is embedded once."""
     uses_gpu: ClassVar[bool] = False
     """Whether `embed` runs on a GPU where there is one."""
     pixel_distances: ClassVar[bool] = False

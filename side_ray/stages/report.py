@@ -13,7 +13,7 @@ from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError
 from side_ray.execution.audit import Audit
-from side_ray.execution.reconstruct import ceiling_metrics
+from side_ray.execution.derived.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
 from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
