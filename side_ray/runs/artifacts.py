@@ -1,5 +1,6 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -372,9 +373,10 @@ class Artifacts:
     def _embedding(self) -> dict[str, Any]:
         """What features depend on, beside the images."""
         settings = self.config.score.settings()
-        for name in self.config.score.item("score.similarity").path_keys & settings.keys():
+        similarity = self.config.score.item("score.similarity")
+        for name in similarity.path_keys & settings.keys():
             if settings[name] is not None:
-                settings[name] = _file_hash(f"score.{name}", settings[name])
+                settings[name] = _file_hash(f"score.{name}", settings[name], similarity.digest)
         del settings["neighbors"]
         return settings
 
@@ -401,10 +403,10 @@ def check_label_weights(config: Config) -> None:
             checked_kind(Path(path), key, config.trusts(key))
 
 
-def _file_hash(key: str, path: str) -> str:
+def _file_hash(key: str, path: str, digest: Callable[[str], str] = lambda path: digest_of_weights(Path(path))) -> str:
     """SHA-256 of a weight file, because other weights at the same path make other labels."""
     try:
-        return digest_of_weights(Path(path))
+        return digest(path)
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
 
