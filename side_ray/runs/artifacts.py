@@ -59,6 +59,14 @@ class Artifacts:
         other.pools, other.prepare, other.dpm, other.latent = self.pools, self.prepare, self.dpm, self.latent
         return other
 
+    @cached_property
+    def others(self) -> "dict[str, Artifacts]":
+        """The same audit by the similarities of `score.also`: the same samples, with other scores."""
+        return {
+            name: self.sharing(self.config.model_copy(update={"score": section}))
+            for name, section in self.config.score.others.items()
+        }
+
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
         return self.run.artifact(stage, VERSIONS[stage], *parts)
 
@@ -314,7 +322,8 @@ class Artifacts:
 
     @cached_property
     def report(self) -> Artifact:
-        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        scored = (self, *self.others.values())
+        parts = [audit.scores(each).fingerprint for audit in scored for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
         settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)

@@ -126,7 +126,8 @@ class _Checks:
         read_plan(str(self.config.privacy.canaries))
 
     def score(self) -> None:
-        Bands.make(self.config.score.bands, similarity_of(self.config.score))
+        for section in (self.config.score, *self.config.score.others.values()):
+            Bands.make(section.bands, similarity_of(section))
         if self.config.score.features_cache is not None:
             open_store(self.config.score.features_cache, key="score.features_cache", **self.config.storage.model_dump())
         if self.config.score.reconstructions is True and not self.artifacts.latent:

@@ -21,7 +21,7 @@ from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
 from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
-from side_ray.results.evidence import add_evidence
+from side_ray.results.evidence import add_evidence, descriptor_metrics
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs import report_pairs
@@ -63,6 +63,8 @@ def report(audit: Audit) -> None:
         q_values = None
         if cut is not None:
             q_values = add_evidence(artifacts, cut, metrics)
+            if artifacts.others:
+                metrics["descriptors"] = descriptor_metrics(artifacts)
             for note in findings.on_rate(metrics):
                 audit.reporter.warn(f"{note.title}: {note.text}")
         else:

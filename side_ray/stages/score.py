@@ -265,12 +265,16 @@ def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def score(audit: Audit) -> None:
-    """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
+    """Score the synthetic set against `calibration`, then every condition against the members and `holdout`; by the similarities
+    of `score.also` first.
 
     Raises:
         Damaged: some samples or images cannot be read and have to be made again.
         RunError: some shards could not be scored. The message names them; all others are written.
     """
+    for name, other in audit.artifacts.others.items():
+        audit.reporter.say(f"score: by {name}")
+        score(audit.of(other))
     artifacts, many = audit.artifacts, conditions(audit.config)
     reconstruct(audit)
     with SearchActors(artifacts) as search:
