@@ -276,7 +276,8 @@ class Artifacts:
     def report(self) -> Artifact:
         parts = [self.scores(each).fingerprint for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
+        unused: Any = dict.fromkeys(("cluster", "storage", "run", "theory", "sweep"), True)
+        settings = self.config.model_dump(mode="json", exclude=unused | {"report": {"tracker"}})
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 
     def losses(self, images: list[tuple[str, int]]) -> Artifact:

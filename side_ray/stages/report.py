@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
-from side_ray.errors import Damaged, UserError
+from side_ray.errors import Damaged, UserError, bounded, masked, one_line
 from side_ray.execution.audit import Audit
 from side_ray.execution.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
@@ -27,6 +27,7 @@ from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs import report_pairs
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.results.privacy import Coins, coins_of, losses_of
+from side_ray.results.trackers.tracked import track
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
@@ -100,6 +101,22 @@ def report(audit: Audit) -> None:
         if stale or not target.store.exists(PDF):
             _print(audit, newest.decode())
     audit.run.point_latest(report=target.key)
+    if audit.config.report.tracker is not None:
+        _track(audit, audit.config.report.tracker)
+
+
+def _track(audit: Audit, tracker: str) -> None:
+    """Log the report to a tracker. If that fails, the audit is none the less complete."""
+    try:
+        if where := track(audit.artifacts, tracker):
+            audit.reporter.say(masked(f"report: logged to {tracker}, {where}"))
+    except Exception as error:  # whatever another library raises
+        audit.reporter.warn(
+            bounded(
+                f"report.tracker: {tracker} has not logged this audit ({one_line(error)}); the audit itself is complete, "
+                "run it again to log it"
+            )
+        )
 
 
 def _print(audit: Audit, page: str) -> None:
