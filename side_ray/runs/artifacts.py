@@ -25,7 +25,7 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 7, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
+VERSIONS |= {"report": 8, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
 VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1}
 
 CONTROL = "control.json"

@@ -24,7 +24,8 @@ from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.evidence import add_evidence
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
-from side_ray.results.pairs import report_pairs
+from side_ray.results.pairs.pictures import report_pairs
+from side_ray.results.pairs.thumbnails import moved
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.results.trackers.tracked import track
@@ -89,17 +90,18 @@ def report(audit: Audit) -> None:
         config = audit.config.model_dump(mode="json")
         page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
         target.write("index.html", page.encode())
-        target.store.write(PAGE, page.encode())
+        target.store.write(PAGE, moved(page, target.key).encode())
         _print(audit, page)
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
     else:
-        newest = target.store.read(f"{target.key}/index.html")
-        stale = not target.store.exists(PAGE) or target.store.read(PAGE) != newest
+        newest = target.store.read(f"{target.key}/index.html").decode()
+        copy = moved(newest, target.key).encode()
+        stale = not target.store.exists(PAGE) or target.store.read(PAGE) != copy
         if stale:
-            target.store.write(PAGE, newest)
+            target.store.write(PAGE, copy)
         if stale or not target.store.exists(PDF):
-            _print(audit, newest.decode())
+            _print(audit, newest)
     audit.run.point_latest(report=target.key)
     if audit.config.report.tracker is not None:
         _track(audit, audit.config.report.tracker)
@@ -168,7 +170,8 @@ def _pairs(
     assert criterion is not None
     within = {each: criterion.includes(found.best) for each, found in scores.items()}
     closest, most = options.options(GalleryOptions).gallery, options.options(ExplorerOptions).pairs
-    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most)
+    write = artifacts.report.write
+    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most, write=write)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
