@@ -101,7 +101,9 @@ class ScoreSection(OpenSection):
         found = {}
         for entry in self.also:
             name, path = _named(entry)
-            change = {"similarity": name, "also": [], "bands": None} | ({"descriptor": path} if path else {})
+            change: dict[str, Any] = {"similarity": name, "also": [], "bands": None} | (
+                {"descriptor": path} if path else {}
+            )
             found[entry] = self.model_copy(update=change)
         return found
 

@@ -27,7 +27,7 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 7, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
+VERSIONS |= {"report": 8, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
 VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1, "features": 1}
 
 CONTROL = "control.json"
@@ -325,7 +325,10 @@ class Artifacts:
         scored = (self, *self.others.values())
         parts = [audit.scores(each).fingerprint for audit in scored for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
+        unused: Any = dict.fromkeys(("cluster", "storage", "run", "theory", "sweep"), True)
+        settings = self.config.model_dump(
+            mode="json", exclude=unused | {"report": {"tracker"}, "score": {"features_cache"}}
+        )
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 
     def losses(self, images: list[tuple[str, int]]) -> Artifact:

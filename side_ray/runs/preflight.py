@@ -1,6 +1,7 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
 
@@ -68,6 +69,7 @@ class _Checks:
         if self.config.privacy.canaries is not None:
             yield self.canaries
         yield self.score
+        yield lambda: _check_tracker(self.config.report.tracker)
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
 
@@ -206,6 +208,13 @@ def _check_batch(config: Config) -> None:
             f"dpm.batch_size: {batch} images are too few for {config.cluster.most_train_workers} workers with {parts} part(s) "
             "each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
         )
+
+
+def _check_tracker(name: str | None) -> None:
+    """Raise NotThere unless the package of `report.tracker` is installed; a folder of that name, as trackers write, is none."""
+    found = None if name is None else find_spec(name)
+    if name is not None and (found is None or found.origin is None):
+        raise NotThere(f"{name} is not installed here; pip install {name}, or drop the key", "report.tracker")
 
 
 def _check_control(artifacts: Artifacts) -> None:

@@ -63,7 +63,7 @@ def test_headings_tell_the_structure(page):
 
 
 def test_images_and_charts_have_words_and_tables_have_headers(page):
-    assert len(page.all("img")) == 72 + 3
+    assert len(page.all("img")) == 72
     assert all(image["alt"] for image in page.all("img"))
     charts = page.all("svg")
     assert charts

@@ -184,3 +184,10 @@ def test_the_cache_is_not_in_what_is_read_as_data(tmp_path):
     with pytest.raises(UserError, match="read as data") as caught:
         check_places(config)
     assert caught.value.key == "score.features_cache"
+
+
+def test_where_features_are_shared_moves_no_fingerprint(tmp_path):
+    plain = Artifacts.open(tiny_config(tmp_path))
+    shared = Artifacts.open(tiny_config(tmp_path, score__features_cache=str(tmp_path / "cache")))
+    assert shared.report.key == plain.report.key
+    assert shared.cut.directory == plain.cut.directory
