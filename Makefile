@@ -69,7 +69,7 @@ $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing side-ray and the dependencies of its tests (several minutes the first time)"
-	$(PIP_INSTALL) --editable '.[cpu,sscd,text,dev]'
+	$(PIP_INSTALL) --editable '.[cpu,descriptors,text,dev]'
 	@touch $@ $(VENV)/.audit
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python

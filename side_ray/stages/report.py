@@ -13,7 +13,7 @@ from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError, bounded, masked, one_line
 from side_ray.execution.audit import Audit
-from side_ray.execution.reconstruct import ceiling_metrics
+from side_ray.execution.derived.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
 from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
@@ -21,7 +21,7 @@ from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
 from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
-from side_ray.results.evidence import add_evidence
+from side_ray.results.evidence import add_evidence, descriptor_metrics
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
 from side_ray.results.pairs.pictures import report_pairs
@@ -65,6 +65,8 @@ def report(audit: Audit) -> None:
         q_values = None
         if cut is not None:
             q_values = add_evidence(artifacts, cut, metrics)
+            if artifacts.others:
+                metrics["descriptors"] = descriptor_metrics(artifacts)
             for note in findings.on_rate(metrics):
                 audit.reporter.warn(f"{note.title}: {note.text}")
         else:

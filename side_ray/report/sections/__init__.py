@@ -88,6 +88,7 @@ SECTIONS: Registry[type[PageSection]] = Registry(
         "ledger": "side_ray.report.verdict.ledger:Ledger",
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
+        "descriptors": "side_ray.report.sections.descriptors:Descriptors",
         "privacy": "side_ray.report.verdict.privacy:Privacy",
         "control": "side_ray.report.sections.control:Control",
         "caveats": "side_ray.report.sections.about.caveats:Caveats",
