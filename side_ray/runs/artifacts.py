@@ -111,6 +111,11 @@ class Artifacts:
         """The files of an imported model."""
         return find_model(self.config)
 
+    @property
+    def hub_commit(self) -> str:
+        """The commit of a model on the hub; "" for any other."""
+        return self._found.commit if self.config.dpm.kind == "import" else ""
+
     @cached_property
     def dpm(self) -> Artifact:
         dpm = self.config.dpm

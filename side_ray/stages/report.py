@@ -254,12 +254,19 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
+        **_model(artifacts),
         "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": spent(artifacts.run.store),
         "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _model(artifacts: Artifacts) -> dict[str, Any]:
+    """Where a model on the hub was fetched from; empty for any other."""
+    known = {} if artifacts.config.given else artifacts.dpm.info()
+    return {"model": {name: known[name] for name in ("path", "commit")}} if "commit" in known else {}
 
 
 def _made_from(artifacts: Artifacts) -> dict[str, Any]:

@@ -67,7 +67,7 @@
     );
     const caption = document.createElement("span");
     const lambda = pair.lambda ? " λ=" + pair.lambda : "";
-    caption.textContent = text(pair.value) + " · " + data.methods[pair.method] + lambda + " · train " + pair.train;
+    caption.textContent = [text(pair.value), data.methods[pair.method] + lambda, "train " + pair.train].join("\n");
     if (!pair.inside) caption.className = "beyond";
     button.append(caption);
     button.addEventListener("click", () => show(place));
