@@ -37,7 +37,8 @@ def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 def test_blocks_are_of_a_known_kind():
     assert {block.language for block in blocks()} <= {"", "sh", "python", "pycon", "py", "yaml", "text", "bibtex"}
-    other = ("make audit", "ray job submit ", "python -m venv ", ".venv/bin/python -m pip install ")
+    shell = ("make audit", "ray job submit ", "python -m venv ", "python -m docs.demos.")
+    other = (*shell, ".venv/bin/python -m pip install ")
     assert [line for _, line in lines() if not line.startswith((*other, "side-ray ", ".venv/bin/side-ray "))] == []
     assert {command.verb for command in commands()} == RUN_HERE
     # `python` is run below; `py` is only shown.
