@@ -47,8 +47,11 @@ CASES = {
     "nothing, d = m": Victim(unseen=300),
     "nothing, d = 2 m, loose cut": Victim(cut=0.8, paired=True),
     "nothing, d = 5 m": Victim(unseen=1500),
+    "nothing, d = 5 m, loose cut": Victim(unseen=1500, cut=0.8),
     "nothing, skewed, blanks, d = m": Victim(unseen=300, blank=0.2, modes=0.3),
     "nothing, skewed, blanks, d = 5 m": Victim(unseen=1500, blank=0.2, modes=0.3),
+    "nothing, skewed, blanks, d = m, loose cut": Victim(unseen=300, blank=0.2, modes=0.3, cut=0.8),
+    "nothing, skewed, blanks, d = 5 m, loose cut": Victim(unseen=1500, blank=0.2, modes=0.3, cut=0.8),
     "10 % planted, d = m": Victim(unseen=300, planted=0.1, copies=0.05),
     "10 % planted, d = 2 m": Victim(planted=0.1, copies=0.05, paired=True),
     "10 % planted, d = 5 m": Victim(unseen=1500, planted=0.1, copies=0.05),
@@ -179,7 +182,7 @@ def main(arguments: list[str]) -> None:
     runs = int(arguments[0]) if arguments else 500
     for name, victim in CASES.items():
         numbers = summary(list(trials(victim, runs)))
-        print(f"{name:32}" + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
+        print(f"{name:46}" + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,14 @@ from side_ray.stages.train_dpm import train_dpm
 from side_ray.surrogate.resnet import ResNet
 from tests.audits import tiny_config
 
-USERS = ("stages.extract", "stages.score", "stages.import_samples", "execution.privacy", "execution.reconstruct")
+USERS = (
+    "stages.extract",
+    "stages.score",
+    "stages.import_samples",
+    "execution.privacy",
+    "execution.derived.reconstruct",
+    "execution.derived.embed",
+)
 """The modules of steps that make shards."""
 
 

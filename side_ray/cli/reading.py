@@ -131,6 +131,7 @@ def show(run: str, endpoint: str | None, no_browser: bool) -> None:
     import tempfile
     import webbrowser
 
+    from side_ray.results.pairs.thumbnails import FOLDER
     from side_ray.results.recorded import Recorded
     from side_ray.runs.run import PAGE
 
@@ -141,6 +142,10 @@ def show(run: str, endpoint: str | None, no_browser: bool) -> None:
         key = PAGE if store.exists(PAGE) else f"{found.key}/index.html"
         page = Path(tempfile.mkdtemp(prefix="side-ray-")) / PAGE
         _write(str(page), store.read(key))
+        for entry in store.list(f"{found.key}/{FOLDER}"):
+            beside = page.parent / (entry.key if key == PAGE else entry.key.removeprefix(f"{found.key}/"))
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            _write(str(beside), store.read(entry.key))
     print(page.resolve().as_uri())
     if not no_browser:
         webbrowser.open(page.resolve().as_uri())

@@ -98,6 +98,11 @@ class OpenSection(Carrier, Section):
         """The registered item that the key `section.name` chooses."""
         return REGISTRIES[key][getattr(self, key.partition(".")[2])]
 
+    def items(self, key: str) -> set[str]:
+        """Names of the items of a registry whose keys may be given."""
+        chosen = getattr(self, key.partition(".")[2], None)
+        return set() if chosen is None else {chosen}
+
     def item_keys(self, key: str) -> set[str]:
         """Names of the keys that the chosen item adds."""
         options = getattr(self.item(key), "Options", None)
@@ -150,10 +155,11 @@ class OpenSection(Carrier, Section):
             registry, chosen = REGISTRIES[key], getattr(self, name, None)
             if chosen is None:
                 continue
+            used = self.items(key)
             for field, each in fields.items():
                 items = [item for owner, item in each.owners if owner == key]
                 shared = any(getattr(registry[item], "shared_options", False) for item in items)
-                if items and chosen not in items and not shared and self._extra[field] != default_of(each.field):
+                if items and not used & set(items) and not shared and self._extra[field] != default_of(each.field):
                     raise ValueError(f"{section}.{field}: is for {key} {' and '.join(items)}, not {chosen}; drop it")
             check = getattr(registry[chosen], "check_section", None)
             if check is not None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from side_ray.config.base import Actors, Count, OpenSection, Positive, Real, Section, Whole
+from side_ray.config.base import Actors, Count, OpenSection, Positive, Real, Section, Whole, omitted_by_default
 from side_ray.errors import UserError
 
 Workers = Annotated[
@@ -42,6 +42,9 @@ class ReportSection(OpenSection):
     """Whether the page is also printed to `report.pdf`, where Chromium or Chrome is installed."""
     figures: bool = True
     """Whether figures are also written as PNG and PDF, and their data as CSV."""
+    tracker: Literal["wandb", "mlflow", "trackio"] | None = omitted_by_default(None)
+    """Log the finished audit to Weights & Biases, MLflow or Trackio: its numbers, its config, and the page with its images
+    (which `redact` hides). Their package is installed separately and finds account and project in its own environment."""
 
 
 class StorageSection(Section):

@@ -115,8 +115,8 @@ class DpmSection(Training, OpenSection):
     """Train a U-Net, import a model from `path`, or the name of a kind in `diffusion.denoisers` that is made from the members,
     such as `optimal`, their closed-form optimum."""
     path: str | None = None
-    """Local directory or s3:// URI of a model, for example a diffusers pipeline, or `my_model.py:load`, a function that returns
-    one; giving it makes `kind` import."""
+    """Local directory or s3:// URI of a model, for example a diffusers pipeline; hf://owner/name@revision, one on the HuggingFace
+    hub; or `my_model.py:load`, a function that returns one. Giving it makes `kind` import."""
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     """Noise schedule: how β grows over the timesteps."""
     timesteps: Annotated[int, Field(strict=True, ge=2, le=MOST_TIMESTEPS)] = 1000
@@ -140,7 +140,8 @@ class DpmSection(Training, OpenSection):
     lora: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = (
         omitted_by_default([])
     )
-    """LoRA weights that are added to an imported text-conditioned model: local safetensors files, one or several."""
+    """LoRA weights that are added to an imported text-conditioned model: safetensors files, one or several, local or
+    hf://owner/name@revision/file.safetensors."""
     lora_weights: list[Real] = omitted_by_default([])
     """The weight of each file in `lora`; 1 where absent."""
     null_class: Whole | None = omitted_by_default(None)

@@ -106,22 +106,12 @@ def _outcome(check: Check) -> bool | Damaged:
 
 def _checks(artifacts: Artifacts) -> Iterator[Check]:
     """One check for each artifact but the prepared images, each table in one, and each shard. The report checks itself."""
-    config, first = artifacts.config, conditions(artifacts.config)[0]
+    config = artifacts.config
     made: list[Artifact] = []
-    shards = [(artifacts.cut, artifacts.cut_shards), (artifacts.synthetic, artifacts.cut_shards)]
-    scored = [(artifacts.scores(each), artifacts.hits(each)) for each in conditions(config)]
+    shards = [(artifacts.synthetic, artifacts.cut_shards)]
     sampled = [artifacts.samples(each) for each in conditions(config)]
-    if artifacts.cut_shards:
-        made.append(artifacts.strata)
-        sizes = artifacts.sizes if artifacts.prepare.done else {}
-        rows = config.extract.shard_size
-        shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
     for split, each in artifacts.reconstructions.items():
         shards.append((each, shards_of(artifacts.sizes[split], each.rows)))
-    if artifacts.reconstructions:
-        made.append(artifacts.ceiling)
-    with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
-        shards += [(artifacts.changed(first, change), artifacts.probe_shards) for change in artifacts.probes]
     if not config.given:
         guides = dict.fromkeys(key for each in conditions(config) if (key := artifacts.classifier(each)))
         made += [artifacts.dpm, artifacts.surrogate, *(Artifact(artifacts.run.store, key) for key in guides)]
@@ -129,6 +119,7 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         if not config.given and isinstance(coins := coins_of(artifacts), Coins):
             losses = losses_of(artifacts, coins)
             shards.append((losses, shards_of(len(coins.images), losses.rows)))
+    scored = []
     if config.control:
         other = control_artifacts(artifacts)
         made += [other.prepare, other.dpm, artifacts.control]
@@ -137,12 +128,38 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         scored += [(control_scores(artifacts, other, each), control_hits(artifacts, other, each)) for each in many]
     count = artifacts.sample_shards
     shards += [(each, count) for each in sampled]
+    yield from _each(made, shards)
+    for scores, hits in scored:
+        yield from (_of_scores(scores, hits, index) for index in range(count))
+    for scoring in (artifacts, *artifacts.others.values()):
+        yield from _of_scoring(scoring)
+
+
+def _of_scoring(artifacts: Artifacts) -> Iterator[Check]:
+    """The checks of what the scoring by one similarity has made."""
+    many = conditions(artifacts.config)
+    made: list[Artifact] = []
+    shards = [(artifacts.cut, artifacts.cut_shards)]
+    if artifacts.cut_shards:
+        made.append(artifacts.strata)
+        sizes = artifacts.sizes if artifacts.prepare.done else {}
+        rows = artifacts.config.extract.shard_size
+        shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
+    if artifacts.reconstructions:
+        made.append(artifacts.ceiling)
+    with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
+        shards += [(artifacts.changed(many[0], change), artifacts.probe_shards) for change in artifacts.probes]
+    yield from _each(made, shards)
+    for condition in many:
+        scores, hits = artifacts.scores(condition), artifacts.hits(condition)
+        yield from (_of_scores(scores, hits, index) for index in range(artifacts.sample_shards))
+
+
+def _each(made: list[Artifact], shards: list[tuple[ShardSet, int]]) -> Iterator[Check]:
     for artifact in made:
         yield from _of_artifact(artifact)
     for each, number in shards:
         yield from (_of_shard(each, index) for index in range(number))
-    for scores, hits in scored:
-        yield from (_of_scores(scores, hits, index) for index in range(count))
 
 
 def _of_artifact(artifact: Artifact) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from side_ray.execution.node.memory import shared_array
 from side_ray.execution.session import fitting
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import Groups, read_groups, read_split
+from side_ray.runs.dataset import Groups, StoredFeatures, read_groups, read_split
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 from side_ray.search import Counts, Index, Levels, Neighbors
@@ -35,7 +35,7 @@ class SearchPart:
     constructor raises, and a restarted one loads it again.
 
     If there is only one part (`parts` = 1), the scorers of a node share it in memory. `again`: reconstructions of the images.
-    Each counts as its image.
+    Each counts as its image. `stored`: the features of all of them, if they are stored.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class SearchPart:
         parts: int,
         threads: int,
         again: Mapping[Split, ShardSet] | None = None,
+        stored: StoredFeatures | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        self.again = again or {}
+        self.again, self.stored = again or {}, stored
         self.prepared, self.score, self.sizes = prepared, score, sizes
         self.part, self.parts, self.threads = part, parts, threads
         self._indices: dict[Split, Index] | Damaged | None = None
@@ -75,8 +76,9 @@ class SearchPart:
             groups = read_groups(self.prepared.store, self.prepared.key, split, size)
             # Groups are not divided: their images are those of the part that has the first.
             start, stop = size * self.part // self.parts, size * (self.part + 1) // self.parts
+            again, shared = self.again.get(split), self.parts == 1
             ids, features = features_of(
-                self.prepared, similarity, split, groups, start, stop, self.again.get(split), shared=self.parts == 1
+                self.prepared, similarity, split, groups, start, stop, again, self.stored, shared=shared
             )
             if len(ids):
                 indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
@@ -103,6 +105,7 @@ def features_of(
     start: int,
     stop: int,
     again: ShardSet | None = None,
+    stored: StoredFeatures | None = None,
     *,
     shared: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -110,12 +113,19 @@ def features_of(
 
     Args:
         again: reconstructions of the split's images; their rows follow those of the images.
+        stored: where features are read from; None = they are computed.
         shared: share the features between all processes of the node that request the same ones, if its disk has room.
     """
 
     rows, ids = groups.rows(start, stop)
     if not len(rows):
         return ids, np.empty((0, 1), np.float32)
+
+    def read(features: np.ndarray) -> None:
+        assert stored is not None
+        features[: len(rows)] = stored.read(split, rows)
+        if again is not None:
+            features[len(rows) :] = stored.read_again(split, rows)
 
     def embed(features: np.ndarray) -> None:
         here = rows[rows < stop] - start
@@ -134,6 +144,7 @@ def features_of(
         for row in range(0, len(features), PIECE):
             features[row : row + PIECE] = similarity.embed(images[row : row + PIECE])
 
+    fill = embed if stored is None else read
     # Noise tells the dimension as well as an image would, and reading one image means opening every file of the split.
     noise = np.random.default_rng(0).integers(0, 256, (1, *prepared.info()["shape"]), np.uint8)
     shape = len(rows) * (1 if again is None else 2), similarity.embed(noise).shape[1]
@@ -142,9 +153,9 @@ def features_of(
         content = [prepared.store.uri, prepared.key, split, similarity.name, similarity.params()]
         key = json.dumps(content if again is None else [*content, again.fingerprint])
         with contextlib.suppress(OSError):
-            return ids, shared_array(key, shape, embed)
+            return ids, shared_array(key, shape, fill)
     features = np.empty(shape, np.float32)
-    embed(features)
+    fill(features)
     return ids, features
 
 
@@ -162,6 +173,14 @@ class SearchActors:
     def __init__(self, artifacts: Artifacts, score: ScoreSection | None = None) -> None:
         self.artifacts, self.score = artifacts, score or artifacts.config.score
         self._handles: list[Any] | None = None
+        self._stored: StoredFeatures | None = None
+
+    @property
+    def stored(self) -> StoredFeatures | None:
+        """The stored features, if all are there."""
+        if self._stored is None and (found := self.artifacts.features) is not None and found.complete:
+            self._stored = found
+        return self._stored
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +216,7 @@ class SearchActors:
         gpus = reserved(wanted, parts, [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]])
         actor = ray.remote(SearchPart).options(num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
         arguments = prepared, self.score, sizes
-        return [actor.remote(*arguments, part, parts, cluster.actor_cpus, again) for part in range(parts)]
+        return [actor.remote(*arguments, part, parts, cluster.actor_cpus, again, self.stored) for part in range(parts)]
 
 
 def reserved(gpus: float, parts: int, nodes: list[float]) -> float:

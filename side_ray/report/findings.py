@@ -226,6 +226,7 @@ def notes(metrics: Metrics) -> list[Note]:
     if criterion is None:
         return []
     return [
+        *_on_similarities(metrics),
         *_on_control(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
@@ -235,6 +236,17 @@ def notes(metrics: Metrics) -> list[Note]:
         *_on_duplicates(metrics),
         *_on_comparison(metrics, criterion),
     ]
+
+
+def _on_similarities(metrics: Metrics) -> Iterator[Note]:
+    """Where another similarity finds what the first does not."""
+    if metrics.get("verdict", {}).get("outcome") == "found":
+        return
+    for found in metrics.get("descriptors", {}).values():
+        if found["verdict"]["outcome"] == "found":
+            about = {**metrics, "verdict": found["verdict"]}
+            name = wording.described_name(found["similarity"])
+            yield Note(f"Found by another similarity, {name}", f"By {name}: {sentences.sentence(about)}")
 
 
 def _on_control(metrics: Metrics) -> Iterator[Note]:

@@ -50,7 +50,7 @@ def render(
         gallery: matches to choose from, dicts of `method`, `lambda`, `train_id`, `sample_id`, `value`, `train_png`,
             `sample_png` (bytes, or None where images are left out) and `label` (or None). Per method the closest
             `report.gallery` (12) are shown, each training image once.
-        pairs: all pairs to look through, of `side_ray.results.pairs.Pictures.listed`.
+        pairs: all pairs to look through, of `side_ray.results.pairs.pictures.Pictures.listed`.
         title: overrides `report.title`.
 
     Raises:
@@ -76,4 +76,5 @@ def render(
         sections=sections,
         scripts=[Markup(script) for script in scripts],  # noqa: S704 (the package's own files)
         policy=policy or "'none'",
+        beside=bool(pairs and pairs.get("sheets")),
     )

@@ -105,6 +105,12 @@ def similarity_name(similarity: Mapping[str, Any]) -> str:
     return SIMILARITIES[name].display_name if name in SIMILARITIES else name
 
 
+def described_name(similarity: Mapping[str, Any]) -> str:
+    """Its name for readers, with that of the encoder where a file describes it."""
+    name, encoder = similarity_name(similarity), similarity.get("encoder")
+    return f"{name} ({encoder})" if encoder else name
+
+
 def cut_text(metrics: Mapping[str, Any]) -> str:
     """`nL2 ≤ 0.602`."""
     sign = "≤" if lower_is_closer(metrics["similarity"]) else "≥"

@@ -24,11 +24,12 @@ from side_ray.runs.scores import (
     read_pool,
 )
 from side_ray.search import closeness_of
-from side_ray.similarity import SIMILARITIES
+from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.statistics.cut import Cut
 from side_ray.statistics.evidence.decoys import Entrants, entrants
 from side_ray.statistics.evidence.excess import Excess, excess
 from side_ray.statistics.evidence.ledger import (
+    Evidence,
     Key,
     Surroundings,
     at_equal_cost,
@@ -41,7 +42,7 @@ from side_ray.statistics.evidence.ledger import (
 )
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.rates import crossfit, equal_rates
-from side_ray.statistics.evidence.verdict import with_members_captions
+from side_ray.statistics.evidence.verdict import FDR, Judgement, Verdict, with_members_captions
 
 K = TypeVar("K")
 LEDGER = "ledger.parquet"
@@ -63,7 +64,7 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     """
     larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
     pool, sign, target = read_pool(artifacts), 1 if larger else -1, artifacts.report
-    limit = float(closeness_of(np.float32(cut.value), larger))
+    limit = limit_of(artifacts, cut)
     found, rates = {}, {}
     for each, competition in read_competitions(artifacts, cut):
         key = (str(each.method), each.scale)
@@ -72,9 +73,7 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     costs = _costs(artifacts)
     paid = at_equal_cost({key: (pool, each) for key, each in found.items()}, costs) if costs else {}
     crossed = read_crossed(artifacts)
-    verdict = evidence.judgement.verdict
-    if artifacts.config.dpm.prompts == MEMBER_CAPTIONS:
-        verdict = with_members_captions(verdict)
+    verdict = _verdict(artifacts, evidence)
     metrics["verdict"] = verdict.as_dict()
     metrics["strata"] = int(pool.stratum.max()) + 1
     metrics["crossfit"] = dict(zip(("calibration_cut", "holdout_cut"), (each.value for each in crossed), strict=True))
@@ -109,12 +108,59 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     return np.asarray(written["q_value"])
 
 
+def limit_of(artifacts: Artifacts, cut: Cut) -> float:
+    """Closeness at the cut."""
+    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
+    return float(closeness_of(np.float32(cut.value), larger))
+
+
+def evidence_of(artifacts: Artifacts, cut: Cut) -> tuple[Evidence, Verdict]:
+    """The evidence of all conditions, and the verdict. Raises Damaged."""
+    limit = limit_of(artifacts, cut)
+    competitions = read_competitions(artifacts, cut)
+    found = {(str(each.method), each.scale): competition.within(limit) for each, competition in competitions}
+    evidence = weigh(read_pool(artifacts), found, limit, cut.false_match_rate)
+    return evidence, _verdict(artifacts, evidence)
+
+
+def _verdict(artifacts: Artifacts, evidence: Evidence) -> Verdict:
+    verdict = evidence.judgement.verdict
+    return with_members_captions(verdict) if artifacts.config.dpm.prompts == MEMBER_CAPTIONS else verdict
+
+
+def descriptor_metrics(artifacts: Artifacts) -> dict[str, Any]:
+    """`descriptors` of metrics.json: by name, the similarity of the config first, then those of `score.also`.
+
+    Raises:
+        Damaged: scores cannot be read.
+    """
+    found, revealed = {}, {}
+    for name, each in {artifacts.config.score.similarity: artifacts, **artifacts.others}.items():
+        cut, similarity = read_cut(each), similarity_of(each.config.score)
+        evidence, verdict = evidence_of(each, cut)
+        revealed[name] = _revealed(evidence.judgement)
+        rows = [{"method": method, "lambda": scale, **row} for (method, scale), row in evidence.conditions.items()]
+        closer = "higher" if similarity.larger_is_closer else "lower"
+        found[name] = {
+            "similarity": {"name": similarity.name, "closer": closer, **similarity.params()},
+            "cut": cut.value,
+            "verdict": verdict.as_dict(),
+            "conditions": rows,
+        }
+    own = next(iter(revealed.values()))
+    return {name: row | {"also_by_first": len(np.intersect1d(revealed[name], own))} for name, row in found.items()}
+
+
+def _revealed(judgement: Judgement) -> np.ndarray:
+    """The groups of members that are revealed."""
+    return judgement.pool.group[judgement.pool.is_member & (judgement.q <= FDR)]
+
+
 def read_evidence(artifacts: Artifacts) -> tuple[PoolShape, Competition]:
     """The images of a config that has one condition, and its competition within the cut. Raises Damaged."""
     cut = read_cut(artifacts)
-    larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
     ((_, found),) = read_competitions(artifacts, cut)
-    return read_pool(artifacts), found.within(float(closeness_of(np.float32(cut.value), larger)))
+    return read_pool(artifacts), found.within(limit_of(artifacts, cut))
 
 
 def side_by_side(settings: Mapping[K, Artifacts]) -> dict[K, dict[str, Any]]:

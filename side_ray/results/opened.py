@@ -241,9 +241,14 @@ class AuditResult:
         )
 
 
+def bits8(image: np.ndarray) -> np.ndarray:
+    """An image as of `decode_png` in 8 bits per channel."""
+    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
+
+
 def picture(image: np.ndarray) -> Image.Image:
     """An image [H, W, C] as of `decode_png` as a PIL image of 8 bits."""
-    image = np.rint(image).astype(np.uint8)
+    image = bits8(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

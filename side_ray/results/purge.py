@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 
 from side_ray.errors import UserError
+from side_ray.results.pairs.thumbnails import FOLDER
 from side_ray.runs.run import DONE, DONE_COPY, PAGE, PDF, PURGED
 from side_ray.storage import Entry, Store
 
@@ -34,6 +35,7 @@ def private(store: Store) -> list[Entry]:
         for entry in entries
         if entry.key == PDF
         or entry.key.split("/")[0] in STAGES
+        or (entry.key.startswith("report/") and f"/{FOLDER}/" in entry.key)
         or TENSORBOARD in entry.key
         or entry.key.rpartition("/")[0] in closed
     ]

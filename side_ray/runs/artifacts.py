@@ -1,5 +1,6 @@
 """The paths of all artifacts of an audit, and the fingerprints of what each depends on. No Ray."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
 from side_ray.errors import Damaged, UserError
 from side_ray.images import TURNS
+from side_ray.runs.dataset import PartFeatures, StoredFeatures, part_keys
 from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import Found, find_model, former_identity, identity
 from side_ray.runs.plan import Condition, conditions
@@ -25,8 +27,8 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 7, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
-VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1}
+VERSIONS |= {"report": 8, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
+VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1, "features": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -56,6 +58,14 @@ class Artifacts:
         other = Artifacts(config, self.run)
         other.pools, other.prepare, other.dpm, other.latent = self.pools, self.prepare, self.dpm, self.latent
         return other
+
+    @cached_property
+    def others(self) -> "dict[str, Artifacts]":
+        """The same audit by the similarities of `score.also`: the same samples, with other scores."""
+        return {
+            name: self.sharing(self.config.model_copy(update={"score": section}))
+            for name, section in self.config.score.others.items()
+        }
 
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
         return self.run.artifact(stage, VERSIONS[stage], *parts)
@@ -100,6 +110,11 @@ class Artifacts:
     def _found(self) -> Found:
         """The files of an imported model."""
         return find_model(self.config)
+
+    @property
+    def hub_commit(self) -> str:
+        """The commit of a model on the hub; "" for any other."""
+        return self._found.commit if self.config.dpm.kind == "import" else ""
 
     @cached_property
     def dpm(self) -> Artifact:
@@ -226,6 +241,44 @@ class Artifacts:
         return {split: self._shards(made.child(f"split={split}"), self.sizes[split]) for split in SPLITS}
 
     @cached_property
+    def features(self) -> StoredFeatures | None:
+        """The stored features of the audit's images; None where the similarity stores none. Raises what `Artifact.info` does."""
+        return self._features_in(self.run)
+
+    @cached_property
+    def shared_features(self) -> StoredFeatures | None:
+        """The same in `score.features_cache`; None without it."""
+        uri = self.config.score.features_cache
+        if uri is None:
+            return None
+        return self._features_in(Run(open_store(uri, key="score.features_cache", **self.config.storage.model_dump())))
+
+    def _features_in(self, run: Run) -> StoredFeatures | None:
+        if not self.config.score.item("score.similarity").stores_features:
+            return None
+        version, parts = VERSIONS["features"], len(part_keys(self.prepare))
+        made, total = (
+            run.artifact("features", version, self._embedding, self.prepare.fingerprint),
+            sum(self.sizes.values()),
+        )
+        rows = max(1, -(-total // parts)) if parts else 1
+        images = PartFeatures(made.store, made.key, made.fingerprint, rows, total)
+        again = {}
+        for split, shards in self.reconstructions.items():
+            own = run.artifact("features", version, self._embedding, shards.fingerprint).child(f"split={split}")
+            again[split] = ShardSet(own.store, own.key, own.fingerprint, shards.rows, shards.total)
+        return StoredFeatures(images, parts, again)
+
+    def sample_features(self, samples: ShardSet) -> ShardSet | None:
+        """The stored features of samples, a shard for each of theirs; None where the similarity stores none."""
+        if not self.config.score.item("score.similarity").stores_features:
+            return None
+        flips = ["flips"] if self.config.compares_flips else []
+        artifact = self._artifact("features", self._embedding, *flips, samples.fingerprint)
+        below = samples.directory.split("/", 2)[2:]
+        return self._shards(artifact.child(*below) if below else artifact, samples.total)
+
+    @cached_property
     def ceiling(self) -> Artifact:
         """How similar members are to their reconstructions."""
         return self._artifact("ceiling", *self._scoring)
@@ -274,9 +327,13 @@ class Artifacts:
 
     @cached_property
     def report(self) -> Artifact:
-        parts = [self.scores(each).fingerprint for each in conditions(self.config)]
+        scored = (self, *self.others.values())
+        parts = [audit.scores(each).fingerprint for audit in scored for each in conditions(self.config)]
         names = [each.name for each in conditions(self.config)]
-        settings = self.config.model_dump(mode="json", exclude={"cluster", "storage", "run", "theory", "sweep"})
+        unused: Any = dict.fromkeys(("cluster", "storage", "run", "theory", "sweep"), True)
+        settings = self.config.model_dump(
+            mode="json", exclude=unused | {"report": {"tracker"}, "score": {"features_cache"}}
+        )
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 
     def losses(self, images: list[tuple[str, int]]) -> Artifact:
@@ -330,11 +387,19 @@ class Artifacts:
         return parts + ([conditioning, self.condition and self.condition.fingerprint] if conditioning else [])
 
     @cached_property
-    def _scoring(self) -> list[Any]:
+    def _embedding(self) -> dict[str, Any]:
+        """What features depend on, beside the images."""
         settings = self.config.score.settings()
-        for name in self.config.score.item("score.similarity").path_keys & settings.keys():
+        similarity = self.config.score.item("score.similarity")
+        for name in similarity.path_keys & settings.keys():
             if settings[name] is not None:
-                settings[name] = _file_hash(f"score.{name}", settings[name])
+                settings[name] = _file_hash(f"score.{name}", settings[name], similarity.digest)
+        del settings["neighbors"]
+        return settings
+
+    @cached_property
+    def _scoring(self) -> list[Any]:
+        settings = {**self.config.score.settings(), **self._embedding}
         flips = ["flips"] if self.config.compares_flips else []
         again = [] if self._reconstructed is None else [self._reconstructed.fingerprint]
         return [settings, self.prepare.fingerprint, *flips, *again]
@@ -355,10 +420,10 @@ def check_label_weights(config: Config) -> None:
             checked_kind(Path(path), key, config.trusts(key))
 
 
-def _file_hash(key: str, path: str) -> str:
+def _file_hash(key: str, path: str, digest: Callable[[str], str] = lambda path: digest_of_weights(Path(path))) -> str:
     """SHA-256 of a weight file, because other weights at the same path make other labels."""
     try:
-        return digest_of_weights(Path(path))
+        return digest(path)
     except OSError:
         raise UserError(f"{path} is not a file that can be read; give the local path of the weights", key) from None
 

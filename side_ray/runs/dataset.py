@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
-from side_ray.runs.shards import ShardSet, whole
+from side_ray.runs.shards import ShardSet, shards_of, whole
 from side_ray.sources.select import Split
 from side_ray.storage import Store
 from side_ray.storage.sealed import read_table
@@ -234,6 +235,83 @@ class SplitShards(ShardSet):
         chosen = [("split", "==", self.split), ("id", ">=", index * self.rows), ("id", "<", (index + 1) * self.rows)]
         table = _read_parts(self.store, self.directory, chosen, ["id", "image"])
         return table.rename_columns(["sample_id", "image"])
+
+
+FEATURE, MIRRORED = "feature", "mirrored"
+"""The columns of stored features: of an image, and of an image mirrored left to right."""
+
+
+def feature_columns(features: np.ndarray) -> dict[str, pa.Array]:
+    """Features float32 [N, d], or [2, N, d] of both orientations, as columns of fixed-size lists."""
+    names = (FEATURE,) if features.ndim == 2 else (FEATURE, MIRRORED)
+    return {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(each.ravel(), pa.float32()), each.shape[1])
+        for name, each in zip(names, features.reshape(len(names), *features.shape[-2:]), strict=True)
+    }
+
+
+def decode_features(table: pa.Table) -> np.ndarray:
+    """The features of a table, see `feature_columns`."""
+    found = []
+    for name in (FEATURE, MIRRORED):
+        if name in table.column_names:
+            values = table.column(name).combine_chunks()
+            found.append(values.flatten().to_numpy().reshape(len(values), values.type.list_size))
+    return found[0] if len(found) == 1 else np.stack(found)
+
+
+@dataclass(frozen=True)
+class PartFeatures(ShardSet):
+    """Features of the prepared images: one shard for each of their files, with as many rows, about `rows`."""
+
+    def size(self, index: int) -> int:
+        """About how many rows one shard has."""
+        return max(0, super().size(index))
+
+    def fits(self, index: int, rows: int) -> bool:
+        return rows > 0
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The stored features of the audit's images: of `parts` files of prepared images, and of reconstructions by split."""
+
+    images: PartFeatures
+    parts: int
+    again: Mapping[Split, ShardSet]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all are there."""
+        expected: list[tuple[ShardSet, int]] = [(self.images, self.parts)]
+        expected += [(each, shards_of(each.total or 0, each.rows)) for each in self.again.values()]
+        return all(not each.missing(count) for each, count in expected)
+
+    def read(self, split: Split, ids: np.ndarray) -> np.ndarray:
+        """float32 [n, d], the features of images of a split, given by ascending ids. Raises Damaged."""
+        found: np.ndarray | None = None
+        left = len(ids)
+        for part in range(self.parts):
+            table = self.images.read(part)
+            own = table.filter(pc.equal(table.column("split"), split))
+            place = np.searchsorted(ids, numbers := own.column("id").to_numpy())
+            wanted = ids[np.minimum(place, len(ids) - 1)] == numbers
+            features = decode_features(own)
+            found = np.empty((len(ids), features.shape[1]), np.float32) if found is None else found
+            found[place[wanted]] = features[wanted]
+            left -= int(wanted.sum())
+        if left or found is None:
+            keys = [self.images.key(part) for part in range(self.parts)]
+            raise Damaged(keys, "do not hold the features of every image")
+        return found
+
+    def read_again(self, split: Split, ids: np.ndarray) -> np.ndarray:
+        """The same of the reconstructions of these images."""
+        shards, found = self.again[split], []
+        for shard in np.unique(ids // shards.rows).tolist():
+            own = ids[ids // shards.rows == shard]
+            found.append(decode_features(shards.read(shard))[own % shards.rows])
+        return np.concatenate(found)
 
 
 def _read_parts(store: Store, prepared: str, chosen: list[Any], columns: list[str] | None = None) -> pa.Table:

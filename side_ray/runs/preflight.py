@@ -1,6 +1,7 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
 
@@ -21,7 +22,7 @@ from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
 from side_ray.sources.pools import Description, describe
 from side_ray.statistics.bands import Bands
-from side_ray.storage import within
+from side_ray.storage import open_store, within
 from side_ray.surrogate.encoders import open_teacher
 from side_ray.surrogate.lora import LoraNetwork, require_peft
 
@@ -68,6 +69,7 @@ class _Checks:
         if self.config.privacy.canaries is not None:
             yield self.canaries
         yield self.score
+        yield lambda: _check_tracker(self.config.report.tracker)
         if self.config.control:
             yield lambda: _check_control(self.artifacts)
 
@@ -126,7 +128,10 @@ class _Checks:
         read_plan(str(self.config.privacy.canaries))
 
     def score(self) -> None:
-        Bands.make(self.config.score.bands, similarity_of(self.config.score))
+        for section in (self.config.score, *self.config.score.others.values()):
+            Bands.make(section.bands, similarity_of(section))
+        if self.config.score.features_cache is not None:
+            open_store(self.config.score.features_cache, key="score.features_cache", **self.config.storage.model_dump())
         if self.config.score.reconstructions is True and not self.artifacts.latent:
             raise UserError("is for latent models, and this one has no VAE; drop it", "score.reconstructions")
 
@@ -145,11 +150,13 @@ def check_places(config: Config) -> None:
         paths["given.samples"] = config.given.samples
     # A pattern with ** finds files at any depth.
     places = {key: path.partition("/**")[0] for key, path in paths.items() if path}
+    writes = {"run.uri": run, "score.features_cache": config.score.features_cache}
     for key, path in places.items():
-        if within(run, path):
-            raise UserError(
-                f"{run} is {key} or in it, so that the run's files would be read as data; choose another", "run.uri"
-            )
+        for own, uri in writes.items():
+            if uri is not None and within(uri, path):
+                raise UserError(
+                    f"{uri} is {key} or in it, so that its files would be read as data; choose another", own
+                )
         if any(within(path, (stage := f"{run.rstrip('/')}/{name}")) and within(stage, path) for name in VERSIONS):
             raise UserError(f"{path} is where this run writes; choose another path, or another run.uri", key)
     pairs = [("given.samples", "data.path"), ("given.samples", "data.holdout_path")]
@@ -201,6 +208,13 @@ def _check_batch(config: Config) -> None:
             f"dpm.batch_size: {batch} images are too few for {config.cluster.most_train_workers} workers with {parts} part(s) "
             "each; raise it, or lower cluster.train_workers or dpm.grad_accumulation"
         )
+
+
+def _check_tracker(name: str | None) -> None:
+    """Raise NotThere unless the package of `report.tracker` is installed; a folder of that name, as trackers write, is none."""
+    found = None if name is None else find_spec(name)
+    if name is not None and (found is None or found.origin is None):
+        raise NotThere(f"{name} is not installed here; pip install {name}, or drop the key", "report.tracker")
 
 
 def _check_control(artifacts: Artifacts) -> None:

@@ -56,6 +56,10 @@ class ShardSet:
         """Number of rows of one shard."""
         return self.rows if self.total is None else min(self.rows, self.total - index * self.rows)
 
+    def fits(self, index: int, rows: int) -> bool:
+        """Whether one shard may have so many rows."""
+        return rows == self.size(index)
+
     def key(self, index: int) -> str:
         return f"{self.directory}/{part_name(index)}"
 
@@ -90,7 +94,7 @@ class ShardSet:
 
     def write(self, index: int, table: pa.Table, note: str = "") -> None:
         """Write one shard atomically. `note` states why its last bits may differ. Raises ValueError for a wrong row count."""
-        if table.num_rows != self.size(index):
+        if not self.fits(index, table.num_rows):
             raise ValueError(f"shard {index} has {self.size(index)} rows, not {table.num_rows}")
         metadata = {**(table.schema.metadata or {}), _FINGERPRINT: self.fingerprint.encode()}
         if note:
@@ -105,9 +109,8 @@ class ShardSet:
         """
         key = self.key(index)
         table = read_table(self.store, key, columns)
-        if (table.schema.metadata or {}).get(_FINGERPRINT) != self.fingerprint.encode() or table.num_rows != self.size(
-            index
-        ):
+        own = (table.schema.metadata or {}).get(_FINGERPRINT) == self.fingerprint.encode()
+        if not own or not self.fits(index, table.num_rows):
             raise Damaged([key], "is not a shard of this plan")
         return table
 

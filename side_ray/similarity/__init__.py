@@ -18,6 +18,7 @@ SIMILARITIES: "Registry[type[Similarity]]" = Registry(
     {
         "nl2": "side_ray.similarity.nl2:Nl2",
         "sscd": "side_ray.similarity.sscd:Sscd",
+        "descriptor": "side_ray.similarity.descriptor:Descriptor",
     },
 )
 

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from side_ray.config.base import Section
 from side_ray.search import Metric, Neighbors
+from side_ray.similarity.weights import digest
 
 Images = np.ndarray | Sequence[np.ndarray]
 """[N, H, W, C], or N arrays [H, W, C] of any sizes, uint8 or (of 16 bits) float32 in 0 … 255; C is 1 (gray), 2 (gray, alpha),
@@ -35,6 +37,8 @@ class Similarity(ABC):
     """Bands that `score.bands` can name."""
     default_preset: ClassVar[str | None] = None
     """The preset without `score.bands`; None = the user has to give bands."""
+    stores_features: ClassVar[bool] = False
+    """Whether `embed` takes so long that features are stored, and every image is embedded once."""
     uses_gpu: ClassVar[bool] = False
     """Whether `embed` runs on a GPU where there is one."""
     pixel_distances: ClassVar[bool] = False
@@ -50,6 +54,11 @@ class Similarity(ABC):
     @classmethod  # noqa: B027 (most need no check)
     def check_section(cls, section: Any) -> None:
         """Raise ValueError (`score.key: message`) for values of the `ScoreSection` that do not go together."""
+
+    @classmethod
+    def digest(cls, path: str) -> str:
+        """SHA-256 of what values depend on at a path of `path_keys`. Raises OSError or UserError."""
+        return digest(Path(path))
 
     @classmethod
     @abstractmethod

@@ -39,6 +39,13 @@ class Policy:
     mode: str = "bilinear"
     """torch's interpolation mode."""
 
+    @property
+    def text(self) -> str:
+        """In words, for results."""
+        steps = [f"short side {self.short}"] if self.short is not None else []
+        steps += [f"square {self.square}"] if self.square is not None else []
+        return ", ".join([*steps, self.mode])
+
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing, before any crop."""
         if self.short is None:
@@ -62,11 +69,12 @@ class ImageEncoder:
     Args:
         checkpoint: local path of an ONNX export, or of TorchScript. An ONNX model whose input is uint8 is given the resized
             pixels, and normalizes them itself.
-        policy: preprocessing, a key of `POLICIES`.
+        policy: preprocessing, or a key of `POLICIES`.
         key: the config key of `checkpoint`, for messages.
         device: torch device; with CUDA, ONNX runs on its CUDA provider.
         batch_size: images per forward pass.
         trusted: whether TorchScript may be run, see `weights`.
+        pooling: of an output [B, tokens, d] or [B, d, h, w]: `first` token, or `mean` over tokens or places.
 
     Raises:
         UserError: no such checkpoint or policy, or a checkpoint that may not or cannot be loaded.
@@ -75,18 +83,21 @@ class ImageEncoder:
     def __init__(
         self,
         checkpoint: str | Path,
-        policy: str,
+        policy: "str | Policy",
         key: str,
         *,
         device: str = "cpu",
         batch_size: int = 64,
         trusted: bool = False,
+        pooling: str = "none",
     ) -> None:
-        if policy not in POLICIES:
+        if isinstance(policy, str) and policy not in POLICIES:
             raise UserError(f"{policy!r} is unknown; use one of {', '.join(POLICIES)}", "score.preprocessing")
         path = Path(checkpoint)
         self.key = key
-        self.policy_name, self.policy = policy, POLICIES[policy]
+        self.policy = POLICIES[policy] if isinstance(policy, str) else policy
+        self.policy_name = policy if isinstance(policy, str) else policy.text
+        self.pooling = pooling
         self.device, self.batch_size = device, batch_size
         self.format = checked_kind(path, key, trusted)
         self.sha256 = digest(path)
@@ -109,7 +120,7 @@ class ImageEncoder:
         """Unit vectors float32 [N, d] (512 for `sscd_disc_mixup`); gray becomes RGB, an alpha channel is dropped."""
         features: np.ndarray | None = None
         for rows, batch in self._batches(images):
-            described = self.network(batch).astype(np.float64)
+            described = self._pooled(self.network(batch).astype(np.float64))
             if described.ndim != 2:
                 shape = "×".join(map(str, described.shape))
                 raise UserError(f"gives {shape} values, not one vector per image; export that output", self.key)
@@ -120,6 +131,13 @@ class ImageEncoder:
                 features = np.empty((len(images), described.shape[1]), np.float32)
             features[rows] = described / lengths
         return np.empty((0, 1), np.float32) if features is None else features
+
+    def _pooled(self, output: np.ndarray) -> np.ndarray:
+        if output.ndim == 3 and self.pooling != "none":
+            return output[:, 0] if self.pooling == "first" else output.mean(axis=1)
+        if output.ndim == 4 and self.pooling == "mean":
+            return output.mean(axis=(2, 3))
+        return output
 
     def _batches(self, images: Images) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Batches of images of one size: their rows, and their pixels after `preprocess`."""
@@ -179,7 +197,7 @@ class ImageEncoder:
         try:
             import onnxruntime
         except ImportError:
-            raise UserError("an .onnx file needs onnxruntime; install side-ray[sscd]", self.key) from None
+            raise UserError("an .onnx file needs onnxruntime; install side-ray[descriptors]", self.key) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         wanted = ["CUDAExecutionProvider"] if self.device.startswith("cuda") else []

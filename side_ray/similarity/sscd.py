@@ -38,6 +38,7 @@ class Sscd(Similarity):
     metric: Metric = "ip"
     presets: ClassVar[Presets] = {"sscd": {"low": (0.4, 0.5), "mid": (0.5, 0.6), "high": (0.6, 1.0)}}
     default_preset = "sscd"
+    stores_features = True
     uses_gpu = True
 
     def __init__(

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
-from side_ray.errors import Damaged, UserError
+from side_ray.errors import Damaged, UserError, bounded, masked, one_line
 from side_ray.execution.audit import Audit
-from side_ray.execution.reconstruct import ceiling_metrics
+from side_ray.execution.derived.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
 from side_ray.report import findings, svg
 from side_ray.report.figures import build_figures
@@ -21,12 +21,14 @@ from side_ray.report.page import render
 from side_ray.report.sections.pairs.explorer import ExplorerOptions
 from side_ray.report.sections.pairs.gallery import GalleryOptions
 from side_ray.report.table import metrics_csv, rows_csv
-from side_ray.results.evidence import add_evidence
+from side_ray.results.evidence import add_evidence, descriptor_metrics
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
-from side_ray.results.pairs import report_pairs
+from side_ray.results.pairs.pictures import report_pairs
+from side_ray.results.pairs.thumbnails import moved
 from side_ray.results.pdf import chromium, print_pdf
 from side_ray.results.privacy import Coins, coins_of, losses_of
+from side_ray.results.trackers.tracked import track
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
@@ -63,6 +65,8 @@ def report(audit: Audit) -> None:
         q_values = None
         if cut is not None:
             q_values = add_evidence(artifacts, cut, metrics)
+            if artifacts.others:
+                metrics["descriptors"] = descriptor_metrics(artifacts)
             for note in findings.on_rate(metrics):
                 audit.reporter.warn(f"{note.title}: {note.text}")
         else:
@@ -88,18 +92,35 @@ def report(audit: Audit) -> None:
         config = audit.config.model_dump(mode="json")
         page = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
         target.write("index.html", page.encode())
-        target.store.write(PAGE, page.encode())
+        target.store.write(PAGE, moved(page, target.key).encode())
         _print(audit, page)
         target.finish(conditions=len(scores))
         audit.reporter.say(f"report: {len(scores)} conditions")
     else:
-        newest = target.store.read(f"{target.key}/index.html")
-        stale = not target.store.exists(PAGE) or target.store.read(PAGE) != newest
+        newest = target.store.read(f"{target.key}/index.html").decode()
+        copy = moved(newest, target.key).encode()
+        stale = not target.store.exists(PAGE) or target.store.read(PAGE) != copy
         if stale:
-            target.store.write(PAGE, newest)
+            target.store.write(PAGE, copy)
         if stale or not target.store.exists(PDF):
-            _print(audit, newest.decode())
+            _print(audit, newest)
     audit.run.point_latest(report=target.key)
+    if audit.config.report.tracker is not None:
+        _track(audit, audit.config.report.tracker)
+
+
+def _track(audit: Audit, tracker: str) -> None:
+    """Log the report to a tracker. If that fails, the audit is none the less complete."""
+    try:
+        if where := track(audit.artifacts, tracker):
+            audit.reporter.say(masked(f"report: logged to {tracker}, {where}"))
+    except Exception as error:  # whatever another library raises
+        audit.reporter.warn(
+            bounded(
+                f"report.tracker: {tracker} has not logged this audit ({one_line(error)}); the audit itself is complete, "
+                "run it again to log it"
+            )
+        )
 
 
 def _print(audit: Audit, page: str) -> None:
@@ -151,7 +172,8 @@ def _pairs(
     assert criterion is not None
     within = {each: criterion.includes(found.best) for each, found in scores.items()}
     closest, most = options.options(GalleryOptions).gallery, options.options(ExplorerOptions).pairs
-    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most)
+    write = artifacts.report.write
+    return report_pairs(artifacts, scores, within, q_values, closest=closest, most=most, write=write)
 
 
 def _too_few(config: Config, cut: Cut) -> str:
@@ -232,12 +254,19 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
         "artifacts": _made_from(artifacts),
         "sha256": _weight_hashes(artifacts),
         "versions": {name: _version(name) for name in libraries},
+        **_model(artifacts),
         "pixels": pixels_digest(artifacts.run.store, artifacts.prepare.key, "member"),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": spent(artifacts.run.store),
         "machine": machine(),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _model(artifacts: Artifacts) -> dict[str, Any]:
+    """Where a model on the hub was fetched from; empty for any other."""
+    known = {} if artifacts.config.given else artifacts.dpm.info()
+    return {"model": {name: known[name] for name in ("path", "commit")}} if "commit" in known else {}
 
 
 def _made_from(artifacts: Artifacts) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is exact.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +14,24 @@ import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config, ScoreSection
+from side_ray.errors import Damaged
 from side_ray.execution.audit import Audit
-from side_ray.execution.reconstruct import reconstruct, write_ceiling
+from side_ray.execution.derived.embed import embed
+from side_ray.execution.derived.reconstruct import reconstruct, write_ceiling
 from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
 from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import CHANGES, decode_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import SplitShards, read_groups, read_split
+from side_ray.runs.dataset import SplitShards, StoredFeatures, decode_features, feature_columns, read_groups, read_split
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_probes
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.search import Counts, Levels, Neighbors, merge, normalize
 from side_ray.similarity import similarity_of
+from side_ray.similarity.base import Similarity
 from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
 from side_ray.statistics.changes import remedy
@@ -46,6 +50,8 @@ class ScoringJob(ShardJob):
 
     samples: ShardSet
     splits: tuple[Split, ...]
+    features: ShardSet | None = None
+    """The features of the samples, of which each shard is stored when it is first computed; None = they are not stored."""
     levels: Levels | None = None
     hits: ShardSet | None = None
     strata: Artifact | None = None
@@ -70,6 +76,8 @@ class ScorerSpec(Carrier):
     threads: int
     again: dict[Split, ShardSet]
     """Reconstructions of the images, that samples are compared with too; empty for models of pixels."""
+    stored: StoredFeatures | None
+    """The features of the images and of their reconstructions, if they are stored."""
 
 
 class Scorer(ShardActor):
@@ -92,7 +100,7 @@ class Scorer(ShardActor):
         if not spec.search:
             compared = {split for job in spec.jobs for split in job.splits}
             sizes = {split: size for split, size in spec.sizes.items() if split in compared}
-            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads, spec.again)
+            self.part = SearchPart(spec.prepared, spec.score, sizes, 0, 1, spec.threads, spec.again, spec.stored)
             self.part.load()
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
@@ -100,9 +108,7 @@ class Scorer(ShardActor):
         columns: dict[str, Any]
         job, shard = self.spec.jobs[task.job], task.shard
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
-        table = job.samples.read(shard, ["sample_id", "image"])
-        sample_ids = table.column("sample_id")
-        queries = self._queries(decode_column(table.column("image")), job.change)
+        sample_ids, queries = self._queries(job, shard)
         row["seconds_read"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -195,12 +201,14 @@ class Scorer(ShardActor):
             "nearest_unseen_id": pa.array(unseen.ids[:, 0], pa.int64()),
         }
 
-    def _queries(self, images: np.ndarray, change: str | None) -> np.ndarray:
-        """Features float32 [N, d] of uint8 images [N, H, W, C], or [2, N, d] of both orientations."""
-        images = images if change is None else np.ascontiguousarray(CHANGES[change](images))
-        if self.spec.flips:
-            return np.stack([self.similarity.embed(each) for each in (images, CHANGES["mirrored"](images))])
-        return self.similarity.embed(images)
+    def _queries(self, job: ScoringJob, shard: int) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """The ids of a shard's samples, and their features float32 [N, d], or [2, N, d] of both orientations."""
+        if job.neighborhood and self.spec.stored is not None and not self.spec.flips:
+            assert isinstance(job.samples, SplitShards)
+            rows, size = job.samples.rows, self.spec.sizes[job.samples.split]
+            ids = np.arange(shard * rows, min((shard + 1) * rows, size))
+            return pa.chunked_array([ids]), self.spec.stored.read(job.samples.split, ids)
+        return _embedded(self.similarity, job.samples, job.features, shard, self.spec.flips, job.change)
 
     def _search(
         self, split: Split, queries: np.ndarray, levels: Levels | None
@@ -225,6 +233,31 @@ class Scorer(ShardActor):
         return ask(self.part, self.spec.search, method, split, queries, *arguments)
 
 
+def _embedded(
+    similarity: Similarity,
+    samples: ShardSet,
+    stored: ShardSet | None,
+    shard: int,
+    flips: bool,
+    change: str | None = None,
+) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The ids of a shard's samples and their features, [N, d] or, with `flips`, [2, N, d]; stored if `stored` does not hold them
+    yet."""
+    if stored is not None:
+        with suppress(Damaged):  # also where it is not there
+            table = stored.read(shard)
+            return table.column("sample_id"), decode_features(table)
+    table = samples.read(shard, ["sample_id", "image"])
+    sample_ids, images = table.column("sample_id"), decode_column(table.column("image"))
+    images = images if change is None else np.ascontiguousarray(CHANGES[change](images))
+    features = similarity.embed(images)
+    if flips:
+        features = np.stack([features, similarity.embed(CHANGES["mirrored"](images))])
+    if stored is not None:
+        stored.write(shard, pa.table({"sample_id": sample_ids, **feature_columns(features)}))
+    return sample_ids, features
+
+
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     rows, columns = values.shape
     offsets = np.arange(0, rows * columns + 1, columns, dtype=np.int32)
@@ -232,12 +265,16 @@ def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def score(audit: Audit) -> None:
-    """Score the synthetic set against `calibration`, then every condition against the members and `holdout`.
+    """Score the synthetic set against `calibration`, then every condition against the members and `holdout`; by the similarities
+    of `score.also` first.
 
     Raises:
         Damaged: some samples or images cannot be read and have to be made again.
         RunError: some shards could not be scored. The message names them; all others are written.
     """
+    for name, other in audit.artifacts.others.items():
+        audit.reporter.say(f"score: by {name}")
+        score(audit.of(other))
     artifacts, many = audit.artifacts, conditions(audit.config)
     reconstruct(audit)
     with SearchActors(artifacts) as search:
@@ -255,7 +292,8 @@ def score(audit: Audit) -> None:
         if artifacts.reconstructions and not audit.has(artifacts.ceiling):
             cluster, gpus = audit.config.cluster, audit.config.cluster.gpus if uses_gpu(audit.config) else 0
             handles, cpus = search.handles, cluster.actor_cpus
-            run_remotely(write_ceiling, artifacts, handles, title="ceiling", cpus=cpus, gpus=gpus, retries=3)
+            given = artifacts, handles, search.stored
+            run_remotely(write_ceiling, *given, title="ceiling", cpus=cpus, gpus=gpus, retries=3)
     if audit.config.unknown_training and similarity_of(audit.config.score).pixel_distances:
         audit.reporter.say(
             "score: copies that are shifted, rotated or cropped are not seen; if the model was trained with such augmentations, "
@@ -283,9 +321,11 @@ def score_synthetic(audit: Audit) -> None:
 def _score_synthetic(audit: Audit, search: SearchActors) -> None:
     artifacts = audit.artifacts
     if artifacts.cut_shards:
-        learn_strata(audit)
-        job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration", "holdout"))
+        features = artifacts.sample_features(artifacts.synthetic)
+        job = ScoringJob(artifacts.cut, artifacts.cut_shards, artifacts.synthetic, ("calibration", "holdout"), features)
         jobs = [job, *(_neighborhood_job(artifacts, split) for split in SPLITS)]
+        embed(audit, jobs)
+        learn_strata(audit)
         run_scoring(audit, jobs, search, "score: synthetic")
 
 
@@ -306,14 +346,23 @@ def learn_strata(audit: Audit) -> None:
 
 def _write_strata(artifacts: Artifacts) -> None:
     similarity, target, sizes = similarity_of(artifacts.config.score), artifacts.strata, artifacts.sizes
-    images = artifacts.synthetic.read_first(artifacts.strata_shards, ["image"]).column("image")
-    strata = learn(similarity.embed(decode_column(images)), sum(sizes.values()))
+    samples, flips = artifacts.synthetic, artifacts.config.compares_flips
+    features = artifacts.sample_features(samples)
+    many = [_embedded(similarity, samples, features, each, flips)[1] for each in range(artifacts.strata_shards)]
+    strata = learn(np.concatenate([each[0] if flips else each for each in many]), sum(sizes.values()))
     splits, ids, found = [], [], []
+    stored = artifacts.features
+    # Each piece of stored features is read from all their files.
+    step = PIECE if stored is None else 64 * PIECE
     for split in SPLITS:
-        for start in range(0, sizes[split], PIECE):
-            stop = min(start + PIECE, sizes[split])
-            piece = read_split(target.store, artifacts.prepare.key, split, start, stop).images
-            found.append(strata.assign(similarity.embed(piece)))
+        for start in range(0, sizes[split], step):
+            stop = min(start + step, sizes[split])
+            if stored is None:
+                images = read_split(target.store, artifacts.prepare.key, split, start, stop).images
+                piece = similarity.embed(images)
+            else:
+                piece = stored.read(split, np.arange(start, stop))
+            found.append(strata.assign(piece))
             ids.append(np.arange(start, stop))
             splits += [split] * (stop - start)
     assigned = np.concatenate(found)
@@ -327,6 +376,7 @@ def _write_strata(artifacts: Artifacts) -> None:
 
 def run_scoring(audit: Audit, jobs: list[ScoringJob], search: SearchActors, title: str) -> None:
     """Make the missing scores of all jobs. Raises what `run_shards` does."""
+    embed(audit, jobs)
     run_shards(audit, Scorer, jobs, lambda: scorer_spec(audit.artifacts, jobs, search), title)
 
 
@@ -349,7 +399,8 @@ def scoring_job(
     """The job that scores N_G samples against the members and, if there are any, the holdout images."""
     unseen = [split for split in SPLITS[1:] if artifacts.sizes[split]]
     strata = artifacts.strata if artifacts.cut_shards else None
-    return ScoringJob(scores, artifacts.sample_shards, samples, ("member", *unseen), levels, hits, strata)
+    splits, features = ("member", *unseen), artifacts.sample_features(samples)
+    return ScoringJob(scores, artifacts.sample_shards, samples, splits, features, levels, hits, strata)
 
 
 def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActors) -> ScorerSpec:
@@ -366,4 +417,5 @@ def scorer_spec(artifacts: Artifacts, jobs: list[ScoringJob], search: SearchActo
         search.handles,
         config.cluster.actor_cpus,
         artifacts.reconstructions,
+        search.stored,
     )

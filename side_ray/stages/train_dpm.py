@@ -189,4 +189,5 @@ def _import(audit: Audit) -> None:
                 f"of classifier-free guidance, set dpm.null_class={info['classes']}"
             )
         artifact.put_dir(directory)
-    artifact.finish(kind="import", path=config.dpm.path)
+    commit = {"commit": audit.artifacts.hub_commit} if audit.artifacts.hub_commit else {}
+    artifact.finish(kind="import", path=config.dpm.path, **commit)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 
 def clopper_pearson(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -27,6 +27,26 @@ def poisson_limits(count: float, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low = float(stats.chi2.ppf(tail, 2 * count)) / 2 if count > 0 else 0.0
     return low, float(stats.chi2.ppf(1 - tail, 2 * count + 2)) / 2
+
+
+def mid_p_limits(count: float, level: float = 0.95) -> tuple[float, float]:
+    """The mid-P interval of a Poisson mean (Lancaster 1961; Barker 2002, Am. Stat. 56); `count` may be fractional.
+
+    Its coverage is `level` on average; that of Garwood's is at least `level` for every mean, and above it for small ones.
+    """
+    tail = (1 - level) / 2
+    if count > 1e6:
+        half = float(stats.norm.isf(tail) * np.sqrt(count))
+        return count - half, count + half
+
+    def below(mean: float) -> float:
+        """P(X < count) + P(X = count) / 2."""
+        return float(special.gammaincc(count + 1, mean) + (special.gammaincc(count, mean) if count else 0.0)) / 2
+
+    # Garwood's limits are outside of these.
+    least, most = poisson_limits(count, level)
+    low = optimize.brentq(lambda mean: below(mean) - (1 - tail), least, count) if below(least) > 1 - tail else 0.0
+    return low, optimize.brentq(lambda mean: below(mean) - tail, count, most)
 
 
 def distinct_interval(

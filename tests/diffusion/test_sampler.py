@@ -306,7 +306,8 @@ def test_lambda_to_zero_is_continuous(small_dpm, sampler):
         for s in (1.0, 0.1, 0.01, 0.0)
     ]
     assert moved[0] > moved[1] > 0.01
-    assert moved[1] / moved[2] == pytest.approx(10, rel=0.2)
+    # Not exactly 10, because some pixels are clamped.
+    assert moved[1] / moved[2] == pytest.approx(10, rel=0.25)
     assert moved[3] == 0
 
 

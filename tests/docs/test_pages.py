@@ -11,6 +11,7 @@ from docs.reference import PAGES as WRITTEN
 from docs.reference import config_page, keys
 from side_ray import __version__
 from side_ray.registry import REGISTRIES
+from side_ray.similarity.descriptor import Description
 from side_ray.studies.batch.plan import BatchFile
 from tests.docs.pages import PAGES, README, ROOT, anchors, blocks, lines, links, prose_of, spans
 
@@ -117,6 +118,9 @@ def test_yaml_blocks_hold_keys_of_the_config():
             found = yaml.safe_load(block.text)
             if "base" in found:
                 assert BatchFile.model_validate(found).models
+                continue
+            if "weights" in found:
+                assert Description.model_validate(found).size
                 continue
             for section, values in found.items():
                 assert {f"{section}.{name}" for name in values} <= known, block

@@ -1,17 +1,27 @@
 """The page in a real browser: it loads whole, without messages or requests, fits a desktop and a telephone, prints its first part
 on one sheet, and its pairs can be filtered, sorted and looked at by keyboard."""
 
+import base64
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from unittest.mock import patch
 
+import numpy as np
 import pypdf
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from side_ray.images import decode_png
 from side_ray.report.page import render
+from side_ray.results.pairs import thumbnails
 from side_ray.results.pdf import chromium, print_pdf
 
 WIDTHS = (1440, 390)
@@ -200,3 +210,86 @@ def test_first_sheet_is_the_certificate(metrics, config, html, gallery, whole_fi
 def test_page_can_be_photographed(visit, html):
     with Image.open(io.BytesIO(visit(html).screenshot())) as shot:
         assert len(shot.convert("RGB").getcolors(maxcolors=2**24)) > 100
+
+
+@pytest.fixture
+def beside(many_pairs, tmp_path):
+    """The 5,000 pairs, the first 200 in the page and the others in sheets, which are written to a folder."""
+    images = [decoded(uri) for uri in many_pairs["samples"][:20]]
+
+    def write(name: str, data: bytes) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+
+    with patch.object(thumbnails, "MOST_BYTES", 200 * len(many_pairs["samples"][0])):
+        made = thumbnails.Thumbnails(write, 8)
+        samples = [made.add(images[place % 20]) for place in range(5000)]
+    return many_pairs | {"samples": samples, "sheets": made.finish()}
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def decoded(uri: str) -> np.ndarray:
+    return decode_png(base64.b64decode(uri.partition(",")[2]))
+
+
+PIXELS = """canvas => {
+  const copy = document.createElement("canvas"), context = copy.getContext("2d");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  context.drawImage(canvas, 0, 0);
+  return [...context.getImageData(0, 0, 8, 8).data].filter((_, place) => place % 4 === 0);
+}"""
+
+
+def test_pairs_beside_the_page_are_cut_out_of_sheets(browser, metrics, config, many_pairs, beside, tmp_path):
+    """Served, so that the test may read the pixels that the browser has drawn."""
+    images = [decoded(uri) for uri in many_pairs["samples"][:20]]
+    (tmp_path / "index.html").write_text(render(metrics, config, pairs=beside), encoding="utf-8")
+    with served(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/index.html")
+        for _ in range(30):
+            page.click("#pairs-next")
+        assert page.locator("#pairs-place").inner_text() == "721–744 of 5000"
+        page.wait_for_load_state("networkidle")
+        cut = page.locator("#pairs-grid canvas").all()
+        assert len(cut) == 24
+        for place, canvas in enumerate(cut, 720):
+            assert canvas.evaluate(PIXELS) == images[place % 20].flatten().tolist()
+        page.close()
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["report", "copy at the top"])
+def test_sheets_are_found_without_a_server(visit, metrics, config, beside, tmp_path, copy):
+    html = render(metrics, config, pairs=beside)
+    if copy:
+        (tmp_path / "report").mkdir()
+        (tmp_path / "pairs").rename(tmp_path / "report" / "pairs")
+        html = thumbnails.moved(html, "report")
+    page = visit(html)
+    assert page.seen == []
+    page.select_option("#pairs-sort", "train")
+    page.click("#pairs-next")
+    page.locator("#pairs-grid button").last.click()
+    page.wait_for_function("document.querySelector('#zoom-sample').firstChild.ready")
+    page.wait_for_timeout(200)
+    assert page.locator("#zoom-sample canvas").count() == 1
+    assert page.locator(".empty", has_text="is not beside the page").count() == 0
+    assert [line for line in page.seen if not line.startswith("file:")] == []
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    (folder,) = tmp_path.rglob("pairs")
+    folder.rename(tmp_path / "elsewhere")
+    page.reload()
+    page.select_option("#pairs-sort", "train")
+    page.click("#pairs-next")
+    missing = page.locator("#pairs-grid .empty").first
+    missing.wait_for()
+    assert missing.inner_text().endswith(".png is not beside the page")

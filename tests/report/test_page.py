@@ -63,7 +63,7 @@ def test_headings_tell_the_structure(page):
 
 
 def test_images_and_charts_have_words_and_tables_have_headers(page):
-    assert len(page.all("img")) == 72 + 3
+    assert len(page.all("img")) == 72
     assert all(image["alt"] for image in page.all("img"))
     charts = page.all("svg")
     assert charts
@@ -189,3 +189,8 @@ def test_rendering_leaves_its_input_alone_and_is_deterministic(metrics, config, 
     again = render(metrics, config, figures=figures, gallery=gallery, pairs=pairs)
     assert (metrics, config, curves, gallery, pairs) == before
     assert again == html
+
+
+def test_a_model_on_the_hub_is_named_with_its_commit(metrics, config):
+    metrics["provenance"]["model"] = {"path": "hf://owner/name@<b>main", "commit": "0123abc"}
+    assert "hf://owner/name@&lt;b&gt;main, commit 0123abc" in render(metrics, config)

@@ -19,6 +19,9 @@ def test_no_image_and_every_number_is_left(copied, artifacts):
     log.parent.mkdir()
     log.write_bytes(PNG)
     (copied / "report.pdf").write_bytes(PNG)
+    sheets = copied / artifacts.report.key / "pairs"
+    sheets.mkdir()
+    (sheets / "000.png").write_bytes(PNG)
     kept = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.parent.name == "figures"}
     before = side_ray.open_run(copied)
     numbers, extracted = before.metrics, before.extracted
@@ -30,6 +33,7 @@ def test_no_image_and_every_number_is_left(copied, artifacts):
             assert PNG not in content, path
             assert b"data:image/" not in content, path
     assert not list(copied.rglob("images.safetensors"))
+    assert not list(sheets.glob("*"))
     assert "image removed" in (copied / "report.html").read_text()
     assert 'id="pairs-data">null</script>' in (copied / "report.html").read_text()
     assert before.headline in (copied / "report.html").read_text()

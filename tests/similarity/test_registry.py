@@ -111,4 +111,4 @@ def test_registered_similarities_describe_themselves(name):
     assert item.name == name
     assert item.display_name
     assert item.default_preset in item.presets
-    assert item.dimension((8, 8, 3)) == {"nl2": 192, "sscd": 512}.get(name)
+    assert item.dimension((8, 8, 3)) == {"nl2": 192, "sscd": 512, "descriptor": 1024}.get(name)

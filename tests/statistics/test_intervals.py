@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from side_ray.statistics.intervals import clopper_pearson, distinct_interval, mcnemar, poisson_limits
+from side_ray.statistics.intervals import clopper_pearson, distinct_interval, mcnemar, mid_p_limits, poisson_limits
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,21 @@ def test_clopper_pearson_ends() -> None:
 def test_poisson_limits_are_garwoods() -> None:
     assert poisson_limits(0) == (0.0, pytest.approx(3.6889, abs=1e-4))
     assert poisson_limits(10) == (pytest.approx(4.7954, abs=1e-4), pytest.approx(18.3904, abs=1e-4))
+
+
+def test_mid_p_limits_cover_their_level_on_average_and_are_inside_the_exact_ones() -> None:
+    assert mid_p_limits(0) == (0.0, pytest.approx(-np.log(0.05), abs=1e-9))
+    counts = np.arange(60)
+    limits, exact = (np.array([of(k) for k in counts]) for of in (mid_p_limits, poisson_limits))
+    assert (limits[1:, 0] > exact[1:, 0]).all()
+    assert (limits[:, 1] < exact[:, 1]).all()
+    means = np.linspace(4, 20, 801)[:, None]
+    chances = stats.poisson.pmf(counts, means)
+    covered, exactly = ((chances * ((each[:, 0] <= means) & (means <= each[:, 1]))).sum(1) for each in (limits, exact))
+    assert covered.mean() == pytest.approx(0.95, abs=0.004)
+    assert exactly.mean() > 0.96
+    for count in (1e6, 1.000001e6, 1e30):
+        assert mid_p_limits(count) == pytest.approx([count - 1.96 * count**0.5, count + 1.96 * count**0.5], rel=1e-5)
 
 
 N = 2000

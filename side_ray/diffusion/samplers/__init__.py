@@ -19,5 +19,6 @@ SAMPLERS: "Registry[type[Sampler]]" = Registry(
         "ddim": "side_ray.diffusion.samplers.ddim:Ddim",
         "ddpm": "side_ray.diffusion.samplers.ddpm:Ddpm",
         "dpmsolver++": "side_ray.diffusion.samplers.dpmsolver:DpmSolver",
+        "unipc": "side_ray.diffusion.samplers.unipc:UniPc",
     },
 )

@@ -35,7 +35,7 @@ class PageData:
     gallery: Sequence[Mapping[str, Any]] = ()
     """Matches with their images, see `side_ray.report.page.render`."""
     pairs: Mapping[str, Any] | None = None
-    """All pairs to look through, see `side_ray.results.pairs.Pictures.listed`."""
+    """All pairs to look through, see `side_ray.results.pairs.pictures.Pictures.listed`."""
 
     def options(self, kind: type[Options]) -> Options:
         """The keys of the config's section `report` that a section owns; those not given have their defaults."""
@@ -88,6 +88,7 @@ SECTIONS: Registry[type[PageSection]] = Registry(
         "ledger": "side_ray.report.verdict.ledger:Ledger",
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
+        "descriptors": "side_ray.report.sections.descriptors:Descriptors",
         "privacy": "side_ray.report.verdict.privacy:Privacy",
         "control": "side_ray.report.sections.control:Control",
         "caveats": "side_ray.report.sections.about.caveats:Caveats",

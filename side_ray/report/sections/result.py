@@ -36,6 +36,8 @@ def _about(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tu
     """What was audited, by what, and when."""
     known, rows = metrics.get("provenance") or {}, metrics["conditions"]
     weights = {key: digest for key, digest in (known.get("sha256") or {}).items() if key.startswith("dpm/")}
+    if known.get("model"):
+        yield "Model", f"{known['model']['path']}, commit {known['model']['commit']}"
     yield from (("Model, SHA-256", digest) for digest in weights.values())
     size = f"{wording.count(metrics.get('train_size'))} training images"
     if metrics.get("train_distinct") not in (None, metrics.get("train_size")):

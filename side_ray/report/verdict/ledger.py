@@ -14,7 +14,7 @@ class Ledger(PageSection):
     contents = "Training images"
     template = """\
 <p>{{ w.count(ledger.revealed) }} training images are revealed, {{ w.count(ledger.copied) }} of them copied.
-{% if shown < ledger.revealed %}The {{ w.count(shown) }} with the smallest q-values are listed here.{% endif %}
+{% if shown < ledger.revealed %}The {{ w.count(shown) }} with the smallest q-values are listed here.{% endif +%}
 <code>ledger.parquet</code> lists all training images. <b>Found</b>: samples of all conditions within the cut. <b>Probability</b>:
 of a match in one sample of the condition that matched it most, with its 95% interval for a condition chosen beforehand.
 <b>Local density</b>: above 1 where images lie more densely than around the median training image. <b>Nearest unseen</b>: the

@@ -34,7 +34,7 @@ def rate_figures(metrics: Mapping[str, Any]) -> Iterator[Figure]:
         axes.set_xticks(sorted(set(every)), [f"{each:g}" for each in sorted(set(every))], minor=False)
         axes.minorticks_off()
         axes.set_xlabel("samples that match unseen images (%)")
-        axes.set_ylabel("samples that match training images (%)")
+        axes.set_ylabel("match training images (%)")
         axes.set_ylim(bottom=0)
         svg.legend_above(axes)
         title = "Matches at equal rates of unseen matches"

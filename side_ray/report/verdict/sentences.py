@@ -56,6 +56,8 @@ def sentence(metrics: Metrics) -> str:
     return f"Cannot say: {_WHY[verdict['reason']].format(limit='20%')}. To get an answer, {verdict['remedy']}."
 
 
+OUTCOMES = {"found": "found", "none_found": "none found", "cannot_say": "cannot say"}
+"""In words."""
 _WHY = {
     "no_unseen": "there are no unseen images to compare with, so nothing separates memorization from chance",
     "not_alike": "the samples come closer to unseen images than to training images, so the two are not of one kind",

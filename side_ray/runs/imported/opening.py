@@ -22,6 +22,7 @@ from side_ray.diffusion.files import LARGEST_JSON
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, naming
 from side_ray.registry import REGISTRIES
+from side_ray.runs.imported.hub import HubModel, hub_file, hub_model, is_on_hub
 from side_ray.storage import Store, open_store
 from side_ray.storage.scratch import scratch
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from side_ray.diffusion.dpm import Dpm
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
+"""What a model is called on a hub."""
 ELSE = "side-ray models lists what can be audited; side-ray score --samples … --train … audits images of any model"
 ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "predict_epsilon": True}
 """Settings of a scheduler that earlier versions ignored, and the values that they took for granted."""
@@ -38,13 +40,15 @@ ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": F
 class Found:
     """A model, unopened: its kind, by relative path the local files that are read, and the names of all that are there.
 
-    store: where it is; None for a function's files.
+    store: where it is; None for a function's files, and for a model on the hub.
+    commit: of the hub's repository; "" for any other place.
     """
 
     kind: type[ModelKind]
     paths: Mapping[str, Path]
     names: Sequence[str]
     store: Store | None = None
+    commit: str = ""
 
 
 def find_model(config: Config) -> Found:
@@ -53,7 +57,8 @@ def find_model(config: Config) -> Found:
 
 
 def model_of(dpm: DpmSection, storage: StorageSection) -> Found:
-    """The model in the directory `dpm.path`, unopened. From object storage only the files that are read are downloaded.
+    """The model in the directory `dpm.path`, unopened. From object storage and the hub only the files that are read are
+    downloaded.
 
     Raises:
         UserError: there is none, or one of a kind that cannot be audited.
@@ -62,7 +67,8 @@ def model_of(dpm: DpmSection, storage: StorageSection) -> Found:
     path = dpm.path
     assert path is not None
     _check_path(path)
-    store = open_store(path, key="dpm.path", **storage.model_dump())
+    store: Store | HubModel
+    store = hub_model(path, "dpm.path") if is_on_hub(path) else open_store(path, key="dpm.path", **storage.model_dump())
     sizes = {entry.key: entry.size for entry in sorted(store.list())}
     if not sizes:
         raise UserError(f"{path} holds no files; give the directory of a diffusers pipeline", "dpm.path")
@@ -72,12 +78,15 @@ def model_of(dpm: DpmSection, storage: StorageSection) -> Found:
             if kinds[name].recognizes(outline):
                 read = sorted(kinds[name].files(names, dpm))
                 directory = store.fetch_dir("", only=read)
-                return Found(kinds[name], {each: directory / each for each in read}, names, store)
+                paths = {each: directory / each for each in read}
+                if isinstance(store, HubModel):
+                    return Found(kinds[name], paths, names, commit=store.commit)
+                return Found(kinds[name], paths, names, store)
         raise UserError(f"{_what_is_there(path, names)}; {ELSE}", "dpm.path")
 
 
 @contextmanager
-def _outline(store: Store, sizes: Mapping[str, int]) -> Iterator[Path]:
+def _outline(store: Store | HubModel, sizes: Mapping[str, int]) -> Iterator[Path]:
     """A directory in which a kind of model can be recognized: its JSON files, and empty files in place of those that are not
     on this machine."""
     small = [name for name, size in sizes.items() if name.endswith(".json") and size <= LARGEST_JSON]
@@ -111,10 +120,10 @@ def _function(config: Config) -> Found:
 def _check_path(path: str) -> None:
     """Raise UserError for what is no directory, with what to do about it."""
     local = Path(path.removeprefix("file://")).expanduser()
-    if path.startswith(("hf://", "http://", "https://")) or (not local.exists() and HUB_ID.fullmatch(path)):
+    if path.startswith(("http://", "https://")) or (not local.exists() and HUB_ID.fullmatch(path)):
         raise UserError(
-            f"{path} is no directory here; if it is a model on a hub, download it first (hf download OWNER/NAME --local-dir "
-            "my-model) and give that directory",
+            f"{path} is no directory here; a model on the HuggingFace hub is hf://owner/name@revision, and one on another site "
+            "must be downloaded first",
             "dpm.path",
         )
     if "://" not in path and local.is_file():
@@ -204,8 +213,8 @@ def _link_loras(config: Config, found: Found, directory: Path) -> None:
 
 
 def _loras(config: Config) -> list[Path]:
-    """The files of LoRA weights. Raises UserError where one is not there."""
-    paths = [Path(text).expanduser() for text in config.dpm.lora]
+    """The files of LoRA weights. Raises UserError where one is not there, and what `hub_model` does."""
+    paths = [hub_file(text, "dpm.lora") if is_on_hub(text) else Path(text).expanduser() for text in config.dpm.lora]
     for path in paths:
         if not path.is_file() or path.suffix != ".safetensors":
             what = "there is no file" if not path.is_file() else "only safetensors are opened, not"

@@ -18,8 +18,10 @@ is deleted goes to its next neighbour, and a total over images is scaled up to m
 samples differ by the samples' own noise, which both parts contain, so it is taken off once, as with errors that are clustered
 in two ways (Cameron, Gelbach & Miller 2011).
 
-A share with a variance V is treated as an overdispersed Poisson count of share²/V, with the exact limits of that count, because
-few images with many matches make it skewed. The limits of two shares give those of their difference (MOVER, Zou & Donner 2008).
+A share with a variance V is treated as an overdispersed Poisson count of share²/V, because few images with many matches make it
+skewed. Its limits are the mid-P ones: exact limits would cover more than 95 % where next to nothing matches. The upper limit
+counts in units of the images with most matches (`Side.jump`), because a share that happens to lack such images has too small a
+variance. The limits of two shares give those of their difference (MOVER, Zou & Donner 2008).
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ import numpy as np
 from scipy import special, stats
 
 from side_ray.statistics.evidence.pool import Competition, PoolShape
-from side_ray.statistics.intervals import poisson_limits
+from side_ray.statistics.intervals import mid_p_limits, poisson_limits
 
 MOST_FOLDS = 100
 LEVEL = 0.05
@@ -59,6 +61,14 @@ class Side:
         share = float(self.share.mean())
         variance = _of_samples(self.share) + max(_of_images(self.folds) - self.noise(), 0.0)
         return variance / share if share else np.nan
+
+    @property
+    def jump(self) -> float:
+        """What an image with many matches adds to the share: its third cumulant over the second, by the folds, and at least
+        `unit`; nan without any match."""
+        lost = self.folds.mean() - self.folds
+        second = float((lost**2).sum())
+        return float(np.fmax(self.unit, (lost**3).sum() / second if second else np.nan))
 
 
 @dataclass(frozen=True)
@@ -108,10 +118,10 @@ def excess(found: Competition, shape: PoolShape) -> Excess:
     matched, chance = float(member.share.mean()), float(unseen.share.mean())
     # An image of either side may be matched as often as one of the other: what has no match yet may have many.
     one = min(1.0, m / d)
-    units = np.fmax([member.unit, unseen.unit], [unseen.unit / one, member.unit * one])
-    units = np.fmax(units, [1 / n, one / n])
-    low, high = _limits(matched, member.unit, units[0])
-    least, most = _limits(chance, unseen.unit, units[1])
+    jumps = np.fmax([member.jump, unseen.jump], [unseen.unit / one, member.unit * one])
+    jumps = np.fmax(jumps, [1 / n, one / n])
+    low, high = _limits(matched, member.unit, jumps[0])
+    least, most = _limits(chance, unseen.unit, jumps[1])
     value = matched - chance
     ci = value - float(np.hypot(matched - low, most - chance)), value + float(np.hypot(high - matched, chance - least))
     return Excess(value, ci, member, unseen, m / d)
@@ -178,10 +188,10 @@ def exchanged(differences: np.ndarray) -> float:
     return float(np.clip(2 * chance[farthest:].sum(), 0.0, 1.0)) if farthest > 0 else 1.0
 
 
-def _limits(share: float, unit: float, largest: float) -> tuple[float, float]:
-    """95 % limits of a share, below with the unit of its own matches and above with the largest one that they may have."""
-    low = poisson_limits(share / unit)[0] * unit if share and unit else share
-    return low, max(poisson_limits(share / largest)[1] * largest, share)
+def _limits(share: float, unit: float, jump: float) -> tuple[float, float]:
+    """95 % limits of a share, below in units of its own matches and above in those of the images that it may lack."""
+    low = mid_p_limits(share / unit)[0] * unit if share and unit else share
+    return low, max(mid_p_limits(share / jump)[1] * jump, share)
 
 
 def _of_samples(share: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from side_ray.diffusion.sampler import Noise, sample
 from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.diffusion.samplers.ddpm import Ddpm
 from side_ray.diffusion.samplers.dpmsolver import DpmSolver
+from side_ray.diffusion.samplers.unipc import UniPc
 from side_ray.diffusion.spaces.view import View
 from side_ray.errors import UserError
 
@@ -123,7 +124,7 @@ def test_ve_takes_the_euler_steps_of_its_flow(saved):
 # -- the closed-form model ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", [Ddim, DpmSolver])
+@pytest.mark.parametrize("sampler", [Ddim, DpmSolver, UniPc])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_closed_form_model_makes_training_images_and_guided_only_the_class_asked_for(
     digits, process, sampler, name

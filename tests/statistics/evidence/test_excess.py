@@ -57,7 +57,7 @@ def test_duplicates_count_as_one_image():
 def test_no_hit_at_all_leaves_room_on_both_sides():
     found = excess(competition(np.zeros((100, 20), bool)), PoolShape.plain(10, 10))
     assert found.value == 0
-    assert found.ci == pytest.approx((-0.0362, 0.0362), abs=1e-3)
+    assert found.ci == pytest.approx((-0.02996, 0.02996), abs=1e-3)
     assert not found.established
 
 
@@ -106,3 +106,18 @@ def test_members_that_are_copied_are_no_sample_of_anything_when_two_conditions_a
     # The same matches of an unseen image may be chance.
     unseen = [excess(competition(np.roll(each, 150, axis=1)), shape) for each in (many, few)]
     assert compare(*unseen).p_value > 0.05
+
+
+def test_the_upper_limit_counts_in_units_of_the_images_with_most_matches():
+    singles = np.zeros((1000, 100 + 100), bool)
+    singles[range(40), range(40)] = True
+    many = singles.copy()
+    many[40:70, 50] = True
+    shape = PoolShape.plain(100, 100)
+    one, other = excess(competition(singles), shape), excess(competition(many), shape)
+    # Each fold is one image here: 40 of one match; and one more of 30, which adds Σc³/Σc² = (40 + 27,000) / (40 + 900).
+    assert one.member.unit * 1000 == pytest.approx(1, abs=0.1)
+    assert one.member.jump == one.member.unit
+    assert other.member.jump * 1000 == pytest.approx(27040 / 940, rel=0.05)
+    assert other.member.jump > 1.5 * other.member.unit
+    assert other.ci[1] - other.value > 2 * (other.value - other.ci[0])

@@ -33,12 +33,29 @@
   fill(at("lambda"), distinct(all.map(pair => pair.lambda)).sort((a, b) => a - b), String);
   fill(at("class"), distinct(all.map(pair => pair.label)).sort((a, b) => a - b), String);
 
+  // A picture is in the page, or cut out of a sheet. `ready` tells when it can be drawn.
   const picture = (source, alt) => {
     const image = document.createElement("img");
-    if (source) image.src = source;
     image.alt = alt;
-    image.loading = "lazy";
-    return image;
+    image.ready = Promise.resolve();
+    if (!Array.isArray(source)) {
+      if (source) { image.src = source; image.ready = image.decode(); image.ready.catch(() => {}); }
+      return image;
+    }
+    const [sheet, column, row, width, height] = source, {folder, kind, cell} = data.sheets, canvas = document.createElement("canvas");
+    canvas.width = width;
+    canvas.height = height;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", alt);
+    image.src = folder + "/" + String(sheet).padStart(3, "0") + "." + kind;
+    canvas.ready = image.decode().then(() => canvas.getContext("2d").drawImage(image, column * cell, row * cell, width, height, 0, 0, width, height));
+    canvas.ready.catch(() => {
+      const missing = document.createElement("span");
+      missing.className = "empty";
+      missing.textContent = alt + ": " + image.getAttribute("src") + " is not beside the page";
+      canvas.replaceWith(missing);
+    });
+    return canvas;
   };
   const card = (pair, place) => {
     const item = document.createElement("li"), button = document.createElement("button");
@@ -50,7 +67,7 @@
     );
     const caption = document.createElement("span");
     const lambda = pair.lambda ? " λ=" + pair.lambda : "";
-    caption.textContent = text(pair.value) + " · " + data.methods[pair.method] + lambda + " · train " + pair.train;
+    caption.textContent = [text(pair.value), data.methods[pair.method] + lambda, "train " + pair.train].join("\n");
     if (!pair.inside) caption.className = "beyond";
     button.append(caption);
     button.addEventListener("click", () => show(place));
@@ -81,8 +98,8 @@
   };
 
   const difference = () => {
-    const canvas = zoom("difference"), train = zoom("train"), sample = zoom("sample");
-    const width = canvas.width = train.naturalWidth || 1, height = canvas.height = train.naturalHeight || 1;
+    const canvas = zoom("difference"), [train, sample] = ["train", "sample"].map(name => zoom(name).firstChild);
+    const width = canvas.width = train.naturalWidth || train.width || 1, height = canvas.height = train.naturalHeight || train.height || 1;
     const context = canvas.getContext("2d");
     context.drawImage(train, 0, 0, width, height);
     context.globalCompositeOperation = "difference";
@@ -91,12 +108,13 @@
   const show = place => {
     open = Math.max(0, Math.min(chosen.length - 1, place));
     const pair = chosen[open];
-    zoom("train").src = data.train[pair.train];
-    zoom("sample").src = data.samples[pair.place];
     const unseen = data.unseen[pair.unseenId];
     zoom("unseen").parentElement.hidden = !unseen;
-    if (unseen) zoom("unseen").src = unseen;
-    Promise.all([zoom("train").decode(), zoom("sample").decode()]).then(difference, () => {});
+    const shown = [picture(data.train[pair.train], "Training image"), picture(data.samples[pair.place], "Sample")];
+    zoom("train").replaceChildren(shown[0]);
+    zoom("sample").replaceChildren(shown[1]);
+    zoom("unseen").replaceChildren(...unseen ? [picture(unseen, "Nearest unseen image")] : []);
+    Promise.all(shown.map(each => each.ready)).then(difference, () => {});
     const title = document.getElementById("pairs-zoom-title");
     title.textContent = "Pair " + (open + 1) + " of " + chosen.length;
     const about = [

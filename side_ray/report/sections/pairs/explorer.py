@@ -15,7 +15,8 @@ from side_ray.report.sections.pairs.gallery import TINY
 
 class ExplorerOptions(Section):
     pairs: Annotated[int, Field(strict=True, ge=0, le=20_000)] = 5_000
-    """Pairs within the cut that the page lets its reader look through, as far as 8 MiB of thumbnails hold them."""
+    """Pairs within the cut that the page lets its reader look through. The page holds 8 MiB of thumbnails, the folder `pairs`
+    beside it the others."""
 
 
 class Explorer(PageSection):
@@ -40,6 +41,7 @@ class Explorer(PageSection):
             "within": wording.count(data.pairs["within"]),
             "tiny": data.pairs["side"] <= TINY,
             "shown": wording.count(len(data.pairs["rows"])),
+            "folder": (data.pairs.get("sheets") or {}).get("folder"),
         }
 
     @classmethod

@@ -1,10 +1,8 @@
-"""The pairs of a sample and its closest training image that a report shows, with their images."""
+"""The images of the pairs that a report shows."""
 
-import base64
-import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,8 @@ from PIL import ImageFilter
 from side_ray.images import decode_png, encode_png
 from side_ray.results.extracted import members_of
 from side_ray.results.opened import picture
+from side_ray.results.pairs.chosen import Chosen, around_the_cut, closest_of_each
+from side_ray.results.pairs.thumbnails import Thumbnails, Write, small
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.plan import Condition
@@ -20,87 +20,33 @@ from side_ray.similarity import SIMILARITIES
 from side_ray.sources.select import SPLITS
 from side_ray.statistics.scores import ConditionScores
 
-THUMBNAIL = 96
-"""Longest side (pixels) of an image among all pairs; the closest pairs of each method are shown in full."""
-MOST_BYTES = 8 * 2**20
-"""Of all thumbnails of a page, so that it stays below 15 MB."""
-BORDERLINE = 24
-"""Pairs just beyond the cut that are shown beside those within it."""
 _BLUR = 6
 """The radius of the blur is the longest side divided by this."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """One pair: the condition and id of the sample, its closest training image, and the similarity between them."""
-
-    condition: Condition
-    sample_id: int
-    train_id: int
-    value: float
-
-
-def closest_of_each(
-    scores: Mapping[Condition, ConditionScores], larger_is_closer: bool, limit: int
-) -> dict[str, list[Chosen]]:
-    """The `limit` closest pairs of each method, at most one per training image."""
-    sign = -1 if larger_is_closer else 1
-    found: dict[str, list[Chosen]] = defaultdict(list)
-    for each, result in scores.items():
-        order = np.argsort(sign * result.best, kind="stable")
-        _, first = np.unique(result.best_id[order], return_index=True)
-        found[each.method] += _chosen(each, result, order[np.sort(first)][:limit])
-    for method, pairs in found.items():
-        distinct: dict[int, Chosen] = {}
-        for pair in sorted(pairs, key=lambda pair: (sign * pair.value, pair.sample_id)):
-            distinct.setdefault(pair.train_id, pair)
-        found[method] = list(distinct.values())[:limit]
-    return dict(found)
-
-
-def around_the_cut(
-    scores: Mapping[Condition, ConditionScores],
-    within: Mapping[Condition, np.ndarray],
-    larger_is_closer: bool,
-    limit: int,
-) -> tuple[list[Chosen], int]:
-    """The pairs within the cut of all conditions, the closest `limit` of them, then `BORDERLINE` just beyond it.
-
-    Args:
-        within: of each condition bool [N_G], whether a sample is within the cut.
-
-    Returns:
-        The pairs, and how many are within the cut.
-    """
-    sign = -1 if larger_is_closer else 1
-    inside, beyond = [], []
-    for each, result in scores.items():
-        inside += _chosen(each, result, np.flatnonzero(within[each]))
-        outside = np.flatnonzero(~within[each] & np.isfinite(result.best))
-        nearest = outside[np.argsort(sign * result.best[outside], kind="stable")][:BORDERLINE]
-        beyond += _chosen(each, result, nearest)
-    inside, beyond = (sorted(pairs, key=lambda pair: sign * pair.value) for pairs in (inside, beyond))
-    return [*inside[:limit], *beyond[: BORDERLINE if limit else 0]], len(inside)
-
-
-def _chosen(condition: Condition, result: ConditionScores, rows: np.ndarray) -> list[Chosen]:
-    return [Chosen(condition, int(i), int(result.best_id[i]), float(result.best[i])) for i in rows]
+_READ = 2**28
+"""Bytes of pixels that are read at once."""
 
 
 class Pictures:
-    """The images of pairs, read from the run in few reads.
+    """The images of pairs, read from the run in few reads. Of most only what a thumbnail shows is kept.
 
     Args:
+        whole: those whose images are kept as they are.
+        listed: those that only need thumbnails.
         redact: `none`, `blur` or `omit`: what is done to every image before it is shown.
     """
 
-    def __init__(self, artifacts: Artifacts, pairs: Iterable[Chosen], redact: str = "none") -> None:
+    def __init__(
+        self, artifacts: Artifacts, whole: Sequence[Chosen], listed: Sequence[Chosen] = (), redact: str = "none"
+    ) -> None:
         self.artifacts, self.redact = artifacts, redact
-        self.pairs = list(dict.fromkeys(pairs))
+        self.pairs = list(dict.fromkeys([*whole, *listed]))
+        self._whole = set(whole)
+        self.side = 0
+        """The longest side of an image, in pixels."""
         self._unseen = self._nearest_unseen()
         ids = sorted({pair.train_id for pair in self.pairs})
         self.about = members_of(artifacts.run.store, artifacts.prepare.key, ids)
-        self._members = self._read("member", ids)
+        self._members = self._read("member", ids, {pair.train_id for pair in whole})
         self._samples = self._read_samples()
         self._others: dict[int, np.ndarray] = {}
         start = 0
@@ -131,42 +77,37 @@ class Pictures:
             for pair in pairs
         ]
 
-    def listed(self, pairs: Sequence[Chosen], shown: int, within: int, q_values: np.ndarray | None) -> dict[str, Any]:
-        """Pairs as JSON-able values, each image once, as many as `MOST_BYTES` hold.
+    def listed(
+        self, pairs: Sequence[Chosen], shown: int, within: int, q_values: np.ndarray | None, write: Write
+    ) -> dict[str, Any]:
+        """Pairs as JSON-able values, each image once.
 
         Args:
             pairs: those within the cut first.
             shown: how many of `pairs` are within the cut.
             within: how many of all pairs are.
             q_values: float64 [m], of the training images.
+            write: writes a file of thumbnails beside the page, by its name.
 
         Returns:
-            `within`; `shown`, how many of the rows are within the cut; `side`, the longest of an image in pixels; `rows` of
-            method, λ, sample_id, train_id, value, label, file, q-value, id and value of the nearest unseen image; thumbnails as
-            data URIs, `train` and `unseen` by id, `samples` in the order of `rows`.
+            `within`; `shown`; `side`, the longest of an image in pixels; `rows` of method, λ, sample_id, train_id, value, label,
+            file, q-value, id and value of the nearest unseen image; thumbnails as of `Thumbnails.add`, `train` and `unseen` by
+            id, `samples` in the order of `rows`; and `sheets`, see `Thumbnails.finish`.
         """
-        side = max((max(image.shape[:2]) for image in self._members.values()), default=0)
-        found: dict[str, Any] = {"within": within, "shown": 0, "side": side}
+        found: dict[str, Any] = {"within": within, "shown": shown, "side": self.side}
         found |= {"rows": [], "samples": [], "train": {}, "unseen": {}}
-        spent = 0
+        thumbnails = Thumbnails(write, self.side)
         for pair in pairs:
-            if spent > MOST_BYTES:
-                break
             unseen_id, unseen_value = self._unseen.get((pair.condition, pair.sample_id), (None, None))
-            added = [self._thumbnail(self._samples[pair.condition, pair.sample_id])]
+            found["samples"].append(self._thumbnail(thumbnails, self._samples[pair.condition, pair.sample_id]))
             if pair.train_id not in found["train"]:
-                added.append(self._thumbnail(self._members[pair.train_id]))
-                found["train"][pair.train_id] = added[-1]
+                found["train"][pair.train_id] = self._thumbnail(thumbnails, self._members[pair.train_id])
             if unseen_id is not None and unseen_id not in found["unseen"]:
-                added.append(self._thumbnail(self._others[unseen_id]))
-                found["unseen"][unseen_id] = added[-1]
+                found["unseen"][unseen_id] = self._thumbnail(thumbnails, self._others[unseen_id])
             about, q_value = self.about[pair.train_id], None if q_values is None else float(q_values[pair.train_id])
             row = [pair.condition.method, pair.condition.scale, pair.sample_id, pair.train_id, pair.value]
             found["rows"].append([*row, about["label"], about["file"], q_value, unseen_id, unseen_value])
-            found["samples"].append(added[0])
-            spent += sum(map(len, added))
-        found["shown"] = min(shown, len(found["rows"]))
-        return found
+        return found | {"sheets": thumbnails.finish()}
 
     def _nearest_unseen(self) -> dict[tuple[Condition, int], tuple[int, float]]:
         """The nearest unseen image (in the order of `read_pool`, from 0) of each sample and its value, in the members' unit."""
@@ -189,42 +130,42 @@ class Pictures:
         return found
 
     def _read_samples(self) -> dict[tuple[Condition, int], np.ndarray]:
-        found = {}
+        found, whole = {}, {(pair.condition, pair.sample_id) for pair in self._whole}
         for (condition, shard), ids in self._by_shard(lambda each: self.artifacts.samples(each).rows).items():
             samples = self.artifacts.samples(condition)
             column = samples.read(shard, ["image"]).column("image")
             for id in ids:
-                found[condition, id] = decode_png(column[id - shard * samples.rows]["bytes"].as_py())
+                image = decode_png(column[id - shard * samples.rows]["bytes"].as_py())
+                found[condition, id] = self._kept(image, (condition, id) in whole)
         return found
 
-    def _read(self, split: str, ids: list[int]) -> dict[int, np.ndarray]:
-        found = read_split(self.artifacts.run.store, self.artifacts.prepare.key, split, ids=ids)
-        return dict(zip(found.ids.tolist(), found.images, strict=True))
+    def _read(self, split: str, ids: list[int], whole: Collection[int] = ()) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        at_once = max(1, _READ // prod(self.artifacts.prepare.info()["shape"]))
+        for start in range(0, len(ids), at_once):
+            some = ids[start : start + at_once]
+            images = read_split(self.artifacts.run.store, self.artifacts.prepare.key, split, ids=some)
+            read = zip(images.ids.tolist(), images.images, strict=True)
+            found |= {id: self._kept(image, id in whole) for id, image in read}
+        return found
+
+    def _kept(self, image: np.ndarray, whole: bool) -> np.ndarray:
+        """An image as it is shown: in full, or only what a thumbnail holds."""
+        self.side = max(self.side, *image.shape[:2])
+        shown = self._shown(image)
+        return shown if whole else small(shown)
 
     def _png(self, image: np.ndarray) -> bytes | None:
-        return None if self.redact == "omit" else encode_png(self._shown(image))
+        return None if self.redact == "omit" else encode_png(image)
 
-    def _thumbnail(self, image: np.ndarray) -> str:
-        """A data URI; empty where images are left out."""
-        if self.redact == "omit":
-            return ""
-        shown = self._shown(image)
-        if max(shown.shape[:2]) <= THUMBNAIL:
-            return _data_uri(encode_png(shown), "png")
-        small, buffer = picture(shown), io.BytesIO()
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        small.convert("L" if shown.shape[2] == 1 else "RGB").save(buffer, format="JPEG", quality=85)
-        return _data_uri(buffer.getvalue(), "jpeg")
+    def _thumbnail(self, thumbnails: Thumbnails, image: np.ndarray) -> str | list[int]:
+        return "" if self.redact == "omit" else thumbnails.add(small(image))
 
     def _shown(self, image: np.ndarray) -> np.ndarray:
         if self.redact != "blur":
             return image
         blurred = picture(image).filter(ImageFilter.GaussianBlur(max(image.shape[:2]) / _BLUR))
         return np.asarray(blurred).reshape(image.shape)
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def report_pairs(
@@ -235,6 +176,7 @@ def report_pairs(
     *,
     closest: int,
     most: int,
+    write: Write,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The closest pairs of each method with their images, and the pairs around the cut to look through.
 
@@ -242,6 +184,7 @@ def report_pairs(
         within: as of `around_the_cut`.
         closest: pairs of each method.
         most: pairs within the cut to look through.
+        write: writes a file of thumbnails beside the page, by its name.
 
     Raises:
         Damaged: scores, samples or prepared images cannot be read.
@@ -249,5 +192,5 @@ def report_pairs(
     larger = SIMILARITIES[artifacts.config.score.similarity].larger_is_closer
     best = [pair for pairs in closest_of_each(scores, larger, closest).values() for pair in pairs]
     listed, count = around_the_cut(scores, within, larger, most)
-    pictures = Pictures(artifacts, [*best, *listed], artifacts.config.report.redact)
-    return pictures.items(best), pictures.listed(listed, min(count, most), count, q_values)
+    pictures = Pictures(artifacts, best, listed, artifacts.config.report.redact)
+    return pictures.items(best), pictures.listed(listed, min(count, most), count, q_values, write)

@@ -20,7 +20,7 @@ from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import decode_column, image_column, to_float, to_uint8
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import StoredFeatures, read_split
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import shards_of
 from side_ray.search import Neighbors, merge, normalize
@@ -116,25 +116,28 @@ CEILING_IMAGES = 1000
 """Members, spread over the set, that are compared with their reconstructions."""
 
 
-def write_ceiling(artifacts: Artifacts, handles: list[Any]) -> None:
+def write_ceiling(artifacts: Artifacts, handles: list[Any], stored: StoredFeatures | None = None) -> None:
     """Compare members with their reconstructions, in the unit of samples: what the value of a perfect copy is against the image.
 
     Args:
-        handles: as of `SearchActors`.
+        handles, stored: as of `SearchActors`.
     """
     config, target, sizes = artifacts.config, artifacts.ceiling, artifacts.sizes
     score, prepared, shards = config.score, artifacts.prepare, artifacts.reconstructions["member"]
     similarity, threads = similarity_of(score), config.cluster.actor_cpus
     part = None
     if not handles:
-        part = SearchPart(prepared, score, {"member": sizes["member"]}, 0, 1, threads, artifacts.reconstructions)
+        again = artifacts.reconstructions
+        part = SearchPart(prepared, score, {"member": sizes["member"]}, 0, 1, threads, again, stored)
     ids = np.unique(np.linspace(0, sizes["member"] - 1, min(sizes["member"], CEILING_IMAGES)).round().astype(np.int64))
     values = []
     for shard in np.unique(ids // shards.rows).tolist():
         own = ids[ids // shards.rows == shard]
-        again = decode_column(shards.read(shard, ["image"]).column("image"))[own % shards.rows]
-        queries = similarity.embed(again)
-        images = similarity.embed(read_split(prepared.store, prepared.key, "member", ids=own.tolist()).images)
+        if stored is not None:
+            queries, images = stored.read_again("member", own), stored.read("member", own)
+        else:
+            queries = similarity.embed(decode_column(shards.read(shard, ["image"]).column("image"))[own % shards.rows])
+            images = similarity.embed(read_split(prepared.store, prepared.key, "member", ids=own.tolist()).images)
         answers = ask(part, handles, "search", "member", queries, score.neighbors, None)
         nearest = merge([neighbors for neighbors, _ in answers], score.neighbors, similarity.metric)
         pairs = np.stack([queries, images]).astype(np.float64)

@@ -1,0 +1,125 @@
+"""Step: the descriptors of every image of the audit, each computed once, and shared by audits of the same images."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from side_ray.config import Config, ScoreSection
+from side_ray.errors import Damaged
+from side_ray.execution.audit import Audit
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, pending, run_shards
+from side_ray.images import decode_column
+from side_ray.registry import Carrier
+from side_ray.runs.dataset import feature_columns, part_keys
+from side_ray.runs.run import Artifact
+from side_ray.runs.shards import ShardSet, shards_of
+from side_ray.similarity import SIMILARITIES, similarity_of
+from side_ray.storage.sealed import read_table
+
+PIECE = 256
+"""Number of images embedded at a time."""
+
+
+@dataclass(frozen=True)
+class EmbedJob(ShardJob):
+    """The features of prepared images, or of the reconstructions `images`. What `shared` holds is not computed again."""
+
+    images: ShardSet | None
+    shared: ShardSet | None
+
+
+@dataclass(frozen=True)
+class EmbedSpec(Carrier):
+    """What a worker needs, by path."""
+
+    prepared: Artifact
+    jobs: list[EmbedJob]
+    score: ScoreSection
+    threads: int
+
+
+class Embedder(ShardActor):
+    """Embeds the images of one file, and writes their features."""
+
+    stage = "embed"
+    phases = ("read", "compute", "write")
+
+    @classmethod
+    def uses_gpu(cls, config: Config) -> bool:
+        return SIMILARITIES[config.score.similarity].uses_gpu
+
+    def __init__(self, spec: EmbedSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.keys = part_keys(spec.prepared)
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        self.similarity = similarity_of(self.spec.score)
+
+    def make(self, task: Task, row: dict[str, Any]) -> None:
+        job, shard = self.spec.jobs[task.job], task.shard
+        table: pa.Table | None = None
+        if job.shared is not None:
+            with suppress(Damaged):  # also where it is not there
+                table = job.shared.read(shard)
+        if table is None:
+            table = self._embedded(job, shard, row)
+            if job.shared is not None:
+                job.shared.write(shard, table)
+        began = time.perf_counter()
+        job.output.write(shard, table)
+        row |= {"seconds_write": time.perf_counter() - began, "rows": table.num_rows}
+
+    def _embedded(self, job: EmbedJob, shard: int, row: dict[str, Any]) -> pa.Table:
+        self.ready()
+        began = time.perf_counter()
+        table = self._images(job, shard)
+        images = decode_column(table.column("image"))
+        row["seconds_read"] = time.perf_counter() - began
+        with self._lock:
+            began = time.perf_counter()
+            pieces = [self.similarity.embed(images[at : at + PIECE]) for at in range(0, len(images), PIECE)]
+            row["seconds_compute"] = time.perf_counter() - began
+        return pa.table({**table.drop(["image"]).to_pydict(), **feature_columns(np.concatenate(pieces))})
+
+    def _images(self, job: EmbedJob, shard: int) -> pa.Table:
+        if job.images is not None:
+            return job.images.read(shard, ["id", "image"])
+        prepared = self.spec.prepared
+        try:
+            return read_table(prepared.store, self.keys[shard], ["split", "id", "image"])
+        except Damaged as damage:
+            raise Damaged(damage.keys, damage.reason, prepared.marks) from None
+
+
+def embed(audit: Audit, needed_by: Sequence[ShardJob]) -> None:
+    """Store the features of the audit's images, if any of these jobs is to be done yet. Does nothing for similarities that store
+    none. Samples' are stored when they are scored.
+
+    Raises:
+        Damaged: images cannot be read.
+        RunError: some shards failed. All others are kept.
+    """
+    artifacts = audit.artifacts
+    features, shared = artifacts.features, artifacts.shared_features
+    if features is None or not pending(needed_by):
+        return
+    jobs = [EmbedJob(features.images, features.parts, None, None if shared is None else shared.images)]
+    for split, images in artifacts.reconstructions.items():
+        count = shards_of(artifacts.sizes[split], images.rows)
+        own = None if shared is None else shared.again[split]
+        jobs.append(EmbedJob(features.again[split], count, images, own))
+
+    def spec() -> EmbedSpec:
+        return EmbedSpec(artifacts.prepare, jobs, audit.config.score, audit.config.cluster.actor_cpus)
+
+    run_shards(audit, Embedder, jobs, spec, "embed", "images")
+    audit.run.point_latest(features=features.images.directory)
