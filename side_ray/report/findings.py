@@ -198,7 +198,11 @@ def explanation(metrics: Metrics) -> list[str]:
         )
     if condition.get("excess_ci"):
         lines.append(f"{name}: {sentences.excess_text(condition)}.")
-        if not sentences.established(metrics, condition):
+        if condition["excess_ci"][0] > 0 and not sentences.claims(metrics):
+            lines.append(
+                "Of several conditions one may have an interval above 0 by chance: the verdict takes all of them together."
+            )
+        elif not sentences.established(metrics, condition):
             lines.append("That is no evidence that its matches are more than chance.")
     elif band["ams_count"] and above_false_matches(band) is False:
         lines.append(

@@ -80,7 +80,10 @@ def test_no_method_is_dropped(present):
 
 def test_explanation_says_when_chance_explains_it_all(metrics):
     assert not any("no evidence" in line for line in findings.explanation(metrics))
-    assert findings.explanation(judged(metrics, "none_found"))[-1].startswith("That is no evidence")
+    none = judged(metrics, "none_found")
+    assert findings.explanation(none)[-1].startswith("That is no evidence")
+    none["conditions"] = [{**each, "excess_ci": [0.01, 0.3]} for each in none["conditions"]]
+    assert findings.explanation(none)[-1].endswith("the verdict takes all of them together.")
     old = unjudged()
     old["conditions"][4]["calibrated"] |= {"holdout_ams": 0.15, "holdout_count": 300, "holdout_ci": [0.134, 0.166]}
     assert "no evidence of memorization" in findings.explanation(old)[-1]
