@@ -13,13 +13,13 @@ GPU_PYTHON ?= $(GPU_VENV)/bin/python
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
-# Two tests at a time, first those of one thread each, then those that start Ray, an S3 server or a browser.
+# Two tests at a time, one thread each, except those that share one Ray, one S3 server and one browser.
 ALONE := ray or server
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m
 
 test: $(VENV)/.dev browser weights
 	$(TWO_AT_A_TIME) "not slow and not gpu and not ($(ALONE))"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and ($(ALONE))"
+	$(BIN)/python -m pytest -m "not slow and ($(ALONE))"
 
 test-unit: $(VENV)/.dev weights
 	$(TWO_AT_A_TIME) "not slow and not gpu and not long and not ($(ALONE))"

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,19 +31,12 @@ RAY_MODULES = ("end_to_end",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    used: dict[Path, set[str]] = {}
     for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        used.setdefault(item.path, set()).update(names)
         for mark, starters in STARTERS.items():
-            if names & set(starters):
+            if set(starters) & set(getattr(item, "fixturenames", ())):
                 item.add_marker(mark)
         if item.path.parent.name in RAY_MODULES:
             item.add_marker("ray")
-    # Where two processes share the tests, what is made once is made in one of them, and a file's tests stay together.
-    for item in items:
-        shared = [name for name in ("tiny_audit", "ray_session") if name in used[item.path]]
-        item.add_marker(pytest.mark.xdist_group((*shared, str(item.path))[0]))
 
 
 @pytest.fixture(scope="session")
