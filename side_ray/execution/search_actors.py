@@ -123,7 +123,7 @@ def features_of(
 
     def read(features: np.ndarray) -> None:
         assert stored is not None
-        features[: len(rows)] = stored.read(split, rows)
+        stored.read(split, rows, features[: len(rows)])
         if again is not None:
             features[len(rows) :] = stored.read_again(split, rows)
 

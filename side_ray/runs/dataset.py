@@ -287,10 +287,13 @@ class StoredFeatures:
         expected += [(each, shards_of(each.total or 0, each.rows)) for each in self.again.values()]
         return all(not each.missing(count) for each, count in expected)
 
-    def read(self, split: Split, ids: np.ndarray) -> np.ndarray:
-        """float32 [n, d], the features of images of a split, given by ascending ids. Raises Damaged."""
-        found: np.ndarray | None = None
-        left = len(ids)
+    def read(self, split: Split, ids: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        """float32 [n, d], the features of images of a split, given by ascending ids; written to `into` if given.
+
+        Raises:
+            Damaged: a file is not whole, or images are missing.
+        """
+        found, left = into, len(ids)
         for part in range(self.parts):
             table = self.images.read(part)
             own = table.filter(pc.equal(table.column("split"), split))

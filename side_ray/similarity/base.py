@@ -110,3 +110,22 @@ class Similarity(ABC):
             train_size: number of training images, duplicates that count as one counted once.
         """
         return None
+
+
+class EncoderSimilarity(Similarity):
+    """Cosine similarity of the unit vectors of an image encoder, larger is closer."""
+
+    larger_is_closer = True
+    metric: Metric = "ip"
+    stores_features = True
+    uses_gpu = True
+    encoder: Any
+    """An `encoder.ImageEncoder`; that module imports torch."""
+
+    def embed(self, images: Images) -> np.ndarray:
+        """Unit vectors float32 [N, d]; gray becomes RGB, an alpha channel is dropped."""
+        found: np.ndarray = self.encoder.embed(images)
+        return found
+
+    def values(self, neighbors: Neighbors) -> np.ndarray:
+        return neighbors.values.astype(np.float32)

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import ValidationError, model_validator
 
 from side_ray.config.base import Real, Section, Side, explained, omitted_by_default
 from side_ray.errors import NotThere, UserError
-from side_ray.search import Metric, Neighbors
-from side_ray.similarity.base import Images, Presets, Similarity
+from side_ray.similarity.base import EncoderSimilarity, Presets
 from side_ray.similarity.weights import digest
 
 KEY = "score.descriptor"
@@ -80,7 +78,7 @@ class DescriptorOptions(Section):
     """Run weights in TorchScript, a program that can read and write files: only from a place that you trust."""
 
 
-class Descriptor(Similarity):
+class Descriptor(EncoderSimilarity):
     """Cosine similarity of an encoder's descriptors, larger is closer."""
 
     Options = DescriptorOptions
@@ -89,12 +87,8 @@ class Descriptor(Similarity):
 
     name = "descriptor"
     display_name = "descriptor cosine"
-    larger_is_closer = True
-    metric: Metric = "ip"
     presets: ClassVar[Presets] = {"descriptor": {"low": (0.7, 0.8), "mid": (0.8, 0.9), "high": (0.9, 1.0)}}
     default_preset = "descriptor"
-    stores_features = True
-    uses_gpu = True
 
     def __init__(self, path: str, *, device: str = "cpu", trusted: bool = False) -> None:
         # Late, because this module is imported whenever a config is read, and the encoder imports torch.
@@ -138,10 +132,3 @@ class Descriptor(Similarity):
 
     def params(self) -> dict[str, Any]:
         return {"encoder": self.description.name, **self.encoder.params(), "pooling": self.description.pooling}
-
-    def embed(self, images: Images) -> np.ndarray:
-        """Unit vectors float32 [N, d]; gray becomes RGB, an alpha channel is dropped."""
-        return self.encoder.embed(images)
-
-    def values(self, neighbors: Neighbors) -> np.ndarray:
-        return neighbors.values.astype(np.float32)

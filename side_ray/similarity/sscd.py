@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
-
 from side_ray.config.base import Section, omitted_by_default
-from side_ray.search import Metric, Neighbors
-from side_ray.similarity.base import Images, Presets, Similarity
+from side_ray.similarity.base import EncoderSimilarity, Presets
 
 CHECKPOINT = "score.checkpoint"
 
@@ -22,7 +19,7 @@ class SscdOptions(Section):
     """How images are prepared: the short side resized to 288, both sides to 320, or a centre crop of 224."""
 
 
-class Sscd(Similarity):
+class Sscd(EncoderSimilarity):
     """Cosine similarity of SSCD descriptors, larger is closer. See `encoder.ImageEncoder` for the arguments."""
 
     Options = SscdOptions
@@ -34,12 +31,8 @@ class Sscd(Similarity):
 
     name = "sscd"
     display_name = "SSCD cosine"
-    larger_is_closer = True
-    metric: Metric = "ip"
     presets: ClassVar[Presets] = {"sscd": {"low": (0.4, 0.5), "mid": (0.5, 0.6), "high": (0.6, 1.0)}}
     default_preset = "sscd"
-    stores_features = True
-    uses_gpu = True
 
     def __init__(
         self,
@@ -84,10 +77,3 @@ class Sscd(Similarity):
 
     def params(self) -> dict[str, Any]:
         return self.encoder.params()
-
-    def embed(self, images: Images) -> np.ndarray:
-        """Unit vectors float32 [N, d]; gray becomes RGB, an alpha channel is dropped."""
-        return self.encoder.embed(images)
-
-    def values(self, neighbors: Neighbors) -> np.ndarray:
-        return neighbors.values.astype(np.float32)

@@ -43,7 +43,8 @@ def test_config_knows_the_keys_of_registered_sections_only(motto):
         ReportSection(motto="x")
     SECTIONS.unregister("motto")
     with pytest.raises(
-        ValueError, match=r"report\.motto: unknown key; known here: title, redact, pdf, figures, tracker, gallery, pairs"
+        ValueError,
+        match=r"report\.motto: unknown key; known here: title, redact, pdf, figures, tracker, gallery, pairs",
     ):
         ReportSection(motto="count thrice")
 
