@@ -58,10 +58,10 @@ class Embedder(ShardActor):
     def __init__(self, spec: EmbedSpec) -> None:
         torch.set_num_threads(spec.threads)
         self.spec = spec
-        self.keys = part_keys(spec.prepared)
         self._lock = threading.Lock()
 
     def load(self) -> None:
+        self.keys = part_keys(self.spec.prepared)
         self.similarity = similarity_of(self.spec.score)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
