@@ -53,6 +53,8 @@ esac
 SIDE_RAY = r"""
 echo "side-ray $*" >>"$LOG"
 trap 'kill $! 2>/dev/null; exit 143' TERM
+# A verb of no work must not end the job before the last worker is started.
+for _ in {1..600}; do grep -q "^srun n3 ray start" "$LOG" && break; sleep 0.05; done
 sleep "${SECONDS_OF_WORK:-0}" & wait $!
 exit "${CODE:-0}"
 """
