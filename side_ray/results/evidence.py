@@ -42,13 +42,21 @@ from side_ray.statistics.evidence.ledger import (
 )
 from side_ray.statistics.evidence.pool import Competition, PoolShape
 from side_ray.statistics.evidence.rates import crossfit, equal_rates
-from side_ray.statistics.evidence.verdict import FDR, Judgement, Verdict, with_members_captions
+from side_ray.statistics.evidence.verdict import (
+    FDR,
+    Judgement,
+    Verdict,
+    with_members_captions,
+    without_distinction,
+)
 
 K = TypeVar("K")
 LEDGER = "ledger.parquet"
 """One row for each training image, see `side_ray.statistics.evidence.ledger`."""
 SHOWN = 50
 """Images of the ledger that metrics.json, and so the page, lists."""
+SAME = 1 - 1e-6
+"""A cosine that is 1 but for rounding."""
 RATES = "equal_rates.csv"
 """`equal_rates` of every condition."""
 
@@ -73,7 +81,7 @@ def add_evidence(artifacts: Artifacts, cut: Cut, metrics: dict[str, Any]) -> np.
     costs = _costs(artifacts)
     paid = at_equal_cost({key: (pool, each) for key, each in found.items()}, costs) if costs else {}
     crossed = read_crossed(artifacts)
-    verdict = _verdict(artifacts, evidence)
+    verdict = _verdict(artifacts, evidence, cut)
     metrics["verdict"] = verdict.as_dict()
     metrics["strata"] = int(pool.stratum.max()) + 1
     metrics["crossfit"] = dict(zip(("calibration_cut", "holdout_cut"), (each.value for each in crossed), strict=True))
@@ -120,11 +128,13 @@ def evidence_of(artifacts: Artifacts, cut: Cut) -> tuple[Evidence, Verdict]:
     competitions = read_competitions(artifacts, cut)
     found = {(str(each.method), each.scale): competition.within(limit) for each, competition in competitions}
     evidence = weigh(read_pool(artifacts), found, limit, cut.false_match_rate)
-    return evidence, _verdict(artifacts, evidence)
+    return evidence, _verdict(artifacts, evidence, cut)
 
 
-def _verdict(artifacts: Artifacts, evidence: Evidence) -> Verdict:
+def _verdict(artifacts: Artifacts, evidence: Evidence, cut: Cut) -> Verdict:
     verdict = evidence.judgement.verdict
+    if SIMILARITIES[artifacts.config.score.similarity].metric == "ip" and cut.value >= SAME:
+        verdict = without_distinction(verdict)
     return with_members_captions(verdict) if artifacts.config.dpm.prompts == MEMBER_CAPTIONS else verdict
 
 

@@ -141,3 +141,14 @@ def test_the_keys_of_a_further_similarity_may_be_given():
     }
     assert config.score.settings() == {"similarity": "nl2", "neighbors": 50}
     assert config.score.others["sscd"].bands is None
+
+
+def test_a_descriptor_to_which_all_images_are_the_same_says_nothing(tmp_path):
+    # Of gray images, the mean of each channel has one direction.
+    (tmp_path / "encoder.onnx").write_bytes(onnx_model())
+    flat = tmp_path / "flat.yaml"
+    flat.write_text("weights: encoder.onnx\nsize: 8\n")
+    score = {"similarity": "descriptor", "descriptor": str(flat), "shards": 1}
+    found = audit_here(tmp_path / "run", score=score, **METHODS).report.read_json("metrics.json")["verdict"]
+    assert (found["outcome"], found["reason"], found["detectable"]) == ("cannot_say", "same", None)
+    assert "score.similarity" in found["remedy"]

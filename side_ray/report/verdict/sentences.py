@@ -62,6 +62,7 @@ _WHY = {
     "no_unseen": "there are no unseen images to compare with, so nothing separates memorization from chance",
     "not_alike": "the samples come closer to unseen images than to training images, so the two are not of one kind",
     "too_small": "with so few images and samples, even {limit} of the training images, memorised, would go unnoticed",
+    "same": "to this similarity, unseen images are as close to samples as an exact copy would be",
     "captions": "all samples were drawn with captions of training images, which alone bring them closer to these images",
 }
 

@@ -6,7 +6,7 @@
 2. Fewer images than ⌈(m/d)/5 %⌉ cannot be counted at that rate. Then `decoys.TopTest`, at 1 %, may still say *found*.
 3. *cannot say*: there are no unseen images; or the samples come closer to unseen images than to members, so that the two are
    not of one kind; or even a fifth of the members, memorised, would have gone unnoticed; or what would be *found* may come from
-   the members' captions, with which all samples were drawn.
+   the members' captions, with which all samples were drawn; or a similarity takes unseen images for exact copies.
 4. *none found* otherwise, with the smallest share of memorised members that this audit would have shown with 80 % power.
 
 By chance alone *found* has a probability below 6 %, by the two error rates; in simulations it was 0–2 % (`bench/verdict.py`).
@@ -52,7 +52,7 @@ class Verdict:
     detectable: float | None
     """The smallest share of memorised members that would have been found with 80 % power; null where none would."""
     reason: str
-    """Why: counted | few | none | no_unseen | not_alike | too_small | captions."""
+    """Why: counted | few | none | no_unseen | not_alike | too_small | captions | same."""
     remedy: str
     """What to change in the config where the outcome is *cannot say*; otherwise empty."""
     stratum_rate: float | None
@@ -129,6 +129,15 @@ def with_members_captions(verdict: Verdict) -> Verdict:
     return replace(verdict, outcome="cannot_say", reason="captions", remedy=_CAPTIONS)
 
 
+def without_distinction(verdict: Verdict) -> Verdict:
+    """The verdict where unseen images come as close as an exact copy would: copies cannot lead them, so *none found* and its
+    power say nothing."""
+    if verdict.outcome != "none_found":
+        return verdict
+    return replace(verdict, outcome="cannot_say", detectable=None, reason="same", remedy=_OTHER)
+
+
+_OTHER = "choose a score.similarity that tells these images apart"
 _CAPTIONS = "set dpm.prompts=captions, which draws those of members and unseen images alike"
 _LARGER = "raise data.holdout (unseen images), or extract.samples"
 _ALIKE = "check that members and unseen images are of one kind: data.holdout_path, duplicates, preprocessing"
