@@ -16,7 +16,7 @@ from side_ray.storage.sealed import read_table, write_table
 from side_ray.surrogate import labels as implicit
 from side_ray.surrogate.encoders import Encoder, Teacher, open_encoder, open_teacher
 from side_ray.surrogate.resnet import ResNet
-from side_ray.training.classifier import train_classifier
+from side_ray.training.classifier import clean_part, train_parts
 
 LABELS = "labels.parquet"
 FOUND = "labels.json"
@@ -42,7 +42,7 @@ def label(audit: Audit) -> None:
         audit.reporter.warn(f"{surrogate.key}/{missing[0]} is missing: making it again")
     if config.surrogate.wants_labels:
         require_labels(audit, "surrogate.teacher")
-        train_classifier(audit, "teacher")
+        train_parts(audit, clean_part(audit, "teacher"))
     ensure_ray(config.cluster)
     cluster = config.cluster
     # Random labels and clusters of pixels need no network.

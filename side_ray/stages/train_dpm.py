@@ -150,7 +150,7 @@ def train_dpm(audit: Audit) -> None:
         cache_bytes = config.cluster.train_cache_gb * 2**30
         maker = DpmRecipeMaker(artifacts.prepare, dpm, config.run.seed, cache_bytes, preview_spec)
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
-        train(audit, spec, made=lambda: (artifacts.synthetic, *map(artifacts.samples, conditions(config))))
+        train(audit, spec, made=lambda spec: (artifacts.synthetic, *map(artifacts.samples, conditions(config))))
     elif audit.has(artifact):
         audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":

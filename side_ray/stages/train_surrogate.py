@@ -26,7 +26,7 @@ from side_ray.surrogate.distill import (
     require_better_than_chance,
 )
 from side_ray.surrogate.resnet import ResNet
-from side_ray.training.classifier import train_classifier, train_part
+from side_ray.training.classifier import clean_part, part, train_parts
 from side_ray.training.loop import Recipe
 from side_ray.training.lora import Labelled, LoraRecipe, require_labels_told
 from side_ray.training.members import floats, on_device, pixels_of
@@ -154,18 +154,21 @@ def train_surrogate(audit: Audit) -> None:
             the LoRA surrogate.
     """
     config, surrogate = audit.config, audit.artifacts.surrogate
-    if "ti" in config.extract.methods:
+    guided, kind, parts = config.extract.methods, config.surrogate.kind, []
+    if "ti" in guided:
         require_labels(audit, "ti")
-    if "td" in config.extract.methods and config.surrogate.kind == "lora":
-        train_part(audit, "lora", LoraRecipeMaker(audit.artifacts), config.surrogate.steps)
-        if config.surrogate.labels != "random":
+    if "td" in guided and kind == "lora":
+        parts.append(part(audit, "lora", LoraRecipeMaker(audit.artifacts), config.surrogate.steps))
+    elif "td" in guided:
+        parts.append(part(audit, "student", StudentRecipeMaker(audit.artifacts), config.surrogate.steps))
+    if "ti" in guided:
+        parts.append(clean_part(audit, "ol_ti"))
+    train_parts(audit, *parts)
+    if "td" in guided and config.surrogate.labels != "random":
+        if kind == "lora":
             require_labels_told(surrogate.child("lora").info())
-    elif "td" in config.extract.methods:
-        train_part(audit, "student", StudentRecipeMaker(audit.artifacts), config.surrogate.steps)
-        if config.surrogate.labels != "random":
+        else:
             _require_skill(surrogate.child("student").info())
-    if "ti" in config.extract.methods:
-        train_classifier(audit, "ol_ti")
     if not audit.has(surrogate):
         surrogate.finish(methods=[name for name in config.extract.methods if name != "random"])
     audit.run.point_latest(surrogate=surrogate.key)

@@ -1,6 +1,6 @@
 """Trains classifiers on clean images: the teacher that labels the synthetic set, and the OL-TI baseline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,23 +107,32 @@ class CleanRecipe(Recipe):
         return {"classes": self.module.config.num_classes, "accuracy_on_members": right / self.members.count}
 
 
-def train_classifier(audit: Audit, name: Literal["teacher", "ol_ti"]) -> None:
-    """Train a classifier of clean images on the members and their labels. Output: `name` in the surrogate's artifact."""
+def clean_part(audit: Audit, name: Literal["teacher", "ol_ti"]) -> TrainSpec:
+    """How a classifier of clean images is trained on the members and their labels. Output: `name` in the surrogate's artifact."""
     config, artifacts = audit.config, audit.artifacts
     cache_bytes = config.cluster.train_cache_gb * 2**30
     latents = (artifacts.synthetic, artifacts.synthetic_shards) if artifacts.latent and name == "ol_ti" else None
     maker = CleanRecipeMaker(artifacts.prepare, config.surrogate, config.run.seed, cache_bytes, latents)
-    train_part(audit, name, maker, config.surrogate.ti_steps)
+    return part(audit, name, maker, config.surrogate.ti_steps)
 
 
-def train_part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe], steps: int) -> None:
-    """Train one network of the surrogate. Output: `name` in the surrogate's artifact.
+def part(audit: Audit, name: str, recipe: Callable[[torch.device], Recipe], steps: int) -> TrainSpec:
+    """How one network of the surrogate is trained. Output: `name` in the surrogate's artifact."""
+    config, cluster = audit.config, audit.config.cluster
+    target, title = audit.artifacts.surrogate.child(name), f"train_surrogate: {name}"
+    schedule = schedule_of(config.surrogate, steps)
+    return TrainSpec(target, recipe, schedule, cluster.precision, cluster.train_cpus, title, lr_key="surrogate.lr")
+
+
+def train_parts(audit: Audit, *parts: TrainSpec) -> None:
+    """Train networks of the surrogate.
 
     Uses one worker: BatchNorm's statistics are per worker, so several workers would train a different network.
     """
-    config, artifacts = audit.config, audit.artifacts
-    target, cluster, title = artifacts.surrogate.child(name), config.cluster, f"train_surrogate: {name}"
-    guided = [each for each in conditions(config) if artifacts.classifier(each) == target.key]
-    schedule = schedule_of(config.surrogate, steps)
-    spec = TrainSpec(target, recipe, schedule, cluster.precision, cluster.train_cpus, title, lr_key="surrogate.lr")
-    train(audit, spec, workers=1, made=lambda: map(artifacts.samples, guided))
+    artifacts = audit.artifacts
+
+    def guided(spec: TrainSpec) -> Iterator[ShardSet]:
+        by_it = (each for each in conditions(audit.config) if artifacts.classifier(each) == spec.artifact.key)
+        return map(artifacts.samples, by_it)
+
+    train(audit, *parts, workers=1, made=guided)

@@ -1,7 +1,7 @@
-"""Trains one network with Ray Train, resuming from the newest readable checkpoint in the run's storage."""
+"""Trains networks with Ray Train, resuming from the newest readable checkpoint in the run's storage."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -11,9 +11,8 @@ from side_ray.config.cluster import Workers
 from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
 from side_ray.execution.node.lease import Lease
-from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
-from side_ray.runs.run import PROGRESS, Artifact, read_progress
+from side_ray.runs.run import PROGRESS, read_progress
 from side_ray.runs.shards import ShardSet
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import remove_checkpoints
@@ -27,58 +26,71 @@ DAMAGED = "_damaged.json"
 
 
 def train(
-    audit: Audit, spec: TrainSpec, workers: Workers | None = None, made: Callable[[], Iterable[ShardSet]] = tuple
+    audit: Audit,
+    *specs: TrainSpec,
+    workers: Workers | None = None,
+    made: Callable[[TrainSpec], Iterable[ShardSet]] = lambda spec: (),
 ) -> None:
-    """Train until `spec.artifact` is complete; does nothing if it is already.
+    """Train one network after the other, in the same workers, until each `spec.artifact` is complete; does nothing where it is.
 
     Args:
         workers: number of workers that share each batch; default `cluster.train_workers`.
-        made: the samples that are made with the network. Where some exist already, it was lost, and that is said.
+        made: the samples that are made with the network of a spec. Where some exist already, it was lost, and that is said.
 
     Raises:
         Diverged: the loss is NaN or infinite.
         Damaged: files that it reads are damaged.
         RunError: training failed. Checkpoints are kept, and re-running resumes from the newest one.
     """
-    title, cluster = spec.title, audit.config.cluster
-    if audit.has(spec.artifact):
-        remove_checkpoints(spec.artifact)
-        audit.reporter.say(f"{title}: already trained")
+    missing = []
+    for spec in specs:
+        if audit.has(spec.artifact):
+            remove_checkpoints(spec.artifact)
+            audit.reporter.say(f"{spec.title}: already trained")
+        else:
+            missing.append(spec)
+    if not missing:
         return
-    lost = any(each.present() for each in made())
+    cluster = audit.config.cluster
+    lost = [spec.title for spec in missing if any(each.present() for each in made(spec))]
     ensure_ray(cluster)
     count = workers or cluster.train_workers
     least = count if isinstance(count, int) else count[0]
     if waiting := check_room(cluster, "train_cpus", cluster.gpus, least, "train_workers"):
         audit.reporter.warn(waiting)
-    _damage_of(spec.artifact)  # of a driver that was killed
-    lease = Lease(spec.artifact)
-    lease.wait_for(audit.reporter, title)
-    if spec.artifact.done:
+    _damage_of(missing)  # of a driver that was killed
+    leases = [Lease(spec.artifact) for spec in missing]
+    for spec, lease in zip(missing, leases, strict=True):
+        lease.wait_for(audit.reporter, spec.title)
+    # Another driver may have finished some of them while this one waited.
+    missing, leases = (
+        [spec for spec in missing if not spec.artifact.done],
+        [each for each in leases if not each.artifact.done],
+    )
+    if not missing:
         return
     done = threading.Event()
-    with audit.reporter.bar(title, spec.schedule.steps, "steps") as bar:
-        follower = threading.Thread(target=_follow, args=(lease, bar, done), daemon=True)
-        follower.start()
-        try:
-            _fit(spec, cluster, count)
-        finally:
-            done.set()
-            follower.join()
-            if (damage := _damage_of(spec.artifact)) is not None:
-                raise damage from None
-        bar.update(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
-    remove_checkpoints(spec.artifact)
-    spec.artifact.store.delete(f"{spec.artifact.key}/{PROGRESS}")
-    lease.release()
-    if lost:
+    follower = threading.Thread(target=_follow, args=(missing, leases, audit, done), daemon=True)
+    follower.start()
+    try:
+        _fit(missing, cluster, count)
+    finally:
+        done.set()
+        follower.join()
+        if (damage := _damage_of(missing)) is not None:
+            raise damage from None
+    for lease in leases:
+        remove_checkpoints(lease.artifact)
+        lease.artifact.store.delete(f"{lease.artifact.key}/{PROGRESS}")
+        lease.release()
+    for title in lost:
         audit.reporter.warn(
             f"{title}: the network was lost and was trained again, and the samples that it made are kept; on other hardware the "
             "new one may differ from it in the last bits, and so may a sample that is made again"
         )
 
 
-def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
+def _fit(specs: list[TrainSpec], cluster: ClusterSection, workers: Workers) -> None:
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -88,7 +100,7 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
     with scratch() as directory:
         trainer = TorchTrainer(
             # A `train_loop_config` would be read in the controller too, which would import torch and diffusers for it.
-            partial(_work, spec),
+            partial(_work, specs),
             scaling_config=ScalingConfig(
                 num_workers=workers if isinstance(workers, int) else (workers[0], workers[1]),
                 use_gpu=cluster.gpus > 0,
@@ -107,51 +119,65 @@ def _fit(spec: TrainSpec, cluster: ClusterSection, workers: Workers) -> None:
             trainer.fit()
         except (TrainingFailedError, RayError) as error:
             cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            failed = next((spec for spec in specs if not spec.artifact.done), specs[-1])
             raise RunError(
-                f"{spec.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "
+                f"{failed.title}: training failed ({cause.strip()}); checkpoints are kept: run the same command again to "
                 "resume"
             ) from error
-    key = f"{spec.artifact.key}/{DIVERGED}"
-    if spec.artifact.store.exists(key):
-        message = spec.artifact.store.read(key).decode()
-        spec.artifact.store.delete(key)
-        raise Diverged(message)
+    for spec in specs:
+        key = f"{spec.artifact.key}/{DIVERGED}"
+        if spec.artifact.store.exists(key):
+            message = spec.artifact.store.read(key).decode()
+            spec.artifact.store.delete(key)
+            raise Diverged(message)
 
 
-def _follow(lease: Lease, bar: Bar, done: threading.Event) -> None:
-    """Renew the lease and update the bar until `done` is set."""
-    while not done.wait(1.0):
-        lease.renew()
-        progress = read_progress(lease.artifact)
-        if progress:
-            bar.update(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
+def _follow(specs: Sequence[TrainSpec], leases: Sequence[Lease], audit: Audit, done: threading.Event) -> None:
+    """Show one bar after the other and renew the leases until all networks are trained or `done` is set."""
+    for spec in specs:
+        with audit.reporter.bar(spec.title, spec.schedule.steps, "steps") as bar:
+            while not spec.artifact.done:
+                ended = done.wait(1.0)
+                for lease in leases:
+                    lease.renew()
+                if progress := read_progress(spec.artifact):
+                    bar.update(progress["step"], progress["rate"], f"loss {progress['loss']:.4f}")
+                if ended and not spec.artifact.done:
+                    return
+            bar.update(spec.schedule.steps, bar.rate, f"loss {spec.artifact.info()['final_loss']:.4f}")
 
 
-def _work(spec: TrainSpec) -> None:
+def _work(specs: Sequence[TrainSpec]) -> None:
     """Runs in every worker. Ray Train calls it again after a failure, and it resumes from the newest readable checkpoint."""
-    if spec.artifact.store.exists(f"{spec.artifact.key}/{DAMAGED}"):
-        return  # trying again does not help: the driver has it made again
-    torch.set_num_threads(spec.threads)
-    try:
-        loop = TrainingLoop(spec)
-        loop.run()
-        loop.finish()
-    except Diverged as error:
-        # Ray Train would retry after an exception; all workers come here, since they share the loss.
-        spec.artifact.store.write(f"{spec.artifact.key}/{DIVERGED}", str(error).encode())
-    except Damaged as damage:
-        spec.artifact.write_json(DAMAGED, {"keys": damage.keys, "reason": damage.reason, "also": damage.also})
-        raise
+    for spec in specs:
+        if spec.artifact.store.exists(f"{spec.artifact.key}/{DAMAGED}"):
+            return  # trying again does not help: the driver has it made again
+        if spec.artifact.done:
+            continue
+        torch.set_num_threads(spec.threads)
+        try:
+            loop = TrainingLoop(spec)
+            loop.run()
+            loop.finish()
+        except Diverged as error:
+            # Ray Train would retry after an exception; all workers come here, since they share the loss.
+            spec.artifact.store.write(f"{spec.artifact.key}/{DIVERGED}", str(error).encode())
+            return
+        except Damaged as damage:
+            spec.artifact.write_json(DAMAGED, {"keys": damage.keys, "reason": damage.reason, "also": damage.also})
+            raise
 
 
-def _damage_of(artifact: Artifact) -> Damaged | None:
-    """The damage to its input that a worker has found, which is forgotten."""
-    try:
-        found = artifact.read_json(DAMAGED)
-        damage = Damaged(found["keys"], found["reason"], found["also"])
-    except FileNotFoundError:
-        return None
-    except (Damaged, KeyError, TypeError):
-        damage = None
-    artifact.store.delete(f"{artifact.key}/{DAMAGED}")
+def _damage_of(specs: Iterable[TrainSpec]) -> Damaged | None:
+    """The damage to their input that a worker has found, which is forgotten."""
+    damage = None
+    for artifact in (spec.artifact for spec in specs):
+        try:
+            found = artifact.read_json(DAMAGED)
+            damage = damage or Damaged(found["keys"], found["reason"], found["also"])
+        except FileNotFoundError:
+            continue
+        except (Damaged, KeyError, TypeError):
+            pass
+        artifact.store.delete(f"{artifact.key}/{DAMAGED}")
     return damage

@@ -16,8 +16,12 @@ from side_ray.execution.progress import Reporter
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.plan import Condition, conditions
+from side_ray.stages.extract import extract
+from side_ray.stages.prepare import prepare
+from side_ray.stages.train_dpm import train_dpm
 from tests.audits import tiny_config
 from tests.bruteforce import check
+from tests.local import stages_here
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -172,10 +176,10 @@ def test_the_optimal_victim_is_all_copies(tmp_path, ray_session):
     assert check(tmp_path / "run") == []
 
 
-def test_an_imported_pipeline_is_audited_like_a_trained_one(tmp_path, tiny_audit, ray_session):
+def test_an_imported_pipeline_is_audited_like_a_trained_one(tmp_path, tiny_audit):
     path = str(directory(tiny_audit) / tiny_audit.dpm.key)
     config = tiny_config(tmp_path / "run", dpm__path=path, dpm__kind="import", extract__methods=["random"])
-    artifacts = run_until("extract", config, Reporter()).artifacts
+    artifacts = stages_here(config, [prepare, train_dpm, extract])
     ours, theirs = (
         each.samples(Condition("random", 0.0)).read_first(4).column("image").combine_chunks()
         for each in (artifacts, tiny_audit)

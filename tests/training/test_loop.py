@@ -195,9 +195,20 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_step_and_the_key(a
         trained(spec)
     # Every worker returns normally, so that Ray Train does not retry; the driver finds the message.
     monkeypatch.setattr(trainer, "TrainingLoop", lambda spec: trained(spec))
-    trainer._work(spec)
+    trainer._work([spec])
     assert spec.artifact.store.read(f"{spec.artifact.key}/{trainer.DIVERGED}").startswith(b"student: the loss is")
     assert not spec.artifact.done
+
+
+def test_a_worker_trains_what_is_missing_one_after_the_other(artifacts):
+    first, second = (spec_of(artifacts, name, steps=2) for name in ("first", "second"))
+    trainer._work([first])
+    done = first.artifact.info()
+    first.artifact.store.write(f"{first.artifact.key}/untouched", b"")
+    trainer._work([first, second])
+    assert first.artifact.info() == done
+    assert first.artifact.store.exists(f"{first.artifact.key}/untouched")
+    assert second.artifact.done
 
 
 def test_weights_that_are_not_finite_are_not_exported(artifacts):

@@ -32,6 +32,7 @@ from side_ray.stages.train_surrogate import train_surrogate
 from side_ray.storage import open_store
 from side_ray.training import trainer
 from side_ray.training.checkpoints import Checkpoints
+from side_ray.training.loop import TrainSpec
 from tests.audits import tiny_config, tiny_values
 from tests.nodes import ray_nodes
 from tests.s3 import faulty_proxy
@@ -217,7 +218,12 @@ def test_an_elastic_training_continues_without_a_lost_node(tmp_path, undisturbed
 def test_a_lost_network_whose_samples_are_kept_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "ensure_ray", lambda cluster: None)
     monkeypatch.setattr(trainer, "check_room", lambda *of: "")
-    monkeypatch.setattr(trainer, "_fit", lambda spec, *of: spec.artifact.finish(final_loss=1.0, accuracy=[], truth=[]))
+
+    def fit(specs: list[TrainSpec], *of: object) -> None:
+        for spec in specs:
+            spec.artifact.finish(final_loss=1.0, accuracy=[], truth=[])
+
+    monkeypatch.setattr(trainer, "_fit", fit)
     for stage, words, output in (
         (train_dpm, "", None),
         (train_dpm, "train_dpm: the network was lost", lambda each: each.synthetic),
