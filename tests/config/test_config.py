@@ -109,7 +109,7 @@ BAD = {
     "guidance interval beyond the noise": ({"extract.guidance_interval": [0.2, 1.5]}, "extract.guidance_interval.1: "),
     "N_G and images per class": (
         {"extract.samples_per_target": 10},
-        "extract.samples: 2000, but extract.samples_per_target makes it 1000; give one of them",
+        "extract.samples: 2000, but extract.samples_per_target makes it 500; give one of them",
     ),
     "images per class of a classifier": (
         {"extract.samples_per_target": 10, "surrogate.labels": "classifier"},

@@ -18,7 +18,7 @@ identity = Files.identity
 
 KEYS = [
     (
-        "digits.yaml",
+        "digits_4000.yaml",
         [],
         "cc7d02026ded dfc3bbd275e8 cf13f458e3e7 9de4c3abe751 d8a04f5d1c62 25ae13fa3fe7 1c108d5f17da 3901341dbeb9",
     ),
