@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from side_ray.runs.artifacts import Artifacts
 
 
-STARTERS = {"ray": ("ray_session", "tiny_audit"), "server": ("s3_process", "chromium")}
+STARTERS = {
+    "ray": ("ray_session", "tiny_audit"),
+    "server": ("s3_process", "chromium"),
+    "long": ("local_audit", "browser"),
+}
 """By mark, the fixtures that start what it stands for."""
 RAY_MODULES = ("end_to_end",)
 """Packages of tests that start Ray in processes of their own."""

@@ -108,6 +108,7 @@ def other(run) -> tuple[dict[str, Any], Page]:
     return metrics, page_of(metrics)
 
 
+@pytest.mark.long
 def test_whatever_the_numbers_are(other):
     metrics, page = other
     assert Walk(metrics).page(page) > 400

@@ -79,6 +79,7 @@ def _poisoned(value):
     return value
 
 
+@pytest.mark.long
 def test_foreign_text_is_escaped_everywhere(metrics, config, curves, values, gallery, pairs, outline, without):
     metrics["conditions"] = without(metrics["conditions"], "bands")
     metrics["provenance"] = _poisoned(metrics["provenance"])
@@ -147,6 +148,7 @@ def test_one_condition_alone(metrics, config, outline):
 
 
 @pytest.mark.parametrize("outcome", ["none_found", "cannot_say"])
+@pytest.mark.long
 def test_nothing_is_claimed_that_was_not_found(outcome, metrics, config, curves, values, gallery, outline):
     metrics = judged(metrics, outcome)
     figures = build_figures(metrics, curves=curves, values=values)
@@ -183,6 +185,7 @@ def test_empty_gallery_and_no_conditions_are_said(metrics, config, outline):
     assert "nothing to report yet" in page.text("p")
 
 
+@pytest.mark.long
 def test_rendering_leaves_its_input_alone_and_is_deterministic(metrics, config, curves, values, gallery, pairs, html):
     before = copy.deepcopy((metrics, config, curves, gallery, pairs))
     figures = build_figures(metrics, curves=curves, values=values)

@@ -20,6 +20,8 @@ from tests.audits import tiny_values
 from tests.local import audit_here, stages_here
 from tests.similarity.networks import onnx_model
 
+pytestmark = pytest.mark.long
+
 METHODS = {"extract__methods": ["random"], "extract__lambdas": [0]}
 DESCRIBED = "weights: encoder.onnx\nname: {name}\nsize: 8\nmean: {mean}\n"
 

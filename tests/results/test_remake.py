@@ -48,6 +48,7 @@ def test_other_weights_are_noticed(copied, artifacts):
         run.remake("td", 2, 0)
 
 
+@pytest.mark.long
 def test_another_sampler_is_taken_from_the_report(tmp_path):
     audit_here(tmp_path / "run", extract__sampler="ddim", extract__eta=0.5, extract__methods=["random"])
     assert side_ray.open_run(tmp_path / "run").remake("random", 0, 3).identical

@@ -26,6 +26,7 @@ def plan(*arguments: str):
     return CliRunner().invoke(app, ["plan", *arguments])
 
 
+@pytest.mark.long
 def test_the_papers_set_is_costed_without_its_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = plan(
@@ -42,6 +43,7 @@ def test_the_papers_set_is_costed_without_its_data(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_time_and_price_follow_from_the_throughput(tmp_path):
     given = [str(CONFIGS / "digits.yaml"), f"run.uri={tmp_path}/run", "cluster.price_per_hour=1.5", "--json"]
     slow, fast = (json.loads(plan(*given, "--throughput", rate).stdout) for rate in ("10", "1000"))
@@ -102,6 +104,7 @@ def test_flops_are_those_of_the_network(tmp_path):
     assert estimate(Artifacts.open(config)).unet_flops == pytest.approx(counted, rel=0.02)
 
 
+@pytest.mark.long
 def test_classifier_free_guidance_evaluates_the_model_twice(tmp_path):
     unet = new_unet({"block_out_channels": (8, 16), "norm_num_groups": 4, "num_class_embeds": 11}, (1, 8, 8))
     save_pipeline(unet, new_schedule("linear", 50).config, tmp_path / "model")

@@ -67,6 +67,7 @@ def test_large_groups_and_single_images(metric: str, versions: int, way: dict[st
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["l2", "ip"]), st.sampled_from(WAYS[:2]), st.integers(1, 3))
+@pytest.mark.long
 def test_equal_values_and_small_lists(seed: int, metric: str, way: dict[str, str], versions: int) -> None:
     rng = np.random.default_rng(seed)
     n, total, k = int(rng.integers(5, 60)), int(rng.integers(1, 12)), int(rng.integers(1, 9))

@@ -161,6 +161,7 @@ def test_values_at_an_edge_are_decided_exactly() -> None:
     st.tuples(st.integers(1, 9), st.integers(1, 30)),
     st.data(),
 )
+@pytest.mark.long
 def test_shards_batches_tiles_and_order_change_nothing(
     seed: int, metric: str, way: dict[str, str], tile: tuple[int, int], data: st.DataObject
 ) -> None:

@@ -65,6 +65,7 @@ def test_an_output_that_is_not_pooled_is_refused(described):
     assert caught.value.key == "score.descriptor"
 
 
+@pytest.mark.long
 def test_an_audit_compares_by_it_and_the_fingerprint_covers_file_and_weights(described, tmp_path):
     score = {"similarity": "descriptor", "descriptor": str(described), "shards": 1}
     changes = {"score": score, "extract__methods": ["random"], "extract__lambdas": [0]}

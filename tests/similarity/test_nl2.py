@@ -54,6 +54,7 @@ def test_values_are_free_of_scale(seed: int, scale: float) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
+@pytest.mark.long
 def test_a_copy_is_best_at_its_original_with_value_zero(seed: int) -> None:
     train = images(seed, 70)
     neighbors, values = scored(train, train)

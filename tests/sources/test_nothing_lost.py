@@ -312,6 +312,7 @@ def test_tables_of_links_beside_images_are_no_image_set(tmp_path):
         open_samples(str(tmp_path / "tars"), StorageSection())
 
 
+@pytest.mark.long
 def test_tables_with_two_columns_of_one_name_and_cells_that_explode_are_refused_unread(tmp_path, monkeypatch):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cell = pa.array([{"bytes": PNGS[0], "path": None}], kind)

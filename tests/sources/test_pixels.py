@@ -174,6 +174,7 @@ def test_damaged_metadata_of_a_png_cost_no_pixels():
         assert np.array_equal(Transform()(png[:33] + extra + png[33:]), RGB)
 
 
+@pytest.mark.long
 def test_images_over_the_limit_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", None)
     for kind, size in (("1", (13000, 13000)), ("I;16", (6000, 6000)), ("L", (20000, 20000))):

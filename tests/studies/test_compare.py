@@ -17,6 +17,8 @@ from side_ray.storage import open_store
 from side_ray.studies.compare import compare, difference_of
 from tests.local import audit_here
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def runs(local_audit, tmp_path_factory):

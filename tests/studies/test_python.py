@@ -55,6 +55,7 @@ def test_images_can_be_given_in_many_forms(tmp_path):
     assert len(list((tmp_path / "inputs").iterdir())) == 2
 
 
+@pytest.mark.long
 def test_a_folder_of_images_is_scored_against_arrays(tmp_path):
     train = TRAIN
     with without_ray():
@@ -83,6 +84,7 @@ def test_images_that_cannot_be_used_are_refused(tmp_path, images, message):
         side_ray.score_images(images, np.zeros((60, 8, 8), np.uint8), run=str(tmp_path / "run"))
 
 
+@pytest.mark.long
 def test_an_audit_takes_values_a_config_or_a_file(tmp_path):
     values = tiny_values(
         str(tmp_path / "run"),

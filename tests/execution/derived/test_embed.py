@@ -23,6 +23,8 @@ from side_ray.stages.score import score
 from tests.audits import tiny_config
 from tests.local import audit_here, stages_here
 
+pytestmark = pytest.mark.long
+
 FIXED: dict[str, Any] = {
     "dpm__kind": "optimal",
     "surrogate__labels": "random",

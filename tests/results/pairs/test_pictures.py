@@ -126,6 +126,7 @@ def test_pairs_that_the_page_does_not_hold_are_in_sheets(local_audit, scores, re
             assert np.array_equal(shown, image) == (redact == "none")
 
 
+@pytest.mark.long
 def test_both_pages_of_a_run_find_the_folder_and_so_does_a_copy_from_object_storage(
     local_audit, copied, monkeypatch, tmp_path
 ):

@@ -57,6 +57,7 @@ def test_large_images_are_shrunk_and_do_not_run_into_each_other(monkeypatch):
         assert opened(each, sheets, told["cell"])[0, 0, 0] == 255 * (place % 2)
 
 
+@pytest.mark.long
 def test_five_thousand_pairs_leave_the_page_below_15_mb():
     """The first are noise, which compresses worst."""
     noise = small(np.random.default_rng(0).integers(0, 256, (256, 256, 1), dtype=np.uint8))
