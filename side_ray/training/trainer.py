@@ -77,12 +77,13 @@ def train(
     finally:
         done.set()
         follower.join()
+        for lease in leases:
+            if lease.artifact.done:
+                remove_checkpoints(lease.artifact)
+                lease.artifact.store.delete(f"{lease.artifact.key}/{PROGRESS}")
+                lease.release()
         if (damage := _damage_of(missing)) is not None:
             raise damage from None
-    for lease in leases:
-        remove_checkpoints(lease.artifact)
-        lease.artifact.store.delete(f"{lease.artifact.key}/{PROGRESS}")
-        lease.release()
     for title in lost:
         audit.reporter.warn(
             f"{title}: the network was lost and was trained again, and the samples that it made are kept; on other hardware the "
