@@ -128,7 +128,7 @@ SHOWN = (
     "second_opinions nl2 conditions ratio count",
     "second_opinions nl2 conditions ratio against_unseen count",
     "second_opinions nl2 conditions authenticity ci",
-    "second_opinions nl2 unseen copying z",
+    "second_opinions nl2 unseen copying cells",
     "conditions excess",
     "conditions excess_ci",
     "conditions discoveries 0.05 distinct",
