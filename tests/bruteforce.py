@@ -1,8 +1,8 @@
 """Recomputes an nL2 audit's numbers from its Parquet files by brute force in float64. It imports nothing of side-ray.
 
 `python tests/bruteforce.py RUN` compares the cut and every condition's AMS, UMS, `ums_best` and held-out counts, in every band,
-cumulative band and at the calibrated cut, with `metrics.json`; and the strata, the excess, the discoveries, the ledger's q-values
-and the verdict. It also checks the groups of training images that count as one.
+cumulative band and at the calibrated cut, with `metrics.json`; and the strata, the excess, the discoveries, the ledger's
+q-values, the verdict and the second opinions. It also checks the groups of training images that count as one.
 """
 
 import io
@@ -95,16 +95,23 @@ def check_groups(split: str, images: np.ndarray, groups: np.ndarray, members: np
     return faults
 
 
+def apart(images: np.ndarray, rows: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
+    """float64 [N, M]: the distance of pixel values to each group."""
+    found, names = [], np.unique(groups)
+    members = [np.flatnonzero(groups == name) for name in names]
+    for image in images:
+        versions = (image, image[:, ::-1]) if flips else (image,)
+        distance = np.min([np.sqrt(((rows - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
+        if len(names) < len(groups):
+            distance = np.array([distance[each].min() for each in members])
+        found.append(distance)
+    return np.array(found)
+
+
 def nl2(samples: np.ndarray, train: np.ndarray, groups: np.ndarray, flips: bool) -> np.ndarray:
     """float32 [N, M]: distance to each group of training images over α times the mean of the 50 nearest, in float64."""
-    rows, names = [], np.unique(groups)
-    members = [np.flatnonzero(groups == name) for name in names]
-    alone = len(names) == len(groups)
-    for sample in samples:
-        versions = (sample, sample[:, ::-1]) if flips else (sample,)
-        distance = np.min([np.sqrt(((train - each) ** 2).sum((1, 2, 3))) for each in versions], axis=0)
-        if not alone:
-            distance = np.array([distance[each].min() for each in members])
+    rows = []
+    for distance in apart(samples, train, groups, flips):
         mean = np.sort(distance)[:NEAREST].mean()
         rows.append(np.where(distance == 0, 0, distance / (ALPHA * (mean or 1))))
     return np.array(rows).astype(np.float32)
@@ -359,6 +366,136 @@ def _nearly(what: str, reported: float, own: float) -> tuple[str, float, float]:
     return what, reported, reported if math.isclose(reported, own, rel_tol=1e-4) else own
 
 
+def features_in(directory: Path, split: str | None = None) -> np.ndarray:
+    """float64 [N, d], the stored features of samples, or of the images of a split by id."""
+    chosen = None if split is None else [("split", "==", split)]
+    tables = [
+        pq.read_table(path, filters=chosen, partitioning=None) for path in sorted(directory.glob("part-*.parquet"))
+    ]
+    features = np.concatenate([np.array(table.column("feature").to_pylist(), float) for table in tables if len(table)])
+    if split is None:
+        return features
+    return features[np.argsort(np.concatenate([table.column("id").to_numpy() for table in tables]))]
+
+
+def by_vectors(features: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """float64 [N, M]: the distance of unit vectors to each group."""
+    distance = np.sqrt(np.maximum(2 - 2 * np.clip(features @ rows.T, -1, 1), 0))
+    return np.stack([distance[:, groups == name].min(1) for name in np.unique(groups)], 1)
+
+
+def rounded(distance: np.ndarray) -> np.ndarray:
+    """The same from cosines in float32, as neighbours are stored."""
+    return np.sqrt(np.maximum(2 - 2 * np.float32(1 - distance**2 / 2).astype(float), 0))
+
+
+def third(distance: np.ndarray) -> int:
+    """How many are three times nearer to the nearest than to the second-nearest image."""
+    near = np.sort(distance, axis=1)
+    return int((3 * near[:, 0] < near[:, 1]).sum())
+
+
+def c_t(samples: np.ndarray, cells: np.ndarray, unseen: np.ndarray, unseen_cells: np.ndarray) -> float | None:
+    """Meehan et al.'s statistic, pair by pair."""
+    kept = [cell for cell in set(cells.tolist()) if (cells == cell).sum() > 20 and (unseen_cells == cell).any()]
+    if len(samples) <= 20:
+        return None
+    if not kept:
+        kept, cells, unseen_cells = [0], 0 * cells, 0 * unseen_cells
+    total = weight = 0.0
+    for cell in kept:
+        own, other = samples[cells == cell], unseen[unseen_cells == cell]
+        m, n = len(own), len(other)
+        u = sum((one > other).sum() + (one == other).sum() / 2 for one in own)
+        total += n * (u - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12)
+        weight += n
+    return total / weight
+
+
+def check_frechet(what: str, reported: dict, own: np.ndarray, members: np.ndarray, nearest: np.ndarray) -> list[tuple]:
+    """The Fréchet distance by the eigenvalues of C₁C₂, and its weight."""
+    one, other = np.cov(own.T), np.cov(members.T)
+    root = np.sqrt(np.maximum(np.linalg.eigvals(one @ other).real, 0)).sum()
+    value = ((own.mean(0) - members.mean(0)) ** 2).sum() + np.trace(one) + np.trace(other) - 2 * root
+    mean = (nearest**2 / 2).mean()
+    # The roots of eigenvalues that are 0 but for rounding.
+    noise = 1e-6 * (np.trace(one) + np.trace(other))
+    kept = reported["value"] if abs(reported["value"] - value) < noise else value
+    return [
+        (f"{what} frechet.value", reported["value"], kept),
+        (f"{what} frechet.images", reported["images"], len(own)),
+        _nearly(f"{what} frechet.nearest", reported["nearest"], mean),
+        _nearly(f"{what} frechet.informed", reported["informed"], kept / (mean + 1e-15 if mean < 0.1 else 1)),
+    ]
+
+
+def check_opinions(root: Path, latest: dict, metrics: dict, sets: dict, shown: dict, flips: bool) -> list[str]:
+    """Differences in the second opinions: Gu's ratio, authenticity, C_T and the Fréchet distance, by every similarity."""
+    groups, expected = {split: own for split, (_, own) in sets.items()}, []
+    first = {split: own == np.arange(len(own)) for split, own in groups.items()}
+    names, labels = np.unique(groups["member"]), labels_of(root / latest["prepare"])
+    for by, reported in metrics["second_opinions"].items():
+        place = latest.get("descriptors", {}).get(by)
+        if place is not None and (flips or metrics["reconstructions"]):
+            continue  # such features of images are not stored
+        if place is None:
+            vectors = {split: images for split, (images, _) in sets.items()}
+        else:
+            vectors = {split: features_in(root / place["images"], split) for split in sets if len(groups[split])}
+
+        def far(queries: np.ndarray, split: str, place=place, vectors=vectors) -> np.ndarray:
+            if place is None:
+                return apart(queries, *shown[split], flips)
+            return by_vectors(queries, vectors[split], groups[split])
+
+        def drawn(row: dict, place=place) -> np.ndarray:
+            name = f"method={row['method']}/lambda={float(row['lambda'])}"
+            if place is None:
+                return read(root / latest["samples"][name], row["n"])
+            return features_in(root / place["samples"][name])[: row["n"]]
+
+        stored = rounded if place is not None else (lambda distance: distance)
+        queries = {f"{by} {row['method']} {row['lambda']}": (row, drawn(row)) for row in reported["conditions"]}
+        distances = {what: far(images, "member") for what, (_, images) in queries.items()}
+        if len(names) > 1:
+            for what, (row, _) in queries.items():
+                expected.append((f"{what} ratio", row["ratio"]["count"], third(stored(distances[what]))))
+        if reported["unseen"] is None:
+            continue
+        every = strata_of(
+            root / (latest["strata"] if place is None else place["strata"]), np.concatenate(list(vectors.values()))
+        )
+        cells = (every if labels is None else divided(every, *labels))[names]
+        between = far(vectors["member"][first["member"]], "member")
+        spacing = (between + np.where(np.eye(len(names)), np.inf, 0)).min(1)
+        held = {split: far(vectors[split][first[split]], "member") for split in ("calibration", "holdout")}
+        queries["unseen"] = (reported["unseen"], np.concatenate([vectors[split][first[split]] for split in held]))
+        distances["unseen"] = np.concatenate(list(held.values()))
+        test = held["holdout"]
+        for what, (row, images) in queries.items():
+            own = distances[what]
+            nearest = own.argmin(1)
+            if row["authenticity"] is not None:
+                authentic = int((own.min(1) > spacing[nearest]).sum())
+                expected.append((f"{what} authenticity", row["authenticity"]["count"], authentic))
+            if row["frechet"] is not None:
+                whole = images if what != "unseen" else np.concatenate([vectors[split] for split in held])
+                expected += check_frechet(what, row["frechet"], whole, vectors["member"], own.min(1))
+            compared = held["calibration"] if what == "unseen" else own
+            z = c_t(compared.min(1), cells[compared.argmin(1)], test.min(1), cells[test.argmin(1)])
+            if z is not None:
+                expected.append(_nearly(f"{what} copying.z", row["copying"]["z"], z))
+            if row["ratio"] is None:
+                continue
+            if what == "unseen":
+                expected.append((f"{what} ratio", row["ratio"]["count"], third(own)))
+            else:
+                both = np.concatenate([far(images, split) for split in held], 1)
+                among = row["ratio"]["against_unseen"]["count"]
+                expected.append((f"{what} ratio.against_unseen", among, third(stored(both))))
+    return [f"{what}: {a} is reported, {b} is found" for what, a, b in expected if not math.isclose(a, b, abs_tol=1e-9)]
+
+
 def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, shown: dict, flips: bool) -> list[str]:
     """Differences in the strata, the excess, the discoveries, the q-values and the verdict; groups count as one image. `shown`:
     the images of `sets` and their reconstructions."""
@@ -513,6 +650,7 @@ def check(run: str | Path) -> list[str]:
                     faults.append(
                         f"{name} {'.'.join(path)}.{key}: {reported[key]} ({share}) is reported, {value} is found"
                     )
+    faults += check_opinions(root, latest, metrics, sets, shown, flips)
     return faults if cut is None else faults + check_evidence(root, latest, metrics, sets, shown, flips)
 
 

@@ -40,6 +40,8 @@ USERS = (
     "execution.derived.embed",
 )
 """The modules of steps that make shards."""
+TASKS = ("stages.score", "stages.synthesize", "execution.derived.frechet")
+"""Those of steps that run in one task."""
 
 
 def run_here(
@@ -96,10 +98,10 @@ def without_ray() -> Iterator[None]:
         for name in USERS:
             stack.enter_context(patch(f"side_ray.{name}.run_shards", run_here))
         stack.enter_context(patch("side_ray.stages.prepare.run_pass", pass_here))
-        for name in ("prepare", "score", "synthesize"):
-            stack.enter_context(patch(f"side_ray.stages.{name}.ensure_ray"))
-        for name in ("score", "synthesize"):
-            path = f"side_ray.stages.{name}.run_remotely"
+        for name in ("stages.prepare", *TASKS):
+            stack.enter_context(patch(f"side_ray.{name}.ensure_ray"))
+        for name in TASKS:
+            path = f"side_ray.{name}.run_remotely"
             stack.enter_context(patch(path, lambda function, *given, **_: function(*given)))
         yield
     torch.set_num_threads(threads)

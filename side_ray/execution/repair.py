@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from side_ray.errors import Damaged, RunError, joined
 from side_ray.execution.audit import Audit
+from side_ray.execution.derived.frechet import frechet_artifacts
 from side_ray.execution.ingest.passes import PLAN
 from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.artifacts import Artifacts
@@ -147,6 +148,7 @@ def _of_scoring(artifacts: Artifacts) -> Iterator[Check]:
         shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
     if artifacts.reconstructions:
         made.append(artifacts.ceiling)
+    made += frechet_artifacts(artifacts)
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
         shards += [(artifacts.changed(many[0], change), artifacts.probe_shards) for change in artifacts.probes]
     yield from _each(made, shards)

@@ -155,7 +155,25 @@ def _csv_row(
     found = condition.get("discoveries") or {}
     row |= {f"distinct_at_fdr_{level}": each["distinct"] for level, each in found.items()}
     paid = condition.get("equal_cost") or {}
+    row |= _second_opinions(metrics, condition)
     return row | {"equal_cost_samples": paid.get("samples"), "equal_cost_distinct": paid.get("distinct")}
+
+
+def _second_opinions(metrics: Mapping[str, Any], condition: Mapping[str, Any]) -> dict[str, Any]:
+    """Those by the first similarity, each with its reference, `…_unseen`."""
+    found = next(iter((metrics.get("second_opinions") or {}).values()), None)
+    rows = found["conditions"] if found else []
+    own = next((each for each in rows if all(each[key] == condition.get(key) for key in ("method", "lambda"))), None)
+    if found is None or own is None:
+        return {}
+    columns = {"ratio": "share", "authenticity": "share", "copying": "z", "frechet": "value"}
+    row: dict[str, Any] = {}
+    for measure, key in columns.items():
+        here, there = own[measure] or {}, (found["unseen"] or {}).get(measure) or {}
+        row |= {measure: here.get(key)} | _bounds(measure, {f"{measure}_ci": here.get("ci")})
+        row |= {f"{measure}_unseen": there.get(key)}
+    row["ratio_against_unseen"] = ((own["ratio"] or {}).get("against_unseen") or {}).get("share")
+    return row | {f"frechet_{key}": (own["frechet"] or {}).get(key) for key in ("nearest", "informed")}
 
 
 def _bounds(stem: str, band: Mapping[str, Any]) -> dict[str, float | None]:

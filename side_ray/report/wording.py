@@ -77,6 +77,11 @@ def number(value: float | None, decimals: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
 
 
+def significant(value: float | None) -> str:
+    """Three significant digits, for values of any size."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
 def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 

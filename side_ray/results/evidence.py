@@ -145,7 +145,7 @@ def descriptor_metrics(artifacts: Artifacts) -> dict[str, Any]:
         Damaged: scores cannot be read.
     """
     found, revealed = {}, {}
-    for name, each in {artifacts.config.score.similarity: artifacts, **artifacts.others}.items():
+    for name, each in artifacts.every.items():
         cut, similarity = read_cut(each), similarity_of(each.config.score)
         evidence, verdict = evidence_of(each, cut)
         revealed[name] = _revealed(evidence.judgement)

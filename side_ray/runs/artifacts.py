@@ -26,9 +26,9 @@ from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
-VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 4, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 8, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
-VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1, "features": 1}
+VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 5, "strata": 1, "hits": 1}
+VERSIONS |= {"report": 9, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
+VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1, "features": 1, "frechet": 1}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -66,6 +66,11 @@ class Artifacts:
             name: self.sharing(self.config.model_copy(update={"score": section}))
             for name, section in self.config.score.others.items()
         }
+
+    @property
+    def every(self) -> "dict[str, Artifacts]":
+        """The audit by each similarity: that of the config first, then `others`."""
+        return {self.config.score.similarity: self, **self.others}
 
     def _artifact(self, stage: str, *parts: Any) -> Artifact:
         return self.run.artifact(stage, VERSIONS[stage], *parts)
@@ -282,6 +287,14 @@ class Artifacts:
     def ceiling(self) -> Artifact:
         """How similar members are to their reconstructions."""
         return self._artifact("ceiling", *self._scoring)
+
+    def frechet(self, condition: Condition | None = None) -> Artifact:
+        """The Fréchet distance of one condition's samples to the members, or of the unseen images; of stored features."""
+        prepared, count = self.prepare.fingerprint, self.config.extract.samples
+        if condition is None:
+            return self._artifact("frechet", self._embedding, prepared).child("unseen")
+        samples = self.samples(condition).fingerprint
+        return self._artifact("frechet", self._embedding, prepared, samples, count).child(condition.name)
 
     def neighborhood(self, split: Split) -> ShardSet:
         """The surroundings of every image of a split: how densely the images of the audit lie there, and the nearest ones."""

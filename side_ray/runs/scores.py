@@ -1,7 +1,7 @@
 """Reads the scores of a run: the calibrated cut, the strata, and the scores, hits and competition of each condition."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from side_ray.runs.dataset import read_groups, read_labels
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet, shards_of, whole
-from side_ray.search import Neighbors, closeness_of
+from side_ray.search import Neighbors, closeness_of, distances
 from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import SPLITS, Split
@@ -105,7 +105,7 @@ def read_shard(score: ScoreSection, scores: ShardSet, hits: ShardSet, index: int
     best, best_id = (table.column(name).to_numpy() for name in ("best", "best_id"))
     holdout = table.column("holdout_best").to_numpy() if "holdout_best" in table.column_names else None
     second = None
-    if SIMILARITIES[score.similarity].pixel_distances:
+    if SIMILARITIES[score.similarity].pixel_distances and len(table.column("neighbor_values")[0]) > 1:
         second = pc.list_element(table.column("neighbor_values"), 1).to_numpy()
     return ConditionScores(best, best_id, _read_hits(scores, hits, index), holdout, second)
 
@@ -223,6 +223,42 @@ def read_neighborhood(artifacts: Artifacts) -> tuple[np.ndarray, np.ndarray, np.
     table = _whole(artifacts.neighborhood("member"), artifacts.sizes["member"], names)
     distance, value, number = (table.column(name).to_numpy() for name in names)
     return distance, value, number
+
+
+@dataclass(frozen=True)
+class TwoNearest:
+    """How near N images are to the training set."""
+
+    image: np.ndarray
+    """int64 [N], the nearest training image."""
+    distance: np.ndarray
+    """float64 [N], to it."""
+    two: np.ndarray
+    """float64 [N, 2], to the nearest and second-nearest one, in any unit of each image; [N, 1] where there is one."""
+    unseen_two: np.ndarray
+    """The same of unseen images; [N, 0] without any."""
+
+
+def read_two_nearest(artifacts: Artifacts, condition: Condition) -> TwoNearest:
+    """Of the samples of one condition. Raises what `read_scores` does."""
+    scores, metric = artifacts.scores(condition), SIMILARITIES[artifacts.config.score.similarity].metric
+    unseen = bool(artifacts.sizes["calibration"] + artifacts.sizes["holdout"])
+    names = ["best_id", "distance", "neighbor_values", *(["unseen_neighbor_values"] if unseen else [])]
+    parts: list[list[np.ndarray]] = []
+    for index in range(artifacts.sample_shards):
+        table = scores.read(index, names)
+        lists = [distances(_matrix(table.column(name))[:, :2], metric) for name in names[2:]]
+        none = [] if unseen else [np.empty((table.num_rows, 0))]
+        parts.append([*(table.column(name).to_numpy() for name in names[:2]), *lists, *none])
+    return TwoNearest(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def read_among_members(artifacts: Artifacts, split: Split) -> TwoNearest:
+    """Of the images of a split; a member is compared with the others. Raises Damaged."""
+    names = ["member_id", "member_distance", "member_second"]
+    table = _whole(artifacts.neighborhood(split), artifacts.sizes[split], names)
+    image, distance, second = (table.column(name).to_numpy() for name in names)
+    return TwoNearest(image, distance, np.stack([distance, second], 1), np.empty((len(image), 0)))
 
 
 def _whole(shards: ShardSet, size: int, columns: list[str]) -> pa.Table:

@@ -17,6 +17,7 @@ from side_ray.search.neighbors import (
     Metric,
     Neighbors,
     closeness_of,
+    distances,
     merge,
     normalize,
 )
@@ -24,7 +25,19 @@ from side_ray.search.neighbors import (
 if TYPE_CHECKING:
     from side_ray.search.groups import Index
 
-__all__ = ["Counts", "Edge", "Engine", "Index", "Levels", "Metric", "Neighbors", "closeness_of", "merge", "normalize"]
+__all__ = [
+    "Counts",
+    "Edge",
+    "Engine",
+    "Index",
+    "Levels",
+    "Metric",
+    "Neighbors",
+    "closeness_of",
+    "distances",
+    "merge",
+    "normalize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -120,3 +120,9 @@ def normalize(distances: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """float32 distance / denominator; an exact copy is 0 even where all nearest are copies and the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(distances == 0, 0.0, distances / denominator).astype(np.float32)
+
+
+def distances(values: np.ndarray, metric: Metric) -> np.ndarray:
+    """float64 Euclidean distances, of the shape of `values`: these (`l2`), or √(2 − 2·cosine) between unit vectors (`ip`)."""
+    wide = values.astype(np.float64)
+    return wide if metric == "l2" else np.sqrt(np.maximum(2 - 2 * wide, 0))

@@ -24,6 +24,7 @@ from side_ray.report.table import metrics_csv, rows_csv
 from side_ray.results.evidence import add_evidence, descriptor_metrics
 from side_ray.results.extracted import SCHEMA as EXTRACTED
 from side_ray.results.extracted import closest, members_of
+from side_ray.results.opinions.collected import second_opinions
 from side_ray.results.pairs.pictures import report_pairs
 from side_ray.results.pairs.thumbnails import moved
 from side_ray.results.pdf import chromium, print_pdf
@@ -71,6 +72,7 @@ def report(audit: Audit) -> None:
                 audit.reporter.warn(f"{note.title}: {note.text}")
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
+        metrics["second_opinions"] = second_opinions(artifacts)
         if audit.config.control:
             metrics["control"] = artifacts.control.read_json(CONTROL)
         target.write_json("metrics.json", metrics)

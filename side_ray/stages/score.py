@@ -17,6 +17,7 @@ from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
 from side_ray.execution.audit import Audit
 from side_ray.execution.derived.embed import embed
+from side_ray.execution.derived.frechet import measure_frechet
 from side_ray.execution.derived.reconstruct import reconstruct, write_ceiling
 from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
 from side_ray.execution.session import ensure_ray, run_remotely
@@ -29,7 +30,7 @@ from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.scores import CENTROIDS, HITS_SCHEMA, STRATA, find_cut, read_centroids, read_probes
 from side_ray.runs.shards import ShardSet, shards_of
-from side_ray.search import Counts, Levels, Neighbors, merge, normalize
+from side_ray.search import Counts, Levels, Neighbors, distances, merge, normalize
 from side_ray.similarity import similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import SPLITS, Split
@@ -129,6 +130,7 @@ class Scorer(ShardActor):
         if job.levels is not None:
             columns["neighbor_ids"] = _lists(nearest.ids, pa.int64())
             columns["neighbor_values"] = _lists(values, pa.float32())
+            columns["distance"] = pa.array(distances(nearest.values[:, 0], self.similarity.metric), pa.float64())
             if len(job.splits) > 1:
                 columns |= self._unseen(job.splits[1:], queries, nearest)
             if job.strata is not None:
@@ -193,13 +195,25 @@ class Scorer(ShardActor):
         unit = self.similarity.denominator(nearest)
         first = Neighbors(unseen.ids[:, :1], unseen.values[:, :1])
         value = self.similarity.values(first) if unit is None else normalize(first.values, unit[:, None])
-        distances = nearest.values if self.similarity.metric == "l2" else np.sqrt(np.maximum(2 - 2 * nearest.values, 0))
+        around = distances(nearest.values, self.similarity.metric)
+        member, near = self._others(found["member"], own)
         return {
             "typical": pa.array(typical, pa.float32()),
-            "distance": pa.array(distances.mean(axis=1), pa.float64()),
+            "distance": pa.array(around.mean(axis=1), pa.float64()),
             "nearest_unseen": pa.array(value[:, 0], pa.float32()),
             "nearest_unseen_id": pa.array(unseen.ids[:, 0], pa.int64()),
+            "member_id": pa.array(member, pa.int64()),
+            "member_distance": pa.array(near[:, 0], pa.float64()),
+            "member_second": pa.array(near[:, 1], pa.float64()),
         }
+
+    def _others(self, members: Neighbors, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [N], the member nearest to each image that is not the image itself, and float64 [N, 2], the distances to that
+        and to the next one; infinite where there is none."""
+        every = np.where(members.ids == own[:, None], np.inf, distances(members.values, self.similarity.metric))
+        order = np.argsort(every, axis=1, kind="stable")
+        near = np.pad(np.take_along_axis(every, order, 1), ((0, 0), (0, 1)), constant_values=np.inf)[:, :2]
+        return np.take_along_axis(members.ids, order, 1)[:, 0], near
 
     def _queries(self, job: ScoringJob, shard: int) -> tuple[pa.ChunkedArray, np.ndarray]:
         """The ids of a shard's samples, and their features float32 [N, d], or [2, N, d] of both orientations."""
@@ -294,6 +308,7 @@ def score(audit: Audit) -> None:
             handles, cpus = search.handles, cluster.actor_cpus
             given = artifacts, handles, search.stored
             run_remotely(write_ceiling, *given, title="ceiling", cpus=cpus, gpus=gpus, retries=3)
+    measure_frechet(audit)
     if audit.config.unknown_training and similarity_of(audit.config.score).pixel_distances:
         audit.reporter.say(
             "score: copies that are shifted, rotated or cropped are not seen; if the model was trained with such augmentations, "
@@ -308,7 +323,17 @@ def score(audit: Audit) -> None:
     audit.run.point_latest(
         scores={each.name: artifacts.scores(each).directory for each in many},
         hits={each.name: artifacts.hits(each).directory for each in many},
+        descriptors={name: _descriptors(each) for name, each in artifacts.every.items() if each.features is not None},
     )
+
+
+def _descriptors(artifacts: Artifacts) -> dict[str, Any]:
+    """What is stored of one similarity by descriptors: for `latest.json`."""
+    assert artifacts.features is not None
+    many = {each.name: artifacts.sample_features(artifacts.samples(each)) for each in conditions(artifacts.config)}
+    found: dict[str, Any] = {"images": artifacts.features.images.directory}
+    found["samples"] = {name: each.directory for name, each in many.items() if each is not None}
+    return found | ({"strata": artifacts.strata.key} if artifacts.cut_shards else {})
 
 
 def score_synthetic(audit: Audit) -> None:

@@ -94,6 +94,34 @@ def _condition(method: str, scale: float, hits: int, union: int, best: int, held
     }
 
 
+def share(count: int, n: int) -> dict[str, Any]:
+    return {"share": count / n, "count": count, "ci": clopper_pearson(count, n)}
+
+
+def opinions() -> dict[str, Any]:
+    """Second opinions by nL2."""
+    rows = [
+        {
+            "method": method,
+            "lambda": scale,
+            "n": N,
+            "ratio": share(hits // 6, N) | {"against_unseen": share(held, N)},
+            "authenticity": share(1500 - hits, N),
+            "copying": {"z": -hits / 20, "cells": 8, "samples": N, "unseen": TRAIN},
+            "frechet": None,
+        }
+        for method, scale, hits, _, _, held in CALIBRATED
+    ]
+    unseen = {"n": 2 * TRAIN, "ratio": share(1, 2 * TRAIN), "authenticity": share(330, 2 * TRAIN), "frechet": None}
+    copying = {"z": 0.3, "cells": 8, "samples": TRAIN, "unseen": TRAIN}
+    return {
+        "distance": "L2 distance of pixel values",
+        "absent": {"frechet": "pixel values are no descriptors; score.also adds a similarity by descriptors"},
+        "conditions": rows,
+        "unseen": unseen | {"copying": copying},
+    }
+
+
 def make_metrics() -> dict[str, Any]:
     return judged(unjudged())
 
@@ -118,6 +146,7 @@ def unjudged() -> dict[str, Any]:
             "versions": {"side-ray": "0.1.0", "torch": "2.13.0", "faiss": "1.15.1"},
             "artifacts": {"prepare": "prepare/ab12cd34ef56", "dpm": "dpm/0f1e2d3c4b5a"},
         },
+        "second_opinions": {"nl2": opinions()},
         "conditions": [
             {key: value for key, value in _condition(*row).items() if key != "mcnemar" or row[0] != "random"}
             for row in CALIBRATED

@@ -126,7 +126,10 @@ SHOWN = (
     "conditions top_mean 1",
     "conditions percentile_95",
     "conditions mcnemar p_value",
-    "conditions diffmemorize count",
+    "second_opinions nl2 conditions ratio count",
+    "second_opinions nl2 conditions ratio against_unseen count",
+    "second_opinions nl2 conditions authenticity ci",
+    "second_opinions nl2 unseen copying cells",
     "conditions excess",
     "conditions excess_ci",
     "conditions discoveries 0.05 distinct",
@@ -178,15 +181,28 @@ def test_metrics_csv_holds_the_same_numbers_unrounded(run):
     banded = {name: name for name in ("ams", "ums", "ums_best", "holdout_ams", "holdout_count", "lift")}
     banded |= {f"{name}_count": f"{name}_count" for name in ("ams", "ums", "ums_best")}
     banded |= {f"{name}_low {name}_high": f"{name}_ci" for name in ("ams", "ums", "ums_best", "holdout", "lift")}
+    opinions = metrics["second_opinions"]["nl2"]
+    references = {
+        "authenticity_unseen": "authenticity/share",
+        "ratio_unseen": "ratio/share",
+        "copying_unseen": "copying/z",
+    }
+    of_opinions = {"authenticity": "authenticity/share", "authenticity_low authenticity_high": "authenticity/ci"}
+    of_opinions |= {"ratio": "ratio/share", "ratio_low ratio_high": "ratio/ci", "copying": "copying/z"}
+    of_opinions |= {"ratio_against_unseen": "ratio/against_unseen/share"}
     names = {"method", "lambda", "train_size", "kind", "band", "from", "to"}
-    known = {column for columns in (whole, banded) for key in columns for column in key.split()} | names
+    known = {
+        column for columns in (whole, banded, of_opinions, references) for key in columns for column in key.split()
+    } | names
     rows = list(csv.DictReader(io.StringIO(metrics_csv(metrics))))
     assert len(rows) == 7 * len(conditions)
     assert set(rows[0]) <= known
     for row in rows:
         condition = conditions[row["method"], float(row["lambda"])]
         band = condition["calibrated"] if row["kind"] == "calibrated" else condition[row["kind"]][row["band"]]
-        for columns, of in ((whole, condition), (banded, band)):
+        own = next(each for each in opinions["conditions"] if each["lambda"] == float(row["lambda"]))
+        places = (whole, condition), (banded, band), (of_opinions, own), (references, opinions["unseen"])
+        for columns, of in places:
             for key, place in columns.items():
                 values = [float(row[column]) for column in key.split() if row.get(column)]
                 assert values == [value for value in got(of, place) if value is not None], (key, row)

@@ -68,7 +68,7 @@ def test_images_and_charts_have_words_and_tables_have_headers(page):
     charts = page.all("svg")
     assert charts
     assert all(chart.get("role") == "img" and len(chart["aria-label"] or "") > 20 for chart in charts)
-    assert len(page.all("table")) == len(page.all("caption")) == 11
+    assert len(page.all("table")) == len(page.all("caption")) == 12
     assert all(each.get("scope") in ("col", "row") for each in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
 
@@ -113,6 +113,8 @@ def test_foreign_text_is_escaped_everywhere(metrics, config, curves, values, gal
 
 def test_without_labels_there_is_no_ol_ti_and_no_label(metrics, config, gallery, values, outline, without):
     metrics["conditions"] = [each for each in metrics["conditions"] if each["method"] != "ti"]
+    opinions = metrics["second_opinions"]["nl2"]
+    opinions["conditions"] = [each for each in opinions["conditions"] if each["method"] != "ti"]
     items = [{**item, "label": None} for item in gallery if item["method"] != "ti"]
     page = outline(
         render(
@@ -165,6 +167,7 @@ def test_only_what_the_schema_promises(metrics, config, without, outline):
         "lift",
         "mcnemar",
         "diffmemorize",
+        "second_opinions",
         "richness",
         "cut_n",
         "false_match_rate",

@@ -80,7 +80,7 @@ def test_planted_copies_arrive_on_the_page(scored, outline):
     page = outline(render(metrics, {}, figures=figures))
     assert page.faults == []
     assert f"{guided['ams_count']} of 400 samples" in page.text("span")
-    for words in ("Chao2", "Sample coverage", "McNemar against Random", "d₁/d₂ < ⅓", "Lift", "Held-out false matches"):
+    for words in ("Chao2", "Sample coverage", "McNemar against Random", "Lift", "Held-out false matches"):
         assert words in page.text("th")
     assert {"rarefaction", "best-td-5", "lambda-calibrated-ums"} <= {figure.name for figure in figures}
 

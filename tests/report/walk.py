@@ -17,6 +17,7 @@ CONDITION = r"(?:(?:SIDE|OL-TI) at λ=\d+(?:\.\d+)?|plain sampling \(Random\)|Ra
 RANGE = re.compile(r"(\d[\d,.]*)–(\d[\d,.]*%)")
 CONSTANTS = re.compile(
     r"right of 0 matches|"
+    r"more than 20 samples|[Ff]ar (?:below|above) 0|1 − cosine|is below 0\.1 \(Bai|"
     r"95% interval|\(95%\)|95%:|95% confidence|95th percentile|the closest 5%|80% power|5% of error|TPR at 0?\.?1% FPR"
     r"|[Ff]ewer than 5 matches|Eq\. 1[45]|SHA-256|λ = 0|λ \(0 = plain|t \(0 = clean|d₁/d₂|\(D\+1\)|above 1 where|/\(1 \+ eε\)"
     r"|Jagielski, 2023|shifted by one pixel, 1% are"
@@ -133,8 +134,7 @@ CONDITIONS: dict[str, dict[str, str]] = {
         "Chao2": "within",
         "Sample coverage": "growth/coverage",
     },
-    "Second opinions": {
-        "d₁/d₂ < ⅓": "diffmemorize/share diffmemorize/count diffmemorize/ci",
+    "Matches against Random": {
         "McNemar against Random": "mcnemar/p_value",
         "Matches only here": "mcnemar/only_this",
         "Matches only under Random": "mcnemar/only_random",
@@ -172,6 +172,16 @@ OTHERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 """The same of tables whose rows are those of a list in metrics.json."""
+OPINIONS = {
+    "d₁/d₂ < ⅓": "ratio/share ratio/count ratio/ci",
+    "d₁/d₂ < ⅓ among unseen images": "ratio/against_unseen/share ratio/against_unseen/count ratio/against_unseen/ci",
+    "Authentic": "authenticity/share authenticity/count authenticity/ci",
+    "CT, cells": "copying/z copying/cells",
+    "Fréchet distance": "frechet/value",
+    "Mean 1 − cosine": "frechet/nearest",
+    "Memorization-informed": "frechet/informed",
+}
+"""The same of second opinions, of which each similarity has a table."""
 PROVENANCE = "What the numbers were made from"
 
 
@@ -286,6 +296,7 @@ class Walk:
             each["within"] = _within(each, metrics["train_distinct"])
             if (found := self.scored.get((each["method"], each["lambda"]))) is not None:
                 each |= {"median": median(found["best"]), "held_median": median(found["holdout_best"])}
+        self.opinions = iter(self.m["second_opinions"].values())
         self.best = max(self.rows, key=_found_most)
         self.plain = next((each for each in self.rows if each["method"] in ("random", "given")), {})
         self.m |= _derived(metrics, self.best, self.plain)
@@ -420,6 +431,11 @@ class Walk:
             of = list(found.values()) if isinstance(found, Mapping) else found
             if place == "ledger/rows":
                 of = of[10:] if caption.endswith("continued") else of[:10]
+        elif caption.startswith("Second opinions"):
+            found = next(self.opinions)
+            columns, of = OPINIONS, [*found["conditions"], *([found["unseen"]] if found["unseen"] else [])]
+            assert [cells[0] for cells in rows[len(found["conditions"]) :]] == ["Unseen images"] * bool(found["unseen"])
+            columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}
         else:
             columns = next(each for start, each in CONDITIONS.items() if caption.startswith(start))
             columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}

@@ -101,8 +101,13 @@ class Embedder(ShardActor):
 
 
 def embed(audit: Audit, needed_by: Sequence[ShardJob]) -> None:
-    """Store the features of the audit's images, if any of these jobs is to be done yet. Does nothing for similarities that store
-    none. Samples' are stored when they are scored.
+    """`embed_images`, if any of these jobs is to be done yet. Samples' features are stored when they are scored."""
+    if pending(needed_by):
+        embed_images(audit)
+
+
+def embed_images(audit: Audit) -> None:
+    """Store the missing features of the audit's images. Does nothing for similarities that store none.
 
     Raises:
         Damaged: images cannot be read.
@@ -110,7 +115,7 @@ def embed(audit: Audit, needed_by: Sequence[ShardJob]) -> None:
     """
     artifacts = audit.artifacts
     features, shared = artifacts.features, artifacts.shared_features
-    if features is None or not pending(needed_by):
+    if features is None:
         return
     jobs = [EmbedJob(features.images, features.parts, None, None if shared is None else shared.images)]
     for split, images in artifacts.reconstructions.items():

@@ -1,4 +1,4 @@
-"""All conditions: a table per criterion, then second opinions and means of the best values."""
+"""All conditions: a table per criterion, then the comparison with Random and means of the best values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,12 @@ class Conditions(PageSection):
 
 def extra_columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the conditions have besides their scores: `tops`, the per cents of the top means (as text), and whether there are
-    `percentile`, `diffmemorize` and `mcnemar`."""
+    `percentile` and `mcnemar`."""
     rows, criterion = metrics["conditions"], findings.main_criterion(metrics)
     calibrated = criterion is not None and criterion.kind == "calibrated"
     return {
         "tops": sorted(dict.fromkeys(share for each in rows for share in each.get("top_mean") or {}), key=float),
         "percentile": any(each.get("percentile_95") is not None for each in rows),
-        "diffmemorize": any(each.get("diffmemorize") for each in rows),
         "mcnemar": calibrated and any(each.get("mcnemar") for each in rows),
     }
 
