@@ -96,9 +96,9 @@ def without_ray() -> Iterator[None]:
         for name in USERS:
             stack.enter_context(patch(f"side_ray.{name}.run_shards", run_here))
         stack.enter_context(patch("side_ray.stages.prepare.run_pass", pass_here))
-        for name in ("prepare", "score", "synthesize"):
+        for name in ("prepare", "score", "synthesize", "extract"):
             stack.enter_context(patch(f"side_ray.stages.{name}.ensure_ray"))
-        for name in ("score", "synthesize"):
+        for name in ("score", "synthesize", "extract"):
             path = f"side_ray.stages.{name}.run_remotely"
             stack.enter_context(patch(path, lambda function, *given, **_: function(*given)))
         yield
