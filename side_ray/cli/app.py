@@ -257,7 +257,7 @@ def status(run: Run, endpoint: Endpoint = None, as_json: AsJson = False) -> None
 @app.command("remake", epilog=_examples("remake runs/digits --method td --lambda 8 --sample 868 --out again.png"))
 def remake(
     run: Run,
-    method: Annotated[str, typer.Option(help="random, td (SIDE) or ti (OL-TI)")],
+    method: Annotated[str, typer.Option(help="random, td (SIDE), lora, ti (OL-TI) or base")],
     sample: Annotated[int, typer.Option(help="Its sample_id, as on the page and in extracted.csv")],
     scale: Annotated[float | None, typer.Option("--lambda", help="λ; not needed where the method has only one")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE.png", help="Write the image made again to this file")] = None,

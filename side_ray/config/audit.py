@@ -137,6 +137,11 @@ class Config(Section):
                 raise ValueError(
                     f"{key}: {count:,} images are more than {MOST_SHARDS:,} shards; raise extract.shard_size"
                 )
+        for key in ("base_lambdas", "base_interval"):
+            if getattr(self.extract, key) is not None and self.dpm.base is None:
+                raise ValueError(
+                    f"extract.{key}: is for extrapolation from a base model; give it as dpm.base, or drop it"
+                )
         if surrogate.classes > surrogate.synthetic:
             raise ValueError(
                 f"surrogate.classes: {surrogate.classes} classes cannot come from {surrogate.synthetic} images; "
@@ -168,6 +173,12 @@ class Config(Section):
             raise ValueError(
                 "surrogate.encoder: features sscd need the path of SSCD weights, here or as score.checkpoint"
             )
+
+    @property
+    def of_base(self) -> "Config | None":
+        """The config of an audit of the base model (`dpm.base`); None without one."""
+        section = None if self.given else self.dpm.of_base
+        return None if section is None else self.model_copy(update={"dpm": section})
 
     @property
     def label_weights(self) -> dict[str, str]:

@@ -43,6 +43,7 @@ FOR_IMPORTED = (
     "guidance_scale",
     "prompts",
     "lora",
+    "base",
 )
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
@@ -144,6 +145,9 @@ class DpmSection(Training, OpenSection):
     hf://owner/name@revision/file.safetensors."""
     lora_weights: list[Real] = omitted_by_default([])
     """The weight of each file in `lora`; 1 where absent."""
+    base: str | None = omitted_by_default(None)
+    """The model that the imported one was fine-tuned from, given as `path` is; with `lora` it may be `path` itself, without LoRA.
+    Images are then also sampled by extrapolation from it to the fine-tuned model: method base, `extract.base_lambdas`."""
     null_class: Whole | None = omitted_by_default(None)
     """The class of an imported model that stands for no class, in classifier-free guidance; no sample is drawn with it, but for
     `classes` null_class."""
@@ -175,6 +179,22 @@ class DpmSection(Training, OpenSection):
         """The Python file and the function in it, if `path` names one."""
         found = FUNCTION.fullmatch(self.path or "")
         return (found[1], found[2]) if found else None
+
+    @property
+    def of_base(self) -> "DpmSection | None":
+        """The section `dpm` of the model at `base`: as it stands, without what concerns the fine-tuned model alone."""
+        if self.base is None:
+            return None
+        own: dict[str, Any] = {
+            "base": None,
+            "lora": [],
+            "lora_weights": [],
+            "null_class": None,
+            "weights": "model",
+            "variant": None,
+        }
+        files = self.files if FUNCTION.fullmatch(self.base) else []
+        return self.model_copy(update={**own, "path": self.base, "files": files})
 
     def training_settings(self) -> dict[str, Any]:
         """What the trained weights depend on, of the keys of this section."""
@@ -212,7 +232,7 @@ class DpmSection(Training, OpenSection):
 
     @model_validator(mode="after")
     def _path_with_import(self) -> Self:
-        if self.files and not self.function:
+        if self.files and not self.function and not FUNCTION.fullmatch(self.base or ""):
             raise ValueError("dpm.files: is for a function as dpm.path (my_model.py:load); drop it")
         if len(set(self.lora)) != len(self.lora):
             raise ValueError("dpm.lora: holds a file twice; list each once, with its weight in dpm.lora_weights")
@@ -225,6 +245,8 @@ class DpmSection(Training, OpenSection):
         for name in FOR_IMPORTED:
             if self.kind != "import" and name in self.changed():
                 raise ValueError(f"dpm.{name}: is for an imported model (dpm.path); drop it")
+        if self.base is not None and self.base == self.path and not self.lora:
+            raise ValueError("dpm.base: is dpm.path itself; give the model that it was fine-tuned from")
         if self.lora_weights and len(self.lora_weights) != len(self.lora):
             raise ValueError(
                 f"dpm.lora_weights: has {len(self.lora_weights)} numbers for {len(self.lora)} files of dpm.lora; give one each"

@@ -6,7 +6,7 @@ sample drawn again alone equals the row of its shard.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from side_ray.config import ExtractSection
 from side_ray.diffusion.condition.drawn import PLAIN, Conditioning, Conditions
 from side_ray.diffusion.dpm import Dpm, is_latent, latent_shape
+from side_ray.diffusion.extrapolation import Extrapolation
 from side_ray.diffusion.guidance import Guidance, ModelGuidance
 from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import Noise, decoded, sample_latents, target_of
@@ -81,7 +82,7 @@ class Drawn:
 
     images: uint8 [N, H, W, C].
     latents: float32 [N, c, h, w], the z_0 that a latent model's images are decoded from; None for any other model.
-    targets: int64 [N], the surrogate's class that each image was guided to; None without a surrogate.
+    targets: int64 [N], the surrogate's class that each image was guided to; None without a surrogate's classes.
     classes: int64 [N], the class that a class-conditional model was given; None for any other model.
     prompts: the N prompts that a text-conditioned model was given; None for any other model.
     batch_size: the batch size at the end, below the settings' where the device ran out of memory.
@@ -101,7 +102,7 @@ def draw(
     model: Dpm,
     seeds: Sequence[int],
     settings: DrawSettings,
-    surrogate: Surrogate | None = None,
+    surrogate: Surrogate | Extrapolation | None = None,
     *,
     batch_size: int | None = None,
 ) -> Drawn:
@@ -113,7 +114,7 @@ def draw(
         model: the diffusion model, on the device to sample on.
         seeds: N ≥ 1 seeds (`sample_seed`). From each come the noise, the target and the model's own class.
         settings: how to sample.
-        surrogate: what guides the images, λ included; None draws plain samples (λ = 0).
+        surrogate: what guides the images, λ included; None draws plain samples (λ = 0). A base model has no targets.
         batch_size: the batch size to begin with, that of an earlier draw which ran out of memory; None = the settings'.
 
     Raises:
@@ -122,9 +123,9 @@ def draw(
         ValueError: a latent model is guided without statistics of its latents.
     """
     seeds, size = list(seeds), batch_size or settings.batch_size
-    targets = (
-        None if surrogate is None else np.array([target_of(seed, surrogate.num_classes) for seed in seeds], np.int64)
-    )
+    targets = None
+    if surrogate is not None and not isinstance(surrogate, Extrapolation):
+        targets = np.array([target_of(seed, surrogate.num_classes) for seed in seeds], np.int64)
     conditions = settings.conditioning.drawn(model, seeds)
     parts: list[NDArray[np.uint8]] = []
     latents: list[NDArray[np.float32]] = []
@@ -159,14 +160,18 @@ def _batch(
     conditions: Conditions,
     rows: NDArray[np.int64],
     settings: DrawSettings,
-    surrogate: Surrogate | None,
+    surrogate: Surrogate | Extrapolation | None,
 ) -> torch.Tensor:
     """One batch of z_0, float32 [B, c, h, w]."""
     device, dtype = model.device, PRECISIONS[settings.precision]
     given, free = settings.conditioning.batch(model, conditions, rows)
     guidance: Guidance | ModelGuidance | None = None
-    statistics = None
-    if surrogate is not None and targets is not None:
+    statistics, interval = None, settings.guidance_interval
+    if isinstance(surrogate, Extrapolation):
+        # The base encodes prompts itself: its text encoder may be another.
+        own, _ = replace(settings.conditioning, scale=1.0).batch(surrogate.base, conditions, rows)
+        statistics, guidance, interval = surrogate.latents, surrogate.guidance(own), surrogate.within()
+    elif surrogate is not None and targets is not None:
         statistics = getattr(surrogate, "latents", None)
         guidance = surrogate.guidance(targets.to(device))
         if not isinstance(guidance, ModelGuidance):
@@ -177,7 +182,7 @@ def _batch(
             Noise(seeds, latent_shape(model)),
             settings.sampler,
             guidance=guidance,
-            guidance_interval=settings.guidance_interval,
+            guidance_interval=interval,
             class_labels=given,
             free=free,
             latents=statistics,

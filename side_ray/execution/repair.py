@@ -115,7 +115,12 @@ def _checks(artifacts: Artifacts) -> Iterator[Check]:
         shards.append((each, shards_of(artifacts.sizes[split], each.rows)))
     if not config.given:
         guides = dict.fromkeys(key for each in conditions(config) if (key := artifacts.classifier(each)))
-        made += [artifacts.dpm, artifacts.surrogate, *(Artifact(artifacts.run.store, key) for key in guides)]
+        made += [
+            artifacts.dpm,
+            artifacts.surrogate,
+            *([artifacts.latents] if artifacts.latents else []),
+            *(Artifact(artifacts.run.store, key) for key in guides),
+        ]
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
         if not config.given and isinstance(coins := coins_of(artifacts), Coins):
             losses = losses_of(artifacts, coins)

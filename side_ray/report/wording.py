@@ -6,7 +6,14 @@ from typing import Any
 
 from side_ray.similarity import SIMILARITIES
 
-METHODS = {"random": "Random", "td": "SIDE", "lora": "SIDE (LoRA)", "ti": "OL-TI", "given": "Given samples"}
+METHODS = {
+    "random": "Random",
+    "td": "SIDE",
+    "lora": "SIDE (LoRA)",
+    "ti": "OL-TI",
+    "base": "Base extrapolation",
+    "given": "Given samples",
+}
 SCORES = {"ams": "AMS", "ums": "UMS", "ums_best": "UMS by best match"}
 KINDS = {"calibrated": "Calibrated cut", "cumulative": "Cumulative", "bands": "Banded"}
 FEW_MATCHES = 5

@@ -133,7 +133,7 @@ class AuditResult:
         """The samples of one condition with their closest training images, the closest first.
 
         Args:
-            method: random, td (SIDE), ti (OL-TI), given, …
+            method: random, td (SIDE), lora, ti (OL-TI), base, given, …
             lam: λ; not needed where the method has only one.
             within_cut: only the samples that count as copies; else all N_G.
 

@@ -16,6 +16,9 @@ from side_ray.runs.run import Artifact
 if TYPE_CHECKING:
     from side_ray.config import DpmSection
     from side_ray.diffusion.condition.drawn import Conditioning
+    from side_ray.diffusion.extrapolation import Extrapolation
+    from side_ray.diffusion.guidance import ClassifierSurrogate
+    from side_ray.surrogate.lora import LoraSurrogate
 
 CLASSIFIERS = {"td": "student", "lora": "lora", "ti": "ol_ti"}
 
@@ -97,7 +100,7 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     from side_ray.diffusion.draw import DrawSettings, draw
     from side_ray.diffusion.sampler import sample_seed
     from side_ray.runs.imported.opening import is_own_code
-    from side_ray.surrogate.guide import open_surrogate
+    from side_ray.surrogate.guide import open_base, open_surrogate
 
     condition, sample_id = recorded.condition(method, scale), int(sample_id)
     if method == "given":
@@ -114,6 +117,8 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     keys = [recorded.artifacts["dpm"]]
     if method in CLASSIFIERS:
         keys.append(f"{recorded.artifacts['surrogate']}/{CLASSIFIERS[method]}")
+    if method == "base":
+        keys.append(recorded.artifacts["base"])
     weights = _checked_weights(recorded, keys)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
@@ -122,9 +127,14 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     try:
         directory = recorded.store.fetch_dir(keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
-        surrogate = None
+        surrogate: ClassifierSurrogate | LoraSurrogate | Extrapolation | None = None
         if method in CLASSIFIERS:
             surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device, model)
+        elif method == "base" and config.of_base is not None:
+            at, key = recorded.store.fetch_dir(keys[1]), recorded.artifacts.get("latents")
+            latents = None if key is None else recorded.store.fetch_dir(key)
+            interval, code = config.extract.base_interval, is_own_code(config.of_base, at)
+            surrogate = open_base(at, condition["lambda"], device, latents, interval, code=code)
         settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))
         drawn = draw(model, [seed], settings, surrogate)
     finally:

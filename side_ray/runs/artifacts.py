@@ -9,7 +9,7 @@ from side_ray.config import Config
 from side_ray.config.extract import SIDE
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.layout import vae_in
-from side_ray.errors import Damaged, UserError
+from side_ray.errors import Damaged, UserError, renamed
 from side_ray.images import TURNS
 from side_ray.runs.dataset import PartFeatures, StoredFeatures, part_keys
 from side_ray.runs.imported.conditions import source_of
@@ -28,7 +28,16 @@ from side_ray.storage import open_store
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 5, "strata": 1, "hits": 1}
 VERSIONS |= {"report": 9, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
-VERSIONS |= {"check": 1, "privacy": 1, "condition": 1, "reconstructions": 1, "ceiling": 1, "features": 1, "frechet": 1}
+VERSIONS |= {
+    "check": 1,
+    "privacy": 1,
+    "condition": 1,
+    "reconstructions": 1,
+    "ceiling": 1,
+    "features": 1,
+    "frechet": 1,
+    "latents": 1,
+}
 
 CONTROL = "control.json"
 STRATA_IMAGES = 2000
@@ -57,6 +66,8 @@ class Artifacts:
         """The artifacts of a config with the same data and DPM; the fingerprints of these are not computed again."""
         other = Artifacts(config, self.run)
         other.pools, other.prepare, other.dpm, other.latent = self.pools, self.prepare, self.dpm, self.latent
+        if config.dpm.base == self.config.dpm.base:
+            other.base = self.base
         return other
 
     @cached_property
@@ -142,6 +153,38 @@ class Artifacts:
         return self._artifact("dpm", settings, self._precision, self.config.run.seed, self.prepare.fingerprint)
 
     @cached_property
+    def base(self) -> Artifact | None:
+        """The model that an imported one was fine-tuned from, named as an imported model is; None without `dpm.base`."""
+        config, found = self.config.of_base, self._found_base
+        if config is None or found is None:
+            return None
+        return self._artifact("dpm", "import", *identity(config, found))
+
+    @cached_property
+    def _found_base(self) -> Found | None:
+        if self.config.of_base is None:
+            return None
+        with renamed("dpm.path", "dpm.base"), renamed("dpm.variant", "dpm.base"):
+            return find_model(self.config.of_base)
+
+    @property
+    def base_commit(self) -> str:
+        """As `hub_commit`, of the base."""
+        return "" if self._found_base is None else self._found_base.commit
+
+    @property
+    def latents(self) -> Artifact | None:
+        """The range of a latent model's own latents, which holds what extrapolation from a base model makes; None without that.
+        Surrogates keep it themselves."""
+        if self.base is None or not self.latent:
+            return None
+        return self._artifact("latents", *self._synthetic_set)
+
+    @property
+    def _synthetic_set(self) -> list[Any]:
+        return [self.synthetic.fingerprint, self.config.surrogate.synthetic]
+
+    @cached_property
     def latent(self) -> bool:
         """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
         return self.config.dpm.kind == "import" and bool(vae_in(self._found.paths))
@@ -190,14 +233,23 @@ class Artifacts:
             fields = {"arch", "stem", "width", "ti_steps", "batch_size", "lr", "lr_schedule", "weight_decay"}
             classifier = [self.config.surrogate.model_dump(mode="json", include=fields), self.prepare.fingerprint]
             if self.latent:  # what holds the guided latents comes from the synthetic set
-                classifier += [self.synthetic.fingerprint, self.config.surrogate.synthetic]
-        if classifier and self.config.extract.guidance_interval != (0.0, 1.0):
-            classifier.append(list(self.config.extract.guidance_interval))
+                classifier += self._synthetic_set
+        elif condition.method == "base":
+            assert self.base is not None
+            classifier = [self.base.fingerprint, *(self._synthetic_set if self.latent else [])]
+            if self.config.extract.base_interval is not None:
+                classifier.append(list(self.config.extract.base_interval))
+        interval = self.config.extract.guidance_interval
+        if classifier and condition.method != "base" and interval != (0.0, 1.0):
+            classifier.append(list(interval))
         artifact = self._artifact("samples", "extract", condition.method, *self._sampling, *classifier)
         return self._shards(artifact.child(condition.name))
 
     def classifier(self, condition: Condition) -> str | None:
-        """Key of the classifier that guides a condition; None if it is unguided."""
+        """Key of the classifier or model that guides a condition; None if it is unguided."""
+        if condition.method == "base":
+            assert self.base is not None
+            return self.base.key
         part = {"td": "student", "lora": "lora", "ti": "ol_ti"}.get(condition.method)
         return self.surrogate.child(part).key if part else None
 

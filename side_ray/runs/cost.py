@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
+from side_ray.config.extract import BY_MODEL
 from side_ray.diffusion.condition.drawn import Conditioning, example
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
@@ -29,7 +30,7 @@ from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import Condition, conditions, loss_images
-from side_ray.runs.preflight import schedule_of
+from side_ray.runs.preflight import guided_steps, schedule_of
 from side_ray.search.index import RowIndex
 from side_ray.similarity import similarity_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
@@ -41,7 +42,7 @@ from side_ray.surrogate.resnet import ResNet
 class Estimate:
     """Cost of sampling. `unet_flops`, `classifier_flops` and `decoder_flops` are the FLOPs of one evaluation of one image; those
     of the classifier include the backward pass to the image. The decoder is that of a latent model's VAE. A guided step of a
-    LoRA surrogate is one more evaluation of the U-Net."""
+    LoRA surrogate, or of a base model, is one more evaluation of the U-Net."""
 
     samples: int
     unet_evaluations: int
@@ -64,19 +65,18 @@ def estimate(artifacts: Artifacts) -> Estimate:
     config, shape = artifacts.config, image_shape(artifacts)
     per_sample = sampler_of(config.extract).evaluations
     many = conditions(config)
-    by_model = sum(each.method == "lora" for each in many) * config.extract.samples
-    guided = sum(each.scale > 0 for each in many) * config.extract.samples - by_model
+    guided = sum(each.scale > 0 and each.method not in BY_MODEL for each in many) * config.extract.samples
     samples = config.surrogate.synthetic + len(many) * config.extract.samples
     # The student sees what the model diffuses, OL-TI sees images: for latents, through the decoder.
     model = _victim(artifacts, shape) if config.dpm.kind == "import" else None
-    seen = {each.method for each in many if each.scale > 0 and each.method != "lora"}
+    seen = {each.method for each in many if each.scale > 0 and each.method not in BY_MODEL}
     decoder = {} if model is None or not is_latent(model) else _decoder(model, many, samples, artifacts)
     diffused = shape if model is None else latent_shape(model)
     classifiers = [_classifier_flops(config, diffused if each == "td" else shape) for each in sorted(seen)]
     return Estimate(
         samples=samples,
         unet_evaluations=samples * per_sample * config.dpm.evaluations
-        + (by_model * _guided_steps(artifacts, 0.0) if by_model else 0),
+        + config.extract.samples * _second_evaluations(artifacts),
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape, model),
         classifier_flops=sum(classifiers) // len(classifiers) if guided else 0,
@@ -92,7 +92,7 @@ def sample_flops(artifacts: Artifacts, guided: bool) -> int:
     unet = _unet_flops(artifacts, shape, None)
     unguided = sampler_of(config.extract).evaluations * unet
     if guided and config.surrogate.kind == "lora":
-        return unguided + _guided_steps(artifacts, 0.0) * unet
+        return unguided + _guided_steps(artifacts, "lora") * unet
     return unguided + (_guided_steps(artifacts) * _classifier_flops(config, shape) if guided else 0)
 
 
@@ -108,10 +108,9 @@ def unit_flops(artifacts: Artifacts) -> dict[str, tuple[float, float]]:
     model = _unet_flops(artifacts, shape, None) if known else IMPORTED * classifier
     many, section = conditions(config), config.surrogate
     sample = float(sampler_of(config.extract).evaluations * config.dpm.evaluations * model)
-    by_model = sum(each.method == "lora" for each in many) / len(many)
-    guided = sum(each.scale > 0 for each in many) / len(many) - by_model
+    guided = sum(each.scale > 0 and each.method not in BY_MODEL for each in many) / len(many)
     guiding = guided * _guided_steps(artifacts) * classifier if guided else 0.0
-    extracted = sample + (by_model * _guided_steps(artifacts, 0.0) * model if by_model else 0.0)
+    extracted = sample + _second_evaluations(artifacts) / len(many) * model
     trained = TRAINING * float(config.dpm.batch_size * model) if config.dpm.kind == "train" else 0.0
     # A classifier's FLOPs count its gradient to the image, so that training it takes half as many again.
     student = (0.0, 1.5 * section.batch_size * classifier)
@@ -144,14 +143,14 @@ def _decoder(model: Dpm, many: Sequence[Condition], samples: int, artifacts: Art
     return {"decoder_evaluations": samples + through, "decoder_flops": counter.get_total_flops()}
 
 
-def _guided_steps(artifacts: Artifacts, least: float | None = None) -> int:
-    """Number of visited timesteps that are guided: where α_t is at least `least`, by default as a classifier needs it."""
-    extract, schedule = artifacts.config.extract, schedule_of(artifacts)
-    process = process_of(schedule)
-    start, end = (edge * process.timesteps for edge in extract.guidance_interval)
-    visited = sampler_of(extract).visited_timesteps(schedule)
-    least = process.guided_from if least is None else least
-    return sum(start <= time < end and process.level(time)[0] >= least for time in visited)
+def _second_evaluations(artifacts: Artifacts) -> int:
+    """Evaluations of a LoRA surrogate and of a base model, for one sample of each condition."""
+    methods = [each.method for each in conditions(artifacts.config) if each.method in BY_MODEL]
+    return sum(methods.count(each) * _guided_steps(artifacts, each) for each in set(methods))
+
+
+def _guided_steps(artifacts: Artifacts, method: str = "td") -> int:
+    return guided_steps(artifacts.config.extract, schedule_of(artifacts), method)
 
 
 def plan_lines(
@@ -199,6 +198,7 @@ def plan_lines(
         "run directory": artifacts.run.store.uri,
         "prepare": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen {state('prepare')}",
         "dpm": f"{victim} {state('dpm')}",
+        **({} if config.dpm.base is None else {"base": f"import {config.dpm.base} {state('base')}"}),
         "surrogate": f"{student} {state('surrogate')}",
         "conditions": f"{len(many)}: {names}",
         "samples": total,

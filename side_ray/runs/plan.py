@@ -10,9 +10,10 @@ from side_ray.runs.run import condition_name
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """One way of sampling: a method and its guidance scale λ. SIDE by a LoRA surrogate is `lora`; given samples are `given`."""
+    """One way of sampling: a method and its guidance scale λ. SIDE by a LoRA surrogate is `lora`, extrapolation from a base
+    model is `base`; given samples are `given`."""
 
-    method: Method | Literal["lora", "given"]
+    method: Method | Literal["lora", "base", "given"]
     scale: float
 
     @property
@@ -22,15 +23,18 @@ class Condition:
 
 
 def conditions(config: Config) -> list[Condition]:
-    """All conditions of the audit: Random, then OL-TI and SIDE, each by ascending λ; or only the given samples."""
+    """All conditions of the audit: Random, then OL-TI, SIDE and extrapolation from a base model, each by ascending λ; or only the
+    given samples."""
     if config.given:
         return [Condition("given", 0.0)]
     methods: list[Method] = [method for method in ("random", "ti", "td") if method in config.extract.methods]
-    return [
+    found = [
         Condition("lora" if method == "td" and config.surrogate.kind == "lora" else method, scale)
         for method in methods
         for scale in config.extract.scales_of(method)
     ]
+    extrapolated = [] if config.dpm.base is None else config.extract.scales_of("base")
+    return found + [Condition("base", scale) for scale in extrapolated]
 
 
 def no_losses(config: Config) -> str | None:
@@ -66,7 +70,7 @@ def describe(config: Config) -> str:
     if made:
         victim = f"use the {made.title} DPM of {config.data.members:,} images"
     elif config.dpm.kind == "import":
-        victim = f"import {config.dpm.path}"
+        victim = f"import {config.dpm.path}" + (f" and its base {config.dpm.base}" if config.dpm.base else "")
     else:
         victim = f"train a DPM for {config.dpm.steps:,} steps on {config.data.members:,} images"
     surrogate = f"distil a {config.surrogate.arch} student"

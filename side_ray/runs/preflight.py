@@ -1,22 +1,25 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 import torch
 
-from side_ray.config import Config
+from side_ray.config import Config, ExtractSection
+from side_ray.config.extract import BY_MODEL
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.dpm import load_dpm
 from side_ray.diffusion.draw import sampler_of
+from side_ray.diffusion.extrapolation import check_base, interval_of
 from side_ray.diffusion.noise_process import new_schedule
-from side_ray.diffusion.processes import Schedule
+from side_ray.diffusion.processes import Schedule, process_of
 from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
 from side_ray.runs.imported.conditions import source_of
-from side_ray.runs.imported.opening import imported
+from side_ray.runs.imported.opening import imported, opened_base
 from side_ray.similarity import similarity_of
 from side_ray.sources.canaries import read_plan
 from side_ray.sources.inventory import check_enough, inventory, reasons, samples_inventory
@@ -94,6 +97,8 @@ class _Checks:
         self.schedule = schedule_of(self.artifacts)
         if config.surrogate.kind == "lora" and "td" in config.extract.methods:
             require_lora(self.artifacts)
+        if config.dpm.base is not None:
+            require_base(self.artifacts)
         source_of(config, "")  # a file of prompts
 
     def _fits(self, source: Description) -> None:
@@ -122,7 +127,13 @@ class _Checks:
     def steps(self) -> None:
         if self.schedule is not None:
             with naming("extract.steps"):
-                sampler_of(self.config.extract).visited_timesteps(self.schedule)
+                visited = sampler_of(self.config.extract).visited_timesteps(self.schedule)
+            if self.config.dpm.base is not None and not guided_steps(self.config.extract, self.schedule, "base"):
+                raise UserError(
+                    f"holds none of the {len(visited)} timesteps that {self.config.extract.sampler} visits, so method base would "
+                    "be plain sampling; widen it, for example [0.25, 1]",
+                    "extract.base_interval",
+                )
 
     def canaries(self) -> None:
         read_plan(str(self.config.privacy.canaries))
@@ -143,9 +154,9 @@ def check_places(config: Config) -> None:
         UserError: they are, by whatever spelling or link.
     """
     data, run = config.data, config.run.uri
-    paths = {"data.path": data.path, "data.holdout_path": data.holdout_path, "dpm.path": config.dpm.path}
-    if config.dpm.kind != "import":
-        del paths["dpm.path"]
+    paths = {"data.path": data.path, "data.holdout_path": data.holdout_path}
+    if config.dpm.kind == "import":
+        paths |= {"dpm.path": config.dpm.path, "dpm.base": config.dpm.base}
     if config.given:
         paths["given.samples"] = config.given.samples
     # A pattern with ** finds files at any depth.
@@ -179,6 +190,28 @@ def require_lora(artifacts: Artifacts) -> None:
     else:
         with imported(config, image_shape(artifacts)) as (_, model):
             LoraNetwork(model, 1, 1)
+
+
+def require_base(artifacts: Artifacts) -> None:
+    """Raise UserError unless the model can be extrapolated from `dpm.base`."""
+    config = artifacts.config
+    with ExitStack() as stack:
+        if artifacts.dpm.done:
+            model = load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
+        else:
+            _, model = stack.enter_context(imported(config, image_shape(artifacts)))
+        _, base = stack.enter_context(opened_base(config))
+        check_base(model, base)
+
+
+def guided_steps(extract: ExtractSection, schedule: Schedule, method: str = "td") -> int:
+    """Number of visited timesteps that a method guides; a classifier does where α_t is large enough."""
+    process = process_of(schedule)
+    interval = interval_of(process, extract.base_interval) if method == "base" else extract.guidance_interval
+    start, end = (edge * process.timesteps for edge in interval)
+    least = 0.0 if method in BY_MODEL else process.guided_from
+    visited = sampler_of(extract).visited_timesteps(schedule)
+    return sum(start <= time < end and process.level(time)[0] >= least for time in visited)
 
 
 def schedule_of(artifacts: Artifacts) -> Schedule:

@@ -174,7 +174,9 @@ def _drawn(config: Config) -> dict[str, Any]:
 
 def _of_model(config: Config) -> dict[str, Any]:
     dpm = config.dpm
-    settings = dpm.training_settings() if dpm.kind == "train" else dpm.model_dump(mode="json", exclude={"check"})
+    settings = (
+        dpm.training_settings() if dpm.kind == "train" else dpm.model_dump(mode="json", exclude={"check", "base"})
+    )
     return {f"dpm.{key}": value for key, value in settings.items()} | {"cluster.precision": config.cluster.precision}
 
 
@@ -251,7 +253,8 @@ def _stages(
         if config.dpm.kind == "train":
             yield Stage("train_dpm", "training", "steps", at("dpm"), config.dpm.steps)
         else:
-            yield Stage("train_dpm", "artifact", "model", at("dpm"))
+            base = at("base") if config.dpm.base is not None else []
+            yield Stage("train_dpm", "artifact", "model", [*at("dpm"), *base])
         yield Stage("synthetic", "shards", "samples", at("synthetic"), config.surrogate.synthetic, size)
         steps = {
             "td": ("lora" if config.surrogate.kind == "lora" else "student", config.surrogate.steps),

@@ -1,4 +1,4 @@
-"""Step: sample every condition from the DPM, unguided (Random) or guided (OL-TI, SIDE), in shards."""
+"""Step: sample every condition from the DPM, unguided (Random) or guided (OL-TI, SIDE, a base model), in shards."""
 
 import threading
 import time
@@ -12,30 +12,45 @@ from side_ray.config import Config
 from side_ray.diffusion.condition.drawn import Conditioning
 from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import Drawn, DrawSettings, draw
+from side_ray.diffusion.extrapolation import Extrapolation
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.sampler import sample_seed
+from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.execution.audit import Audit
+from side_ray.execution.session import ensure_ray, run_remotely
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
 from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.dataset import latent_column
+from side_ray.runs.dataset import latent_column, read_latents
 from side_ray.runs.imported.conditions import completed
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 from side_ray.storage import Store
-from side_ray.surrogate.guide import open_surrogate
+from side_ray.storage.scratch import scratch
+from side_ray.surrogate.guide import open_base, open_surrogate
 from side_ray.surrogate.lora import LoraSurrogate
 
 
 @dataclass(frozen=True)
 class SamplingJob(ShardJob):
-    """Samples of one condition: their random stream, λ, and the key of the guiding classifier (None = unguided)."""
+    """Samples of one condition: their random stream, λ, and the key of the guiding classifier or model (None = unguided)."""
 
     stream: str
     scale: float
     classifier: str | None
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """A base model: its key, for a latent model the key of the range of its latents, `extract.base_interval`, and whether it may
+    be code."""
+
+    key: str
+    latents: str | None
+    interval: tuple[float, float] | None
+    code: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class GeneratorSpec(Carrier):
     """Whether the model may be code, which the config names."""
     condition: str | None = None
     """Key of what the conditions of samples are drawn from, where that is neither in `settings` nor in the model."""
+    base: BaseSpec | None = None
 
 
 class Generator(ShardActor):
@@ -69,7 +85,7 @@ class Generator(ShardActor):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dpm: Dpm
-        self._surrogates: dict[str, ClassifierSurrogate | LoraSurrogate] = {}
+        self._surrogates: dict[str, ClassifierSurrogate | LoraSurrogate | Extrapolation] = {}
         self._device_lock = threading.Lock()
         self._batch = spec.settings.batch_size
 
@@ -116,10 +132,16 @@ class Generator(ShardActor):
         self._batch = drawn.batch_size
         return drawn
 
-    def _surrogate(self, directory: str) -> ClassifierSurrogate | LoraSurrogate:
+    def _surrogate(self, directory: str) -> ClassifierSurrogate | LoraSurrogate | Extrapolation:
         if directory not in self._surrogates:
-            fetched = Artifact(self.spec.store, directory).fetch()
-            self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device, self.dpm)
+            fetched, base = Artifact(self.spec.store, directory).fetch(), self.spec.base
+            if base is not None and directory == base.key:
+                latents = None if base.latents is None else Artifact(self.spec.store, base.latents).fetch()
+                self._surrogates[directory] = open_base(
+                    fetched, 0.0, self.device, latents, base.interval, code=base.code
+                )
+            else:
+                self._surrogates[directory] = open_surrogate(fetched, 0.0, self.device, self.dpm)
         return self._surrogates[directory]
 
 
@@ -130,8 +152,30 @@ def extract(audit: Audit) -> None:
         RunError: some shards failed. The message names them; all others are written.
     """
     artifacts, many = audit.artifacts, conditions(audit.config)
+    if artifacts.latents is not None:
+        measure_latents(audit, artifacts.latents)
     run_sampling(audit, [sampling_job(each, artifacts, artifacts.samples(each)) for each in many], "extract")
     audit.run.point_latest(samples={each.name: artifacts.samples(each).directory for each in many})
+
+
+def measure_latents(audit: Audit, target: Artifact) -> None:
+    """Write the range of the latents of the synthetic set; does nothing if that was done."""
+    if not audit.has(target):
+        cluster = audit.config.cluster
+        ensure_ray(cluster)
+        found = run_remotely(
+            statistics_of, audit.artifacts, title="latents", cpus=cluster.actor_cpus, gpus=0, retries=3
+        )
+        with scratch() as directory:
+            found.save(directory)
+            target.put_dir(directory)
+        target.finish()
+    audit.run.point_latest(latents=target.key)
+
+
+def statistics_of(artifacts: Artifacts) -> LatentStatistics:
+    """Those of the synthetic set of a latent model."""
+    return LatentStatistics.of(read_latents(artifacts.synthetic, artifacts.synthetic_shards))
 
 
 def sampling_job(condition: Condition, artifacts: Artifacts, output: ShardSet) -> SamplingJob:
@@ -146,7 +190,11 @@ def run_sampling(audit: Audit, jobs: list[SamplingJob], title: str, dpm: Artifac
 
 def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact | None = None) -> GeneratorSpec:
     """What a generator needs for these jobs."""
-    config = artifacts.config
+    config, base = artifacts.config, None
+    if artifacts.base is not None and config.of_base is not None:
+        latents = None if artifacts.latents is None else artifacts.latents.key
+        code = config.of_base.dpm.function is not None
+        base = BaseSpec(artifacts.base.key, latents, config.extract.base_interval, code)
     return GeneratorSpec(
         artifacts.run.store,
         (dpm or artifacts.dpm).key,
@@ -156,4 +204,5 @@ def generator_spec(artifacts: Artifacts, jobs: list[SamplingJob], dpm: Artifact 
         config.cluster.actor_cpus,
         config.dpm.function is not None,
         None if artifacts.condition is None else artifacts.condition.key,
+        base,
     )

@@ -33,7 +33,7 @@ from side_ray.results.trackers.tracked import track
 from side_ray.runs.artifacts import CONTROL, Artifacts
 from side_ray.runs.dataset import pixels_digest, read_groups
 from side_ray.runs.plan import Condition, conditions
-from side_ray.runs.run import PAGE, PDF
+from side_ray.runs.run import PAGE, PDF, Artifact
 from side_ray.runs.scores import find_cut, read_conditions, read_probes
 from side_ray.runs.status import spent
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -266,9 +266,10 @@ def _provenance(artifacts: Artifacts) -> dict[str, Any]:
 
 
 def _model(artifacts: Artifacts) -> dict[str, Any]:
-    """Where a model on the hub was fetched from; empty for any other."""
-    known = {} if artifacts.config.given else artifacts.dpm.info()
-    return {"model": {name: known[name] for name in ("path", "commit")}} if "commit" in known else {}
+    """Where models on the hub were fetched from, `model` and its `base`; empty for any other."""
+    models = {} if artifacts.config.given else {"model": artifacts.dpm, "base": artifacts.base}
+    known = {name: each.info() for name, each in models.items() if each is not None}
+    return {name: {key: info[key] for key in ("path", "commit")} for name, info in known.items() if "commit" in info}
 
 
 def _made_from(artifacts: Artifacts) -> dict[str, Any]:
@@ -285,6 +286,10 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
         found["reconstructions"] = {f"split={split}": shards.directory for split, shards in again}
     if not artifacts.config.given:
         found |= {"dpm": artifacts.dpm.key, "surrogate": artifacts.surrogate.key}
+        if artifacts.base is not None:
+            found["base"] = artifacts.base.key
+        if artifacts.latents is not None:
+            found["latents"] = artifacts.latents.key
         if artifacts.condition is not None:
             found["condition"] = artifacts.condition.key
     if artifacts.cut_shards:
@@ -337,12 +342,19 @@ def _version(distribution: str) -> str | None:
 def _weight_hashes(artifacts: Artifacts) -> dict[str, str]:
     """SHA-256 of every weight file of the DPM and the surrogate, and of code that opens one, by its path in the run. Raises
     Damaged."""
-    networks = [artifacts.dpm, *(artifacts.surrogate.child(name) for name in NETWORKS)]
+    models = {artifacts.dpm.key: artifacts.config}
+    if artifacts.base is not None and artifacts.config.of_base is not None:
+        models[artifacts.base.key] = artifacts.config.of_base
+    networks = [
+        *(Artifact(artifacts.run.store, key) for key in models),
+        *(artifacts.surrogate.child(name) for name in NETWORKS),
+    ]
     found = [each.digests() for each in networks if each.done]
+    coded = tuple(f"{key}/" for key, config in models.items() if config.dpm.function is not None)
 
     def code(key: str) -> bool:
         """Whether it is a file of a model that the user's code opens."""
-        return artifacts.config.dpm.function is not None and key.startswith(f"{artifacts.dpm.key}/")
+        return key.startswith(coded)
 
     return {key: digest for each in found for key, digest in each.items() if key.endswith(".safetensors") or code(key)}
 

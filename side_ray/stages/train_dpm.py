@@ -21,7 +21,7 @@ from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.imported.conditions import write_conditions
-from side_ray.runs.imported.opening import imported
+from side_ray.runs.imported.opening import imported, opened_base
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
@@ -159,6 +159,13 @@ def train_dpm(audit: Audit) -> None:
     else:
         _make(audit)
     audit.run.point_latest(dpm=artifact.key)
+    if artifacts.base is not None:
+        if not audit.has(artifacts.base):
+            with opened_base(config) as (directory, _):
+                artifacts.base.put_dir(directory)
+            artifacts.base.finish(kind="import", path=dpm.base, **_commit(artifacts.base_commit))
+            audit.reporter.say(f"dpm: imported its base {dpm.base}")
+        audit.run.point_latest(base=artifacts.base.key)
     if artifacts.condition is not None:
         if not audit.has(artifacts.condition):
             write_conditions(artifacts.condition, artifacts.prepare, config)
@@ -189,5 +196,8 @@ def _import(audit: Audit) -> None:
                 f"of classifier-free guidance, set dpm.null_class={info['classes']}"
             )
         artifact.put_dir(directory)
-    commit = {"commit": audit.artifacts.hub_commit} if audit.artifacts.hub_commit else {}
-    artifact.finish(kind="import", path=config.dpm.path, **commit)
+    artifact.finish(kind="import", path=config.dpm.path, **_commit(audit.artifacts.hub_commit))
+
+
+def _commit(commit: str) -> dict[str, str]:
+    return {"commit": commit} if commit else {}

@@ -123,6 +123,8 @@ def config_of(config: Config, setting: Setting) -> Config:
     if extract.get("samples_per_target"):
         del extract["samples"]
     extract |= {"lambdas": sorted({0.0, setting.scale}), "ti_lambdas": None, "steps": setting.steps}
+    values["dpm"].pop("base", None)
+    extract.pop("base_lambdas", None)
     extract["methods"] = [setting.condition.method]
     if setting.scale:
         extract["guidance_interval"] = list(setting.interval)

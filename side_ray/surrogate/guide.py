@@ -1,10 +1,11 @@
-"""Opening a trained surrogate as what guides a draw."""
+"""Opening a trained surrogate, or a base model, as what guides a draw."""
 
 from pathlib import Path
 
 import torch
 
-from side_ray.diffusion.dpm import Dpm
+from side_ray.diffusion.dpm import Dpm, load_dpm
+from side_ray.diffusion.extrapolation import Extrapolation
 from side_ray.diffusion.guidance import ClassifierSurrogate
 from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.surrogate import lora
@@ -28,3 +29,26 @@ def open_surrogate(
     network = ResNet.load(directory, device).requires_grad_(False)
     latents = LatentStatistics.load(directory)
     return ClassifierSurrogate(network, network.config.num_classes, scale, latents, sees_images=not network.config.time)
+
+
+def open_base(
+    directory: Path,
+    scale: float,
+    device: torch.device | str = "cpu",
+    latents: Path | None = None,
+    interval: tuple[float, float] | None = None,
+    *,
+    code: bool = False,
+) -> Extrapolation:
+    """The base model in a directory, for extrapolation with λ = `scale`.
+
+    Args:
+        latents: directory of the statistics of a latent model's own samples.
+        interval: `extract.base_interval`.
+        code: as of `load_dpm`.
+
+    Raises:
+        UserError: a file is absent or damaged.
+    """
+    statistics = None if latents is None else LatentStatistics.load(latents)
+    return Extrapolation(load_dpm(directory, device, code=code), scale, statistics, interval)

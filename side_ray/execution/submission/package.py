@@ -44,6 +44,7 @@ def _code() -> Iterator[Path]:
 def _relative(config: Config) -> Iterator[tuple[str, str]]:
     """The relative paths in a config, with their keys."""
     dpm, data, surrogate = config.dpm, config.data, config.surrogate
+    of_base = dpm.of_base
     prompts = None if dpm.prompts in (None, "captions", "member_captions", "unseen_captions", "empty") else dpm.prompts
     named = [
         ("run.uri", config.run.uri),
@@ -51,6 +52,7 @@ def _relative(config: Config) -> Iterator[tuple[str, str]]:
         ("data.holdout_path", data.holdout_path),
         ("data.labels_file", data.option("labels_file")),
         ("dpm.path", dpm.function[0] if dpm.function else dpm.path),
+        ("dpm.base", of_base.function[0] if of_base and of_base.function else dpm.base),
         *(("dpm.files", each) for each in dpm.files),
         *(("dpm.lora", each) for each in dpm.lora),
         ("dpm.prompts", prompts),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from side_ray.config.extract import SIDE
+from side_ray.config.extract import GUIDED
 from side_ray.report import svg, wording
 from side_ray.report.svg import Figure
 from side_ray.report.verdict import sentences
@@ -111,7 +111,7 @@ def _finite(values: Any) -> np.ndarray:
 def _shown(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Random or given samples, and the guided condition that reveals most."""
     plain = [each for each in metrics["conditions"] if each["method"] in ("random", "given")]
-    guided = [each for each in metrics["conditions"] if each["method"] in SIDE]
+    guided = [each for each in metrics["conditions"] if each["method"] in GUIDED]
     guided.sort(key=lambda each: (-(sentences.distinct(each) or 0), -(each.get("excess") or 0)))
     return [*plain[:1], *guided[:1]]
 

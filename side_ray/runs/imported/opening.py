@@ -20,7 +20,7 @@ from side_ray.diffusion.denoisers.layout import LORA, PICKLED
 from side_ray.diffusion.denoisers.text import Text
 from side_ray.diffusion.files import LARGEST_JSON
 from side_ray.diffusion.spaces.pixels import PixelCodec
-from side_ray.errors import UserError, naming
+from side_ray.errors import UserError, naming, renamed
 from side_ray.registry import REGISTRIES
 from side_ray.runs.imported.hub import HubModel, hub_file, hub_model, is_on_hub
 from side_ray.storage import Store, open_store
@@ -171,6 +171,30 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
     Raises:
         UserError: it cannot be opened, or its images have another shape.
     """
+    with opened(config) as (directory, model):
+        Conditioning.of(config.dpm).check(model)
+        made = tuple(model.image_shape)
+        if made != shape:
+            raise UserError(
+                f"{config.dpm.path} makes images of {_told(made)}, the data has {_told(shape)}; if it was trained on this data, "
+                f"{_fitting(config, made, shape)}",
+                "dpm.path",
+            )
+        yield directory, model
+
+
+@contextmanager
+def opened_base(config: Config) -> "Iterator[tuple[Path, Dpm]]":
+    """As of `imported`, the model at `dpm.base`, whatever it is; `check_base` compares it with the fine-tuned one."""
+    base = config.of_base
+    assert base is not None
+    with renamed("dpm.path", "dpm.base"), renamed("dpm.variant", "dpm.base"), opened(base) as found:
+        yield found
+
+
+@contextmanager
+def opened(config: Config) -> "Iterator[tuple[Path, Dpm]]":
+    """As of `imported`, a model of any shape and condition."""
     from side_ray.diffusion.dpm import load_dpm, with_codec  # takes seconds to import
 
     found, dpm = find_model(config), config.dpm
@@ -186,18 +210,10 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
         if dpm.null_class is not None:
             model.condition = _without(model, dpm.null_class)
             model.condition.save(_replaced(directory, "condition.json"))
-        Conditioning.of(dpm).check(model)
         if (codec := PixelCodec.of(dpm)) is not None:
             with naming("dpm.pixel_mean" if dpm.pixel_mean else "dpm.pixel_range"):
                 with_codec(model, codec)
             codec.save(_replaced(directory, "pixels.json"))
-        made = tuple(model.image_shape)
-        if made != shape:
-            raise UserError(
-                f"{dpm.path} makes images of {_told(made)}, the data has {_told(shape)}; if it was trained on this data, "
-                f"{_fitting(config, made, shape)}",
-                "dpm.path",
-            )
         yield directory, model
 
 
