@@ -75,7 +75,12 @@ def test_latents_are_held_in_the_range_of_the_models_own(tmp_path):
     data = {"source": "folder", "path": str(tmp_path / "images"), "members": 20, "holdout": 10}
     dpm = {"path": str(tmp_path / "tuned"), "base": str(tmp_path / "base"), "check": False}
     sizes = {"surrogate__synthetic": 50, "extract__samples": 50, "extract__steps": 4, "surrogate__classes": 2}
-    sizes |= {"extract__methods": ["random"], "extract__batch_size": 25, "extract__base_lambdas": [2]}
+    sizes |= {
+        "extract__methods": ["random"],
+        "extract__batch_size": 25,
+        "extract__base_lambdas": [2],
+        "score__shards": 1,
+    }
     config = tiny_config(tmp_path / "run", data=data, dpm=dpm, **sizes)
     artifacts = stages_here(config, [prepare, train_dpm, synthesize, extract, score, report])
     assert artifacts.latents is not None

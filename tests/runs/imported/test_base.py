@@ -135,7 +135,7 @@ def test_it_is_opened_as_the_model_is_but_for_what_is_the_models_own(models):
 
 
 def test_an_interval_without_a_step_is_refused(models, tmp_path):
-    faint = str(save(tmp_path / "one", 0, timesteps=100)), str(save(tmp_path / "two", 1, timesteps=100))
+    faint = str(save(tmp_path / "one", 0, timesteps=50)), str(save(tmp_path / "two", 1, timesteps=50))
     for pair, interval in (
         (models, [0.95, 1]),
         (faint, None),
