@@ -510,7 +510,9 @@ def dockerfile() -> str:
 
 @TARGETS
 def test_every_package_is_installed_under_the_constraints_with_the_right_extra(target: str, extra: str) -> None:
-    installs = [rest for instruction, rest in stages()[target] if instruction == "RUN" and "pip install" in rest]
+    installs = [
+        rest for instruction, rest in stages()[target] if instruction == "RUN" and rest.startswith("pip install")
+    ]
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in each for each in installs)
     assert [name for each in installs for name in re.findall(r"\.\[(\w+)\]", each)] == [extra]
@@ -519,6 +521,24 @@ def test_every_package_is_installed_under_the_constraints_with_the_right_extra(t
     pinned = re.findall(r"(?m)^torch==(.*)$", (ROOT / "constraints.txt").read_text())
     assert len(pinned) == 1
     assert "+" not in pinned[0], "a local version is of one kind of wheel only"
+
+
+@TARGETS
+def test_the_packages_are_listed_once_all_are_installed_by_a_tool_that_is_not_one_of_them(
+    target: str, extra: str
+) -> None:
+    runs = [rest for instruction, rest in stages()[target] if instruction == "RUN"]
+    assert runs[-2] == f"pip install --constraint constraints.txt '.[{extra}]'"
+    made, installed, listed, removed = runs[-1].split(" && ")
+    environment = made.removeprefix("python -m venv ")
+    assert re.fullmatch(rf"{environment}/bin/pip install cyclonedx-bom==\S+", installed)
+    tool, verb, *options, python = shlex.split(listed)
+    assert (tool, verb, python) == (f"{environment}/bin/cyclonedx-py", "environment", "/usr/local/bin/python")
+    assert options[-2:] == ["-o", "sbom.json"]
+    assert removed == f"rm -r {environment}"
+    (workdir,) = (rest for instruction, rest in stages()[target] if instruction == "WORKDIR")
+    docs = (ROOT / "docs" / "cluster.md").read_text()
+    assert f"docker run --rm {IMAGE}-cpu cat {workdir}/sbom.json" in docs
 
 
 @TARGETS
