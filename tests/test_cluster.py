@@ -1,4 +1,4 @@
-"""Manifests, launcher file and image, checked against the schemas of KubeRay, Ray, EC2 and Docker."""
+"""Manifests, launcher files and image, checked against the schemas of KubeRay, Ray, EC2, Compute Engine and Docker."""
 
 import copy
 import importlib.metadata
@@ -32,6 +32,7 @@ KUBERAY_VALIDATORS = {
     kind: jsonschema.Draft7Validator({**schema, "definitions": KUBERAY["definitions"]})
     for kind, schema in KUBERAY["kinds"].items()
 }
+GCE = jsonschema.Draft7Validator(json.loads((ROOT / "tests" / "data" / "gce.json").read_text()))
 LAUNCHER = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath("ray-schema.json").read_text())
 IMAGE = "registry.example.com/side-ray"
 FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "matchLabels", "nodeSelector")
@@ -93,6 +94,9 @@ SPEC = JOB["spec"]["rayClusterSpec"]
 HEAD = SPEC["headGroupSpec"]["template"]["spec"]
 (WORKERS,) = SPEC["workerGroupSpecs"]
 
+
+LAUNCHED = {cloud: load(CLUSTER / f"{cloud}.yaml") for cloud in ("aws", "gcp")}
+EACH_LAUNCHED = pytest.mark.parametrize("cloud", LAUNCHED)
 
 # Kubernetes and KubeRay
 
@@ -327,10 +331,10 @@ def test_everybody_runs_the_same_ray() -> None:
 
 
 def commands() -> list[list[str]]:
-    """Every `python jobs/….py …` in the manifests and in the comments of the launcher's file."""
+    """Every `python jobs/….py …` in the manifests and in the comments of the launcher's files."""
     found = [shlex.split(each["spec"]["entrypoint"]) for _, each in ALL if each["kind"] == "RayJob"]
-    text = re.sub(r"\\\n#\s*", "", (CLUSTER / "aws.yaml").read_text())
-    return found + [shlex.split(line) for line in re.findall(r"-- (python jobs/.*)", text)]
+    texts = [re.sub(r"\\\n#\s*", "", (CLUSTER / f"{cloud}.yaml").read_text()) for cloud in LAUNCHED]
+    return found + [shlex.split(line) for text in texts for line in re.findall(r"-- (python jobs/.*)", text)]
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command[1])
@@ -350,12 +354,19 @@ def test_the_job_has_as_many_actors_as_there_can_be_gpus() -> None:
 
 # The cluster launcher
 
-AWS = load(CLUSTER / "aws.yaml")
 RUN_INSTANCES = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
 
 
-def launcher_faults(config: Any) -> list[str]:
-    """Errors of a launcher file under Ray's schema, and of its machines under EC2's API model."""
+def machine_faults(cloud: str, machine: Any) -> list[str]:
+    """Errors of a machine under EC2's API model, or Compute Engine's."""
+    if cloud == "gcp":
+        return [f"{error.json_path}: {error.message}" for error in GCE.iter_errors(machine)]
+    report = botocore.validate.ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **machine}, RUN_INSTANCES)
+    return [report.generate_report()] if report.has_errors() else []
+
+
+def launcher_faults(config: Any, cloud: str) -> list[str]:
+    """Errors of a launcher file under Ray's schema, and of its machines under that of the cloud."""
     faults = [
         f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(LAUNCHER).iter_errors(config)
     ]
@@ -363,66 +374,93 @@ def launcher_faults(config: Any) -> list[str]:
         f"provider: {key}" for key in config["provider"].keys() - LAUNCHER["properties"]["provider"]["properties"]
     ]
     for name, node in config["available_node_types"].items():
-        request = {"MinCount": 1, "MaxCount": 1, **node.get("node_config", {})}
-        report = botocore.validate.ParamValidator().validate(request, RUN_INSTANCES)
-        faults += [f"{name}: {report.generate_report()}"] if report.has_errors() else []
+        faults += [f"{name}: {fault}" for fault in machine_faults(cloud, node.get("node_config", {}))]
     return faults
 
 
-def test_ray_and_ec2_know_every_key_of_the_launcher_file() -> None:
-    assert launcher_faults(AWS) == []
+@EACH_LAUNCHED
+def test_ray_and_the_cloud_know_every_key_of_the_launcher_file(cloud: str) -> None:
+    assert launcher_faults(LAUNCHED[cloud], cloud) == []
+    assert LAUNCHED[cloud]["provider"]["type"] == cloud
 
 
-def test_a_misspelt_key_of_the_launcher_file_is_refused_wherever_it_stands() -> None:
+@EACH_LAUNCHED
+def test_a_misspelt_key_of_the_launcher_file_is_refused_wherever_it_stands(cloud: str) -> None:
     free = {("available_node_types",), ("file_mounts",)}
     tried = 0
-    for path in paths(AWS):
-        misspelt = replaced(AWS, path, ...)
-        at(misspelt, path[:-1])[f"{path[-1]}x"] = at(AWS, path)
+    for path in paths(LAUNCHED[cloud]):
+        misspelt = replaced(LAUNCHED[cloud], path, ...)
+        at(misspelt, path[:-1])[f"{path[-1]}x"] = at(LAUNCHED[cloud], path)
         if path[:-1] in free or path[-2:-1] == ("resources",):
             continue
         if path[0] in ("provider", "available_node_types") and len(path) == 1:
             continue
-        assert launcher_faults(misspelt), path
+        assert launcher_faults(misspelt, cloud), path
         tried += 1
     assert tried > 40
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("cloud", "path", "value"),
     [
-        (("cluster_name",), ...),
-        (("max_workers",), "8"),
-        (("provider", "type"), ...),
-        (("available_node_types", "gpu", "resources", "GPU"), -1),
-        (("available_node_types", "gpu", "min_workers"), 0.5),
-        (("available_node_types", "gpu", "node_config", "IamInstanceProfile"), "side-ray-worker"),
+        ("aws", ("cluster_name",), ...),
+        ("aws", ("max_workers",), "8"),
+        ("aws", ("provider", "type"), ...),
+        ("aws", ("available_node_types", "gpu", "resources", "GPU"), -1),
+        ("aws", ("available_node_types", "gpu", "min_workers"), 0.5),
+        ("aws", ("available_node_types", "gpu", "node_config", "IamInstanceProfile"), "side-ray-worker"),
+        ("gcp", ("provider", "project_id"), 8),
+        ("gcp", ("available_node_types", "gpu", "node_config", "scheduling", "provisioningModel"), "spot"),
+        ("gcp", ("available_node_types", "gpu", "node_config", "scheduling", "automaticRestart"), "no"),
+        ("gcp", ("available_node_types", "gpu", "node_config", "serviceAccounts"), "side-ray-worker"),
+        ("gcp", ("available_node_types", "head", "node_config", "disks", 0, "initializeParams", "diskSizeGb"), 1.5),
     ],
 )
-def test_a_wrong_value_in_the_launcher_file_is_refused(path: tuple[Any, ...], value: Any) -> None:
-    assert launcher_faults(replaced(AWS, path, value))
+def test_a_wrong_value_in_the_launcher_file_is_refused(cloud: str, path: tuple[Any, ...], value: Any) -> None:
+    assert launcher_faults(replaced(LAUNCHED[cloud], path, value), cloud)
 
 
-def test_ray_itself_accepts_the_launcher_file() -> None:
+@EACH_LAUNCHED
+def test_ray_itself_accepts_the_launcher_file(cloud: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(copy.deepcopy(AWS))
+    config = prepare_config(copy.deepcopy(LAUNCHED[cloud]))
     validate_config(config)
     assert config["available_node_types"]["gpu"]["max_workers"] == config["max_workers"] == 8
 
 
-def test_machines_of_the_launcher_are_as_those_of_kubernetes() -> None:
-    head, gpu = (AWS["available_node_types"][name] for name in (AWS["head_node_type"], "gpu"))
-    assert "InstanceMarketOptions" not in head["node_config"]
-    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert (head["resources"], gpu["resources"]["GPU"]) == ({"CPU": 0}, 1)
-    assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in (head, gpu))
+@EACH_LAUNCHED
+def test_machines_of_the_launcher_are_as_those_of_kubernetes(cloud: str) -> None:
+    head, gpu = (LAUNCHED[cloud]["available_node_types"][name] for name in (LAUNCHED[cloud]["head_node_type"], "gpu"))
+    assert (head["resources"], gpu["resources"]["GPU"], gpu["min_workers"]) == ({"CPU": 0}, 1, 0)
+    if cloud == "aws":
+        assert "InstanceMarketOptions" not in head["node_config"]
+        assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in (head, gpu))
+    else:
+        scheduling = [node["node_config"]["scheduling"] for node in (head, gpu)]
+        assert [each["provisioningModel"] for each in scheduling] == ["STANDARD", "SPOT"]
+        # Machines with a GPU cannot be moved, and a spot machine that is only stopped would keep its disk.
+        assert scheduling[1]["onHostMaintenance"] == "TERMINATE"
+        assert scheduling[1]["instanceTerminationAction"] == "DELETE"
+        zone = LAUNCHED[cloud]["provider"]["availability_zone"]
+        for node in (head, gpu):
+            assert f"zones/{zone}/" in node["node_config"]["disks"][0]["initializeParams"]["diskType"]
 
 
-def test_the_launched_cluster_asks_for_a_token_and_shows_its_dashboard_to_nobody() -> None:
-    assert "--env RAY_AUTH_MODE=token" in AWS["docker"]["run_options"]
-    assert AWS["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-    assert "--dashboard-host=127.0.0.1" in AWS["head_start_ray_commands"][-1]
+@EACH_LAUNCHED
+def test_the_launched_cluster_asks_for_a_token_and_shows_its_dashboard_to_nobody(cloud: str) -> None:
+    assert "--env RAY_AUTH_MODE=token" in LAUNCHED[cloud]["docker"]["run_options"]
+    assert LAUNCHED[cloud]["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "--dashboard-host=127.0.0.1" in LAUNCHED[cloud]["head_start_ray_commands"][-1]
+
+
+def test_keys_of_a_bucket_of_gcp_are_copied_from_the_user_and_weights_are_cached() -> None:
+    assert LAUNCHED["gcp"]["file_mounts"]["/home/ray/.aws/credentials"] == "~/.aws/side-ray-gcs"
+    options = dict(option.split(" ", 1) for option in LAUNCHED["gcp"]["docker"]["run_options"])
+    host, _, inside = options["--volume"].partition(":")
+    assert f"--env SIDE_RAY_CACHE={inside}" in LAUNCHED["gcp"]["docker"]["run_options"]
+    assert all(host in command for command in LAUNCHED["gcp"]["initialization_commands"])
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.rglob("*.yaml")), ids=lambda path: path.parent.name + path.name)
@@ -457,8 +495,11 @@ TARGETS = pytest.mark.parametrize(("target", "extra"), [("cpu", "cpu"), ("cuda",
 
 def test_the_targets_are_those_that_the_manifests_run() -> None:
     assert stages().keys() == {"", "base", "cpu", "cuda"}
-    assert HEAD["containers"][0]["image"] == AWS["docker"]["head_image"] == f"{IMAGE}-cpu"
-    assert WORKERS["template"]["spec"]["containers"][0]["image"] == AWS["docker"]["worker_image"] == f"{IMAGE}-cuda"
+    assert HEAD["containers"][0]["image"] == f"{IMAGE}-cpu"
+    assert WORKERS["template"]["spec"]["containers"][0]["image"] == f"{IMAGE}-cuda"
+    for each in LAUNCHED.values():
+        for role, name in (("head", "cpu"), ("worker", "cuda")):
+            assert re.fullmatch(rf"{IMAGE}-{name}@sha256:[0-9a-f]{{64}}", each["docker"][f"{role}_image"])
     for target in ("cpu", "cuda"):
         assert re.search(rf"docker build -f cluster/Dockerfile --target {target} +-t {IMAGE}-{target} \.", dockerfile())
 
@@ -469,7 +510,9 @@ def dockerfile() -> str:
 
 @TARGETS
 def test_every_package_is_installed_under_the_constraints_with_the_right_extra(target: str, extra: str) -> None:
-    installs = [rest for instruction, rest in stages()[target] if instruction == "RUN" and "pip install" in rest]
+    installs = [
+        rest for instruction, rest in stages()[target] if instruction == "RUN" and rest.startswith("pip install")
+    ]
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in each for each in installs)
     assert [name for each in installs for name in re.findall(r"\.\[(\w+)\]", each)] == [extra]
@@ -478,6 +521,24 @@ def test_every_package_is_installed_under_the_constraints_with_the_right_extra(t
     pinned = re.findall(r"(?m)^torch==(.*)$", (ROOT / "constraints.txt").read_text())
     assert len(pinned) == 1
     assert "+" not in pinned[0], "a local version is of one kind of wheel only"
+
+
+@TARGETS
+def test_the_packages_are_listed_once_all_are_installed_by_a_tool_that_is_not_one_of_them(
+    target: str, extra: str
+) -> None:
+    runs = [rest for instruction, rest in stages()[target] if instruction == "RUN"]
+    assert runs[-2] == f"pip install --constraint constraints.txt '.[{extra}]'"
+    made, installed, listed, removed = runs[-1].split(" && ")
+    environment = made.removeprefix("python -m venv ")
+    assert re.fullmatch(rf"{environment}/bin/pip install cyclonedx-bom==\S+", installed)
+    tool, verb, *options, python = shlex.split(listed)
+    assert (tool, verb, python) == (f"{environment}/bin/cyclonedx-py", "environment", "/usr/local/bin/python")
+    assert options[-2:] == ["-o", "sbom.json"]
+    assert removed == f"rm -r {environment}"
+    (workdir,) = (rest for instruction, rest in stages()[target] if instruction == "WORKDIR")
+    docs = (ROOT / "docs" / "cluster.md").read_text()
+    assert f"docker run --rm {IMAGE}-cpu cat {workdir}/sbom.json" in docs
 
 
 @TARGETS

@@ -122,14 +122,20 @@ def sweep(config: Config) -> None:
         print(f"samples: {made:,} of {planned:,}\ntable: {where}/{TABLE}.csv\nbest setting: {where}/{BEST}")
 
 
-def batch(path: str, overrides: list[str]) -> None:
-    """Run a batch of audits; print its summary."""
+def batch(path: str, overrides: list[str], fail_worse: bool) -> None:
+    """Run a batch of audits; print its summary.
+
+    Raises:
+        CheckFailed: with `fail_worse`, an audit's newest report has more copies than the one before and than chance explains.
+    """
     with _reporter() as reporter:
         from side_ray.studies.batch.run import run_batch
 
-        table, address = run_batch(path, overrides, reporter)
+        table, address, worse = run_batch(path, overrides, reporter)
         print_table(table)
         print(f"summary: {address}")
+    if fail_worse and worse:
+        raise CheckFailed("more copies than in the report before, or not comparable with it: " + " · ".join(worse))
 
 
 def reproduce(table: str, overrides: list[str], preset: str, run: str | None, endpoint: str | None) -> None:

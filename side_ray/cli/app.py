@@ -169,11 +169,18 @@ def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
 def batch(
     audits: Annotated[str, typer.Argument(metavar="AUDITS", help="YAML file that lists models and data sets")],
     overrides: Overrides = None,
+    fail_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-worse",
+            help="Exit with 3 if an audit has more copies than its report before and than chance explains",
+        ),
+    ] = False,
 ) -> None:
     """Audit every model of a list on every data set of a list; shared stages are made once. Running it again resumes."""
     from side_ray.cli import actions
 
-    raise typer.Exit(actions.guarded(lambda: actions.batch(audits, overrides or [])))
+    raise typer.Exit(actions.guarded(lambda: actions.batch(audits, overrides or [], fail_worse)))
 
 
 @app.command(

@@ -43,8 +43,12 @@ def compare(stores: Sequence[Store]) -> dict[str, Any]:
     Raises:
         UserError: a run has no report, the similarities differ, or no condition is in both runs.
     """
-    runs = [Recorded.open(store) for store in stores]
-    first, rows = runs[0], []
+    return compare_recorded([Recorded.open(store) for store in stores])
+
+
+def compare_recorded(runs: Sequence[Recorded]) -> dict[str, Any]:
+    """As `compare`, of reports that are open already; they may be in one run directory."""
+    first, rows = runs[0], list[dict[str, Any]]()
     for place, other in enumerate(runs[1:], 1):
         rows += [{"run": place, **row} for row in _rows(first, other)]
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):

@@ -10,6 +10,9 @@ import yaml
 
 from side_ray.errors import RunError, UserError
 from side_ray.execution.progress import Reporter
+from side_ray.storage import open_store
+from side_ray.storage.sealed import write_json
+from side_ray.studies.batch import history
 from side_ray.studies.batch import run as batch
 from side_ray.studies.batch.plan import read_batch
 from side_ray.studies.batch.run import run_batch
@@ -127,10 +130,82 @@ def test_no_audit_starts_when_the_budget_is_used_up(tmp_path, monkeypatch):
 
 def test_a_complete_batch_returns_its_summary(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "run_until", Audits())
-    table, address = run_batch(write(tmp_path), at(tmp_path), Reporter(quiet=True))
+    table, address, worse = run_batch(write(tmp_path), at(tmp_path), Reporter(quiet=True))
+    assert worse == []
     assert table.row_count == 4
     assert address == f"{tmp_path / 'run'}/batch/index.html"
     assert Path(address).exists()
+
+
+def compared(difference: float, p_value: float) -> Any:
+    """Stands for the comparison of two reports (tests/studies/test_compare.py): one condition."""
+    row = {"run": 1, "method": "td", "lambda": 5.0, "excess": [0.01, 0.01 + difference], "difference": difference}
+    row |= {"p_adjusted": p_value, "worse": difference > 0 and p_value < 0.05}
+    return lambda pair: {"rows": [row]}
+
+
+def rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
+    """The batch run again; the models' reports are others if `number` is."""
+    metrics = judged(unjudged(), "found")
+    report = SimpleNamespace(key=f"report/{number}", read_json=lambda name: metrics)
+    (tmp_path / "run" / "report" / str(number)).mkdir(parents=True, exist_ok=True)
+    write_json(open_store(str(tmp_path / "run")), f"report/{number}/metrics.json", metrics)
+    done = SimpleNamespace(artifacts=SimpleNamespace(report=report))
+    monkeypatch.setattr(batch, "run_until", lambda *given: done)
+    path = write(tmp_path, models={"late": []}, data={"few": ["data.members=50"]})
+    return run_batch(path, at(tmp_path), Reporter(quiet=True))[2]
+
+
+def history_of(tmp_path: Path) -> list[dict[str, Any]]:
+    return json.loads((tmp_path / "run" / "batch" / "batch.json").read_text())["history"]["late/few"]
+
+
+def test_a_new_report_is_compared_with_the_one_before_and_an_old_one_is_not(tmp_path, monkeypatch):
+    assert rerun(tmp_path, monkeypatch, 1) == []
+    monkeypatch.setattr(history, "compare_recorded", compared(0.02, 1e-4))
+    assert rerun(tmp_path, monkeypatch, 1) == []
+    assert len(history_of(tmp_path)) == 1
+    (line,) = rerun(tmp_path, monkeypatch, 2)
+    assert line == "late/few: SIDE at λ=5: more copies, excess 1.00 → 3.00% of samples"
+    assert rerun(tmp_path, monkeypatch, 2) == [line]  # the same until a newer report
+    monkeypatch.setattr(history, "compare_recorded", compared(0.02, 0.2))
+    assert rerun(tmp_path, monkeypatch, 3) == []
+    monkeypatch.setattr(history, "compare_recorded", compared(-0.02, 1e-4))
+    assert rerun(tmp_path, monkeypatch, 4) == []
+    entries = history_of(tmp_path)
+    assert [entry["report"] for entry in entries] == [f"report/{number}" for number in (1, 2, 3, 4)]
+    assert [entry["worse"] for entry in entries] == [False, True, False, False]
+    assert entries[2]["changed"] == "no difference in copies beyond chance"
+    assert "fewer copies" in entries[3]["changed"]
+    page = (tmp_path / "run" / "batch" / "index.html").read_text()
+    places = [page.index(f'<a href="../report/{number}/index.html">late/few</a>') for number in (4, 3, 2, 1)]
+    assert places == sorted(places)
+    assert "more copies, excess 1.00 → 3.00% of samples" in page
+
+
+def test_reports_that_cannot_be_compared_are_not_passed_over(tmp_path, monkeypatch):
+    rerun(tmp_path, monkeypatch, 1)
+    (tmp_path / "run" / "report" / "1" / "metrics.json").unlink()
+    (line,) = rerun(tmp_path, monkeypatch, 2)
+    assert line.startswith("late/few: cannot be compared with report/1: ")
+    assert history_of(tmp_path)[1]["worse"] is None
+
+
+def test_a_batch_of_an_earlier_version_is_the_first_of_its_history(tmp_path, monkeypatch):
+    rerun(tmp_path, monkeypatch, 1)
+    path = tmp_path / "run" / "batch" / "batch.json"
+    old = json.loads(path.read_text())
+    del old["history"]
+    write_json(open_store(str(tmp_path / "run")), "batch/batch.json", {key: old[key] for key in ("schema", "audits")})
+    monkeypatch.setattr(history, "compare_recorded", compared(0.02, 1e-4))
+    assert len(rerun(tmp_path, monkeypatch, 2)) == 1
+    assert [entry["report"] for entry in history_of(tmp_path)] == ["report/1", "report/2"]
+
+
+def test_what_changed_names_the_verdict_and_the_images():
+    before, after = {"outcome": "none_found", "distinct": 0}, {"outcome": "found", "distinct": 1200}
+    told = history.said(before, after, compared(0.02, 1e-4)(None)["rows"])
+    assert told.startswith("verdict none found → found; training images revealed 0 → 1,200; SIDE at λ=5: more copies")
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
 from side_ray.report.compare.view import cells, page, terminal_tables
+from side_ray.results.recorded import Recorded
 from side_ray.runs.run import Artifact, Run
 from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
-from side_ray.studies.compare import compare, difference_of
+from side_ray.studies.batch.history import extended
+from side_ray.studies.compare import compare, compare_recorded, difference_of
 from tests.local import audit_here
 
 pytestmark = pytest.mark.long
@@ -65,6 +67,28 @@ def test_other_settings_are_no_difference_by_themselves(runs):
         assert row["copies"][0] == condition["calibrated"]["ams"]
         assert row["ums"][0] == pytest.approx(condition["calibrated"]["ums"])
         assert (row["over"], row["excess"][0]) == ("images", pytest.approx(condition["excess"]))
+
+
+def test_two_reports_of_one_run_directory_are_compared(runs, tmp_path):
+    shutil.copytree(runs["mitigated"].uri, tmp_path / "run")
+    store = open_store(str(tmp_path / "run"))
+    before = Recorded.open(store)
+    with patch("side_ray.stages.report.build_figures", return_value=[]):
+        audit_here(tmp_path / "run", extract__batch_size=20)
+    after = Recorded.open(store)
+    assert before.key != after.key
+    entries = extended(store, extended(store, [], row_of(before)), row_of(after))
+    assert [entry["report"] for entry in entries] == [before.key, after.key]
+    assert entries[1]["worse"] is False
+    assert "no difference in copies beyond chance" in entries[1]["changed"]
+    assert compare_recorded([after, before])["runs"][1]["changes"] == ["extract.batch_size: 20 → 30"]
+
+
+def row_of(report):
+    """The audit in the summary of a batch."""
+    verdict = report.metrics.get("verdict") or {}
+    found = {"outcome": verdict.get("outcome"), "distinct": verdict.get("distinct")}
+    return {"report": report.key, "train_size": report.metrics["train_size"], **found}
 
 
 def test_the_interval_counts_samples_alone_where_the_images_differ(runs):

@@ -34,9 +34,24 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def page(rows: Sequence[Row], uri: str) -> str:
-    """The summary as one HTML file in a directory of the run, without scripts or requests. It links to each audit's report."""
+def past(entry: Row) -> tuple[str, ...]:
+    """One report of an audit's history as text: when, what was found, and what changed since the one before."""
+    return entry["date"], cells({**entry, "model": "", "data": "", "state": "", "finding": ""})[3], entry["changed"]
+
+
+def page(rows: Sequence[Row], history: Mapping[str, Sequence[Row]], uri: str) -> str:
+    """The summary as one HTML file in a directory of the run, without scripts or requests. It links to each audit's report.
+
+    Args:
+        history: by the audit's name, its reports, oldest first (`side_ray.studies.batch.history`).
+    """
+    told = [(name, entry, past(entry)) for name, entries in history.items() for entry in reversed(entries)]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "left")}
     return ENVIRONMENT.get_template("batch.html.j2").render(
-        title="Batch of audits", uri=uri, columns=COLUMNS, counts=counts, rows=[(row, cells(row)) for row in rows]
+        title="Batch of audits",
+        uri=uri,
+        columns=COLUMNS,
+        counts=counts,
+        rows=[(row, cells(row)) for row in rows],
+        history=told,
     )
