@@ -81,7 +81,8 @@ def _decimals(value: float) -> int:
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
+    # Adding 0.0 turns −0.0 into 0.0.
+    return "–" if value is None or not math.isfinite(value) else f"{round(value, decimals) + 0.0:,.{decimals}f}"
 
 
 def significant(value: float | None) -> str:

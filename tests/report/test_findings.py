@@ -44,10 +44,17 @@ def test_a_report_without_a_verdict_claims_nothing():
 
 def test_what_found_most_leads_and_random_among_equals(metrics):
     assert sentences.comparison(metrics) == (
-        "Most are revealed by SIDE at λ=5: 142 distinct images in 2,000 samples; plain sampling (Random): 80, OL-TI at λ=1: 40."
+        "Counted alone, most are revealed by SIDE at λ=5: 142 distinct images in 2,000 samples; plain sampling (Random): 80, OL-TI at λ=1: 40."
     )
     metrics["conditions"][0]["discoveries"]["0.05"]["distinct"] = 142
-    assert sentences.comparison(metrics).startswith("Most are revealed by plain sampling (Random): 142")
+    assert sentences.comparison(metrics).startswith("Counted alone, most are revealed by plain sampling (Random): 142")
+
+
+def test_more_in_one_condition_than_in_all_is_explained(metrics):
+    told = "All conditions together reveal fewer"
+    for revealed, expected in ((141, True), (142, False)):
+        metrics["verdict"] = {"outcome": "found", "reason": "counted", "distinct": revealed}
+        assert (told in sentences.comparison(metrics)) == expected
 
 
 def test_distinct_images_are_never_compared_across_sample_sizes(metrics):
@@ -68,7 +75,10 @@ def test_given_samples_are_reported_like_a_method(metrics):
     only = {**metrics["conditions"][1], "method": "given", "lambda": 0.0}
     metrics["conditions"] = [only]
     assert findings.methods(metrics) == ["given"]
-    assert sentences.comparison(metrics) == "Most are revealed by given samples: 44 distinct images in 2,000 samples."
+    assert (
+        sentences.comparison(metrics)
+        == "Counted alone, most are revealed by given samples: 44 distinct images in 2,000 samples."
+    )
 
 
 @pytest.mark.parametrize("present", [["given"], ["lora", "td", "random", "base"], ["random", "ti", "given", "td"]])

@@ -144,7 +144,10 @@ def test_one_condition_alone(metrics, config, outline):
     metrics["conditions"] = metrics["conditions"][:1]
     page = outline(render(metrics, config, figures=build_figures(metrics)))
     assert page.faults == []
-    assert "Most are revealed by plain sampling (Random): 80 distinct images in 2,000 samples." in page.text("p")
+    assert (
+        "Counted alone, most are revealed by plain sampling (Random): 80 distinct images in 2,000 samples."
+        in page.text("p")
+    )
     assert "Guidance scale" not in page.text("h2")
     assert {each["href"][1:] for each in page.all("a")} <= set(page.ids())
 

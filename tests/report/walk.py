@@ -195,13 +195,13 @@ SENTENCES: dict[str, str] = {
     ),
     "If it had memorised {} of the training": "m/verdict/detectable",
     "memorised share of {} with": "m/verdict/detectable",
-    "Most are revealed by {c}: {} distinct images in {} samples; {c}: {}, {c}: {}": (
+    "Counted alone, most are revealed by {c}: {} distinct images in {} samples; {c}: {}, {c}: {}": (
         "c/discoveries/0.05/distinct c/n c1/discoveries/0.05/distinct c2/discoveries/0.05/distinct"
     ),
-    "Most are revealed by {c}: {} distinct images in {} samples; {c}: {}": (
+    "Counted alone, most are revealed by {c}: {} distinct images in {} samples; {c}: {}": (
         "c/discoveries/0.05/distinct c/n c1/discoveries/0.05/distinct"
     ),
-    "Most are revealed by {c}: {} distinct images in {} samples": "c/discoveries/0.05/distinct c/n",
+    "Counted alone, most are revealed by {c}: {} distinct images in {} samples": "c/discoveries/0.05/distinct c/n",
     "Revealed: {} of {} training images, all conditions together 95%: {}–{}": (
         "m/verdict/distinct m/train_distinct m/verdict/distinct_ci"
     ),

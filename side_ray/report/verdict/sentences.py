@@ -89,7 +89,7 @@ def comparison(metrics: Metrics) -> str:
     if best is None or not claims(metrics) or not distinct(best):
         return ""
     found = wording.count(distinct(best))
-    text = f"Most are revealed by {_name(best)}: {found} distinct images in {wording.count(best['n'])} samples"
+    text = f"Counted alone, most are revealed by {_name(best)}: {found} distinct images in {wording.count(best['n'])} samples"
     others = [each for each in metrics["conditions"] if each["method"] == "random" and each is not best]
     guided = [
         each
@@ -100,6 +100,9 @@ def comparison(metrics: Metrics) -> str:
     beside = [each for each in [*others, *guided[:1]] if each["n"] == best["n"]]
     if beside:
         text += "; " + ", ".join(f"{_name(each)}: {wording.count(distinct(each))}" for each in beside)
+    found_by_all = (metrics.get("verdict") or {}).get("distinct") or 0
+    if (distinct(best) or 0) > found_by_all > 0:
+        text += ". All conditions together reveal fewer, because unseen images, too, then have more chances to match"
     return f"{text}."
 
 
