@@ -232,6 +232,7 @@ def notes(metrics: Metrics) -> list[Note]:
     return [
         *_on_similarities(metrics),
         *_on_control(metrics),
+        *on_base(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
         *_on_reconstructions(metrics),
@@ -275,6 +276,17 @@ def _on_control(metrics: Metrics) -> Iterator[Note]:
             "In these bands, samples also match images that the model never saw (held-out false-match rate): "
             + "; ".join(meaningless)
             + ".",
+        )
+
+
+def on_base(metrics: Metrics) -> Iterator[Note]:
+    """What extrapolation from a base model takes for granted."""
+    if any(each["method"] == "base" for each in metrics["conditions"]):
+        yield Note(
+            "Was the base model trained on these images?",
+            "Samples of method base move away from what dpm.base has memorised. If it was trained on the unseen images, training "
+            "images match more often for that reason alone; if it was trained on the training images, they are hidden. Then only "
+            "the other methods count: leave dpm.base out.",
         )
 
 

@@ -13,6 +13,7 @@ from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError, bounded, masked, one_line
 from side_ray.execution.audit import Audit
+from side_ray.execution.derived.embed import stored_descriptors
 from side_ray.execution.derived.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
 from side_ray.report import findings, svg
@@ -68,7 +69,7 @@ def report(audit: Audit) -> None:
             q_values = add_evidence(artifacts, cut, metrics)
             if artifacts.others:
                 metrics["descriptors"] = descriptor_metrics(artifacts)
-            for note in findings.on_rate(metrics):
+            for note in (*findings.on_base(metrics), *findings.on_rate(metrics)):
                 audit.reporter.warn(f"{note.title}: {note.text}")
         else:
             metrics["verdict"] = without_unseen(metrics["train_size"]).as_dict()
@@ -280,6 +281,7 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
         "samples": {each.name: artifacts.samples(each).directory for each in many},
         "scores": {each.name: artifacts.scores(each).directory for each in many},
         "hits": {each.name: artifacts.hits(each).directory for each in many},
+        "descriptors": stored_descriptors(artifacts),
     }
     if artifacts.reconstructions:
         again = artifacts.reconstructions.items()

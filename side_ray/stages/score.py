@@ -16,7 +16,7 @@ import pyarrow as pa
 from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
 from side_ray.execution.audit import Audit
-from side_ray.execution.derived.embed import embed
+from side_ray.execution.derived.embed import embed, stored_descriptors
 from side_ray.execution.derived.frechet import measure_frechet
 from side_ray.execution.derived.reconstruct import reconstruct, write_ceiling
 from side_ray.execution.search_actors import PIECE, SearchActors, SearchPart, ask, uses_gpu
@@ -323,17 +323,8 @@ def score(audit: Audit) -> None:
     audit.run.point_latest(
         scores={each.name: artifacts.scores(each).directory for each in many},
         hits={each.name: artifacts.hits(each).directory for each in many},
-        descriptors={name: _descriptors(each) for name, each in artifacts.every.items() if each.features is not None},
+        descriptors=stored_descriptors(artifacts),
     )
-
-
-def _descriptors(artifacts: Artifacts) -> dict[str, Any]:
-    """What is stored of one similarity by descriptors: for `latest.json`."""
-    assert artifacts.features is not None
-    many = {each.name: artifacts.sample_features(artifacts.samples(each)) for each in conditions(artifacts.config)}
-    found: dict[str, Any] = {"images": artifacts.features.images.directory}
-    found["samples"] = {name: each.directory for name, each in many.items() if each is not None}
-    return found | ({"strata": artifacts.strata.key} if artifacts.cut_shards else {})
 
 
 def score_synthetic(audit: Audit) -> None:

@@ -44,7 +44,8 @@ def test_a_report_without_a_verdict_claims_nothing():
 
 def test_what_found_most_leads_and_random_among_equals(metrics):
     assert sentences.comparison(metrics) == (
-        "Counted alone, most are revealed by SIDE at λ=5: 142 distinct images in 2,000 samples; plain sampling (Random): 80, OL-TI at λ=1: 40."
+        "Counted alone, most are revealed by SIDE at λ=5: 142 distinct images in 2,000 samples; plain sampling (Random): 80, "
+        "OL-TI at λ=1: 40."
     )
     metrics["conditions"][0]["discoveries"]["0.05"]["distinct"] = 142
     assert sentences.comparison(metrics).startswith("Counted alone, most are revealed by plain sampling (Random): 142")
@@ -55,6 +56,12 @@ def test_more_in_one_condition_than_in_all_is_explained(metrics):
     for revealed, expected in ((141, True), (142, False)):
         metrics["verdict"] = {"outcome": "found", "reason": "counted", "distinct": revealed}
         assert (told in sentences.comparison(metrics)) == expected
+
+
+def test_a_base_model_is_asked_about(metrics):
+    assert not list(findings.on_base(metrics))
+    metrics["conditions"][1]["method"] = "base"
+    assert "trained on the unseen images" in text_of(metrics, "Was the base model trained on these images?")
 
 
 def test_distinct_images_are_never_compared_across_sample_sizes(metrics):

@@ -17,7 +17,9 @@ from side_ray.execution.audit import Audit
 from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, pending, run_shards
 from side_ray.images import decode_column
 from side_ray.registry import Carrier
+from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import feature_columns, part_keys
+from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet, shards_of
 from side_ray.similarity import SIMILARITIES, similarity_of
@@ -128,3 +130,16 @@ def embed_images(audit: Audit) -> None:
 
     run_shards(audit, Embedder, jobs, spec, "embed", "images")
     audit.run.point_latest(features=features.images.directory)
+
+
+def stored_descriptors(artifacts: Artifacts) -> dict[str, dict[str, Any]]:
+    """For `latest.json`: by similarity, where the descriptors of images and samples are, and the strata that are made of them."""
+    many = {each.name: artifacts.samples(each) for each in conditions(artifacts.config)}
+    described: dict[str, dict[str, Any]] = {}
+    for name, each in artifacts.every.items():
+        if each.features is not None:
+            found = {condition: each.sample_features(samples) for condition, samples in many.items()}
+            described[name] = {"images": each.features.images.directory}
+            described[name]["samples"] = {key: made.directory for key, made in found.items() if made is not None}
+            described[name] |= {"strata": each.strata.key} if each.cut_shards else {}
+    return described
