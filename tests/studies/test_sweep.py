@@ -42,10 +42,12 @@ def numbers(row: dict) -> dict:
 
 
 def audit_rows(root: Path, artifacts) -> list[dict]:
-    """The rows of an audit's metrics.csv, with numbers parsed, without what depends on the other conditions' cost."""
+    """The rows of an audit's metrics.csv, with numbers parsed, without what depends on the other conditions' cost and without the
+    second opinions, which a sweep does not ask for."""
+    left_out = ("equal_cost", "ratio", "authenticity", "copying", "frechet")
     with open(root / artifacts.report.key / "metrics.csv") as file:
         return [
-            {key: _number(word) for key, word in row.items() if word and not key.startswith("equal_cost")}
+            {key: _number(word) for key, word in row.items() if word and not key.startswith(left_out)}
             for row in csv.DictReader(file)
         ]
 
