@@ -56,7 +56,7 @@ def trained(spec: TrainSpec, until: int | None = None) -> TrainingLoop:
 
 
 def forget() -> None:
-    """accelerate keeps its state per process; a real run has one training per process, the tests have several."""
+    """accelerate keeps its state per process, precision included; the trainings of a real run have one precision, the tests several."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 
@@ -202,6 +202,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_step_and_the_key(a
 
 def test_a_worker_trains_what_is_missing_one_after_the_other(artifacts):
     first, second = (spec_of(artifacts, name, steps=2) for name in ("first", "second"))
+    forget()
     trainer._work([first])
     done = first.artifact.info()
     first.artifact.store.write(f"{first.artifact.key}/untouched", b"")
