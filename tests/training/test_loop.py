@@ -56,7 +56,7 @@ def trained(spec: TrainSpec, until: int | None = None) -> TrainingLoop:
 
 
 def forget() -> None:
-    """accelerate keeps its state per process, precision included; the trainings of a real run have one precision, the tests several."""
+    """accelerate keeps its state per process, precision included: one in a real run, several in the tests."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 
