@@ -1,4 +1,4 @@
-"""Exact scoring compared with FAISS computing the same result, and with the bare matrix product.
+"""Exact scoring compared with FAISS computing the same result, with USearch's exact search, and with the bare matrix product.
 
     python bench/score.py [--scale 0.1] [--threads 2] [--shape nl2] [--check 0]
 
@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,18 @@ def bare_product(shape: Shape, threads: int) -> dict[str, Any]:
     return measure.stop()
 
 
+def by_usearch(shape: Shape, threads: int) -> dict[str, Any]:
+    """USearch: its exact search with k = 50; it has no range search, so the counts of sscd are left out."""
+    from usearch.index import MetricKind, search
+
+    samples, train = make_data(shape)
+    metric = MetricKind.L2sq if shape.name == "nl2" else MetricKind.IP
+    search(train[:1000], samples[:100], K, metric, exact=True, threads=threads)
+    measure = _Measure()
+    search(train, samples, K, metric, exact=True, threads=threads)
+    return measure.stop()
+
+
 class _Measure:
     """Seconds, CPU seconds (less noisy on a shared machine), and memory in addition to that at the start."""
 
@@ -222,6 +235,10 @@ def run(shape: Shape, threads: int, engine: Engine, checked: int) -> dict[str, A
         "side-ray, float32": (exact, ("float32", "torch", checked)),
         "faiss": (by_faiss, ()),
     }
+    if find_spec("usearch"):
+        ways["usearch"] = by_usearch, ()
+    else:
+        print("  usearch is not installed (pip install usearch), and left out")
     results = {}
     for name, (function, args) in ways.items():
         result = results[name] = apart(function, shape, threads, *args)
