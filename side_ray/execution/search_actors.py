@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged, UserError
-from side_ray.execution.node.memory import give_back, shared_array
+from side_ray.execution.node.memory import passing, shared_array
 from side_ray.execution.session import fitting
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
@@ -80,9 +81,10 @@ class SearchPart:
                 self.prepared, similarity, split, groups, start, stop, again, self.stored, shared=shared
             )
             if len(ids):
-                indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
-                # To build the index reads all of them, to search often little.
-                give_back(features)
+                # Reading leaves memory in Arrow's pool.
+                pa.default_memory_pool().release_unused()
+                with passing(features):
+                    indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
         return indices
 
     def search(
@@ -90,12 +92,18 @@ class SearchPart:
     ) -> tuple[Neighbors, Counts | None] | None:
         """The `k` nearest images of this part and its counts per level; None if the part holds no image of the split."""
         index = self.load().get(split)
-        return index.search(queries, k, levels) if index else None
+        if index is None:
+            return None
+        with passing(index.part.features):
+            return index.search(queries, k, levels)
 
     def count(self, split: Split, queries: np.ndarray, levels: Levels, unit: np.ndarray | None) -> Counts | None:
         """How often each training image of this part is hit at each level; None if the part holds no image of the split."""
         index = self.load().get(split)
-        return index.count(queries, levels, unit) if index else None
+        if index is None:
+            return None
+        with passing(index.part.features):
+            return index.count(queries, levels, unit)
 
 
 def features_of(

@@ -51,5 +51,4 @@ def test_stored_features_are_mapped_not_copied(tmp_path, monkeypatch):
     assert found["mismatches"] == 0
     start, load, search = (found["peaks_mib"][phase] for phase in ("start", "load", "search"))
     assert max(load["RssAnon"], search["RssAnon"]) - start["RssAnon"] < 65
-    assert load["VmRSS"] - start["VmRSS"] > 78  # they are all read, from the map
-    assert found["resident_mib"] - start["VmRSS"] < 65  # and then not kept
+    assert found["resident_mib"] - start["VmRSS"] < 65  # the mapped pages are given back too

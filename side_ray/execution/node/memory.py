@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ import numpy as np
 from side_ray.storage.scratch import private_directory
 
 Fill = Callable[[np.ndarray], None]
+GIVEN_BACK_EVERY = 0.2
+"""Seconds."""
+LARGE = 2**26
+"""Bytes of an array from which on its pages are given back."""
 
 
 def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
@@ -47,13 +52,31 @@ def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
     return _mapped(descriptor, size, mmap.ACCESS_COPY).reshape(shape)
 
 
-def give_back(array: np.ndarray) -> None:
-    """Take a `shared_array` out of this process's resident memory: what is read of it again is mapped again."""
+@contextmanager
+def passing(array: np.ndarray) -> Iterator[None]:
+    """Keep little of a large `shared_array` in this process's resident memory while the block reads it, and nothing after it.
+
+    What is read of it again is mapped again.
+    """
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    base = base.obj if isinstance(base, memoryview) else base
-    if isinstance(base, mmap.mmap):
+    base, ended = base.obj if isinstance(base, memoryview) else base, threading.Event()
+
+    def give_back() -> None:
+        while not ended.wait(GIVEN_BACK_EVERY):
+            base.madvise(mmap.MADV_DONTNEED)
+
+    if not isinstance(base, mmap.mmap) or array.nbytes < LARGE:
+        yield
+        return
+    thread = threading.Thread(target=give_back, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
         base.madvise(mmap.MADV_DONTNEED)
 
 

@@ -122,6 +122,8 @@ class QuantizedKernel(Int8Kernel):
         lost = np.concatenate([rounded.lost for _, rounded in blocks])
         self.slack = empty(lost.shape, np.float32)
         self.slack[:] = np.nextafter((LONGEST * lost).astype(np.float32), np.float32(np.inf))
+        for _, rounded in blocks:
+            del rounded.lengths, rounded.lost
 
     def prepare(self, queries: np.ndarray) -> Prepared:
         rounded, widest = Quantized(queries), float(self.slack.max())
