@@ -20,6 +20,7 @@ from side_ray.runs.preflight import check_places
 from side_ray.similarity import SIMILARITIES
 from side_ray.similarity.base import Similarity
 from side_ray.stages.score import score
+from side_ray.storage import open_store
 from tests.audits import tiny_config
 from tests.local import audit_here, stages_here
 
@@ -147,6 +148,19 @@ def test_another_audit_of_the_same_images_takes_their_features_from_the_cache(au
     )
     assert part.read_bytes() == good
     assert scores(found) == scores(audited)
+
+
+def test_audits_share_features_in_a_bucket(audited, tmp_path, s3):
+    cache = {"features_cache": f"s3://{s3.bucket}/features"}
+    stages_here(again(audited, tmp_path / "first", *UNSCORED, "features", **cache), [score])
+    assert sum(Angle.embedded) == sum(audited.sizes.values()) + SAMPLES
+    found = stages_here(again(audited, tmp_path / "second", *UNSCORED, "features", **cache), [score])
+    assert sum(Angle.embedded) == SAMPLES
+    assert scores(found) == scores(audited)
+    shared = {entry.key for entry in open_store(cache["features_cache"]).list()}
+    parts = range(found.shared_features.parts)
+    assert {found.shared_features.images.key(part) for part in parts} <= shared
+    assert not [key for key in shared if key.rsplit("/", 1)[-1].startswith((".", "tmp"))]
 
 
 def test_damaged_features_of_images_are_named_and_those_of_samples_are_made_again(audited, tmp_path):
