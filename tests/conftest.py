@@ -1,7 +1,8 @@
 """Fixtures for tests of several packages."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,8 @@ settings.register_profile("side_ray", deadline=None, derandomize=True, database=
 settings.load_profile("side_ray")
 
 if TYPE_CHECKING:
+    from click.testing import Result
+
     from side_ray.runs.artifacts import Artifacts
 
 
@@ -69,6 +72,18 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def side_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[..., "Result"]:
+    """The command `side-ray` in this process: a new one takes seconds to import torch."""
+    from typer.testing import CliRunner
+
+    from side_ray.cli.app import app
+
+    # A command ends the Ray of its process.
+    monkeypatch.setattr("side_ray.execution.session.own_ray", nullcontext)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture(scope="session")
