@@ -40,7 +40,7 @@ USERS = (
     "execution.derived.embed",
 )
 """The modules of steps that make shards."""
-TASKS = ("stages.score", "stages.synthesize", "stages.extract", "execution.derived.frechet")
+TASKS = ("stages.label", "stages.score", "stages.synthesize", "stages.extract", "execution.derived.frechet")
 """Those of steps that run in one task."""
 
 
