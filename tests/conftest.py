@@ -34,7 +34,7 @@ STARTERS = {
 }
 """By mark, the fixtures that start what it stands for."""
 RAY_MODULES = ("end_to_end",)
-"""Packages of tests that start Ray in processes of their own."""
+"""Packages of tests that start Ray in processes of their own, but for those that are marked as long without it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, starters in STARTERS.items():
             if set(starters) & set(getattr(item, "fixturenames", ())):
                 item.add_marker(mark)
-        if item.path.parent.name in RAY_MODULES:
+        if item.path.parent.name in RAY_MODULES and not item.get_closest_marker("long"):
             item.add_marker("ray")
 
 

@@ -376,8 +376,10 @@ def _flops_of(dpm: Dpm) -> int:
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        student = _student(config, shape)
     return _count(
-        _student(config, shape),
+        student,
         torch.zeros(1, *shape, requires_grad=True),
         torch.zeros(1, dtype=torch.int64),
         backward=True,

@@ -17,6 +17,8 @@ from tests.bruteforce import check
 from tests.local import audit_here, stages_here, without_ray
 from tests.similarity.networks import onnx_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> str:
