@@ -135,6 +135,17 @@ def test_one_training_image_has_no_second_nearest(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_one_training_image_has_no_covariance(tmp_path, described):
+    also = [f"score.also=[{described}]"]
+    run, _ = given(tmp_path, images(25, 1), images(1, 0), unseen=images(50, 2), overrides=also)
+    found = side_ray.open_run(run).metrics["second_opinions"][described]
+    assert set(found["absent"]) == {"ratio", "authenticity", "frechet"}
+    assert "one training image" in found["absent"]["frechet"]
+    assert found["unseen"]["frechet"] is None
+    assert check(run) == []
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_few_samples_have_no_c_t(tmp_path):
     _, found = given(tmp_path, images(10, 1), images(60, 0), unseen=images(50, 2))
     assert "20 samples" in found["absent"]["copying"]
