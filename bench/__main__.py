@@ -9,6 +9,7 @@ COMMANDS = (
     ["bench.sample", "--rounds", "3"],
     ["bench.extract", "--shards", "8", "--rounds", "2"],
     ["bench.score", "--scale", "0.1"],
+    ["bench.memory", "--rows", "100000", "--queries", "1000"],
 )
 
 for command in COMMANDS:

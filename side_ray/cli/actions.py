@@ -163,19 +163,22 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
     """
     from side_ray.execution.forecast import planned_seconds
     from side_ray.runs.artifacts import Artifacts
-    from side_ray.runs.cost import plan_json, plan_lines, probe, probe_given
+    from side_ray.runs.cost import plan_json, plan_lines, probe, probe_given, probe_search
     from side_ray.runs.preflight import preflight
 
     artifacts, missing = Artifacts.open(config), list[str]()
     # The cost can be computed before the data, weights and storage are available.
     preflight(artifacts, missing)
     obstacle = "; ".join(missing)
-    rate = (probe_given if config.given else probe)(artifacts) if timed else throughput
+    pace = probe_search(artifacts) if timed else None
+    rate = throughput
+    if pace is not None:
+        rate = probe_given(artifacts, pace) if config.given else probe(artifacts)
     seconds = None if rate is None else planned_seconds(artifacts, rate)
     if as_json:
-        print_json(plan_json(artifacts, rate, obstacle, seconds))
+        print_json(plan_json(artifacts, rate, obstacle, seconds, pace))
     else:
-        print("\n".join(plan_lines(artifacts, rate, obstacle, seconds)))
+        print("\n".join(plan_lines(artifacts, rate, obstacle, seconds, pace)))
 
 
 def guarded(action: Callable[[], object], stopped: str = LINE) -> int:

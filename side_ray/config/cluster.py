@@ -79,6 +79,9 @@ class ClusterSection(Section):
     """CPUs of a sampling or scoring actor."""
     gpus: Annotated[Real, Field(ge=0, le=64)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
+    memory_gb: Positive | None = omitted_by_default(None)
+    """Memory (GiB) of a node. Training features are split into parts that fit, and a node gets no more actors with parts than
+    it holds. A part has at most 2 GiB of features of a set in any case."""
     price_per_hour: Positive | None = None
     """Price of one hour of one device, in any currency: `plan --probe` then says what the audit costs."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from side_ray.config import Config, ScoreSection
-from side_ray.errors import Damaged
-from side_ray.execution.node.memory import shared_array
+from side_ray.errors import Damaged, UserError
+from side_ray.execution.node.memory import give_back, shared_array
 from side_ray.execution.session import fitting
 from side_ray.images import decode_column
 from side_ray.runs.artifacts import Artifacts
+from side_ray.runs.cost.search import SearchPlan, amount, plan_search
 from side_ray.runs.dataset import Groups, StoredFeatures, read_groups, read_split
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
@@ -24,8 +25,6 @@ from side_ray.similarity import SIMILARITIES, similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import Split
 
-PART_BYTES = 2 * 2**30
-"""Size limit of the features of one index; larger sets are split over actors."""
 PIECE = 4096
 """Number of images embedded at a time."""
 
@@ -82,6 +81,8 @@ class SearchPart:
             )
             if len(ids):
                 indices[split] = Index(features, ids, similarity.metric, engine=score.engine, threads=self.threads)
+                # To build the index reads all of them, to search often little.
+                give_back(features)
         return indices
 
     def search(
@@ -159,11 +160,6 @@ def features_of(
     return ids, features
 
 
-def parts_of(score: ScoreSection, features: int, dimension: int) -> int:
-    """Number of parts that the training features are split into; 1 = every scorer holds all of them."""
-    return score.shards or max(1, -(-features * dimension * 4 // PART_BYTES))
-
-
 class SearchActors:
     """The training features of an audit: split over actors or, if they are small, loaded by every scorer itself.
 
@@ -204,8 +200,9 @@ class SearchActors:
         height, width, channels = prepared.info()["shape"]
         dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
         again = self.artifacts.reconstructions
-        parts = min(parts_of(self.score, max(sizes.values()) * (2 if again else 1), dimension), sizes["member"])
-        if parts == 1:
+        config = self.artifacts.config.model_copy(update={"score": self.score})
+        plan = plan_search(config, sizes, dimension, bool(again))
+        if (parts := plan.parts) == 1:
             return []
         import ray
 
@@ -214,9 +211,31 @@ class SearchActors:
         share = min(cluster.actor_cpus, max(0.01, round(processors / 2 / parts, 2)))
         wanted = float(cluster.gpus) if uses_gpu(self.artifacts.config) else 0.0
         gpus = reserved(wanted, parts, [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]])
-        actor = ray.remote(SearchPart).options(num_cpus=share, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
+        actor = ray.remote(SearchPart).options(
+            num_cpus=share, num_gpus=gpus, memory=self._memory(plan), max_restarts=-1, max_task_retries=-1
+        )
         arguments = prepared, self.score, sizes
         return [actor.remote(*arguments, part, parts, cluster.actor_cpus, again, self.stored) for part in range(parts)]
+
+    def _memory(self, plan: SearchPlan) -> int | None:
+        """Bytes that an actor reserves; None without `cluster.memory_gb`.
+
+        Raises:
+            UserError: this machine, on which Ray was started for the audit, cannot hold all actors.
+        """
+        cluster = self.artifacts.config.cluster
+        if cluster.memory_gb is None:
+            return None
+        import ray
+
+        wanted, there = plan.parts * plan.actor_bytes, ray.cluster_resources().get("memory", 0)
+        if cluster.ray_address is None and wanted > there:
+            raise UserError(
+                f"{plan.parts:,} actors with the training features take {amount(wanted)}, and this machine has {amount(there)}; "
+                f"run the audit on a cluster of {plan.nodes(cluster.memory_gb):,} nodes",
+                "cluster.memory_gb",
+            )
+        return plan.actor_bytes
 
 
 def reserved(gpus: float, parts: int, nodes: list[float]) -> float:

@@ -14,9 +14,11 @@ from side_ray.cli.app import app
 from side_ray.config.file import load_config
 from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
+from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate, probe
+from side_ray.runs.cost import estimate, plan_search, probe
+from side_ray.sources.select import SPLITS
 from tests.audits import tiny_config
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -49,7 +51,7 @@ def test_time_and_price_follow_from_the_throughput(tmp_path):
     slow, fast = (json.loads(plan(*given, "--throughput", rate).stdout) for rate in ("10", "1000"))
     assert slow["price"] == pytest.approx(sum(slow["seconds"].values()) / 3600 * 1.5)
     # A guided sample costs more than the mean one, which includes Random's.
-    assert 18_000 / 10 * 0.7 < slow["seconds"]["extract"] < 18_000 / 10 + 10
+    assert 9_000 / 10 * 0.7 < slow["seconds"]["extract"] < 9_000 / 10 + 10
     for stage in ("train_dpm", "synthetic", "train_surrogate: student", "privacy"):
         assert slow["seconds"][stage] - 5 == pytest.approx(100 * (fast["seconds"][stage] - 5))
     unknown = json.loads(plan(*given).stdout)
@@ -84,6 +86,84 @@ def test_a_wrong_setting_is_refused_all_the_same(tmp_path):
     result = plan(str(CONFIGS / "digits.yaml"), f"run.uri={tmp_path}/run", "extract.steps=5000")
     assert result.exit_code == 2
     assert "extract.steps" in result.stderr
+
+
+@pytest.mark.parametrize(("features", "dimension", "parts"), [(300, 64, 1), (50_000, 3072, 1), (10**6, 3072, 6)])
+def test_large_sets_are_split_and_small_ones_are_not(features, dimension, parts):
+    sizes = dict.fromkeys(SPLITS, features)
+    assert plan_search(tiny_config("/tmp/unused", score__shards=None), sizes, dimension, False).parts == parts
+    assert plan_search(tiny_config("/tmp/unused", score__shards=3), sizes, dimension, False).parts == 3
+
+
+@pytest.mark.parametrize("memory", [0.8, 1.0, 2.5, 16.0])
+@pytest.mark.parametrize(("members", "dimension"), [(10**5, 64), (10**6, 512), (3 * 10**6, 1024), (10**8, 512)])
+@pytest.mark.parametrize("engine", ["auto", "faiss"])
+def test_parts_fit_into_a_node(memory, members, dimension, engine):
+    config = tiny_config("/tmp/unused", cluster__memory_gb=memory, score={"engine": engine})
+    sizes = {"member": members, "calibration": members // 10, "holdout": members // 10}
+    try:
+        found = plan_search(config, sizes, dimension, True)
+    except UserError:
+        # Features and their copy in 8 bits in the largest number of parts, and the process.
+        assert 2.4 * members * dimension * 5 / 10_000 + 0.75 * 2**30 > memory * 2**30
+        return
+    rows = [-(-2 * size // found.parts) for size in sizes.values()]
+    assert sum(rows) * dimension * 4 < found.actor_bytes <= memory * 2**30
+    assert max(rows) * dimension * 4 <= 2**31 + dimension * 4
+    assert found.nodes(memory) * (memory * 2**30 // found.actor_bytes) >= found.parts
+    assert (found.nodes(memory) - 1) * (memory * 2**30 // found.actor_bytes) < found.parts
+
+
+HUGE = (
+    "data.source=parquet",
+    "data.path=/nowhere/*.parquet",
+    "data.image_size=64",
+    "data.holdout=1000000",
+    "dpm.kind=optimal",
+    "score.shards=null",
+    "score.similarity=descriptor",
+    "score.descriptor=/nowhere/descriptor.yaml",
+    "surrogate.labels=random",
+    "extract.methods=[random]",
+    "extract.lambdas=[0]",
+    "extract.samples=10000",
+    "surrogate.synthetic=4000",
+)
+
+
+def huge(run: Path, *more: str):
+    return plan(str(CONFIGS / "digits.yaml"), f"run.uri={run}", *HUGE, *more)
+
+
+@pytest.mark.parametrize(
+    ("members", "parts", "features", "nodes"),
+    [(10**8, 191, "389.1 GiB", "11 of 64 GiB with 19"), (150_000_000, 287, "579.8 GiB", "16 of 64 GiB with 19")],
+)
+def test_a_training_set_of_a_hundred_million_is_a_plan(members, parts, features, nodes, tmp_path):
+    result = huge(tmp_path / "run", f"data.members={members}", "cluster.memory_gb=64")
+    assert result.exit_code == 0, result.stderr
+    lines = {line[:14].strip(): line[14:] for line in result.stdout.splitlines()}
+    rows = members + 2 * 10**6
+    assert lines["features"] == f"{rows:,} × 1,024 × 4 B = {features} in {parts} parts, one actor each"
+    assert lines["nodes"].startswith(f"{parts} × ")
+    assert f"; {nodes} actors each" in lines["nodes"]
+    assert lines["descriptors"] == f"{rows + 14_000:,} images, each once"
+    pairs = 10_000 * rows + 4_000 * 2 * 10**6 + rows * rows
+    assert lines["comparisons"].startswith(f"{pairs:.3g} pairs × 2 × 1,024 = {pairs * 2048:.3g} FLOP: ")
+    hours = pairs * 2048 / 1e11 / parts / 3600
+    assert f"{hours:,.2f} hours on {parts} actors" in lines["comparisons"]
+    numbers = json.loads(huge(tmp_path / "run", f"data.members={members}", "--json").stdout)["search"]["descriptor"]
+    assert (numbers["parts"], numbers["nodes"]) == (parts, None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [["cluster.memory_gb=0.5"], ["cluster.memory_gb=16", "score.shards=3"]])
+def test_a_node_that_holds_no_part_is_refused(more, tmp_path):
+    result = huge(tmp_path / "run", "data.members=100000000", *more)
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"side-ray: cluster.memory_gb: \S+ GiB cannot hold one of .* parts .*; raise it.*\n", result.stderr
+    )
 
 
 def test_flops_are_those_of_the_network(tmp_path):

@@ -56,6 +56,7 @@ def test_a_text_model_is_audited_with_the_captions_of_its_training_images(ray_se
     assert side_ray.open_run(str(tmp_path / "run")).remake("random", 0.0, 3).identical
 
 
+@pytest.mark.long
 def test_a_text_model_is_planned_before_it_is_audited(tmp_path):
     from side_ray.runs.artifacts import Artifacts
 

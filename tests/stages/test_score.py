@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from side_ray.algorithm import run_until
+from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
-from side_ray.execution.search_actors import parts_of
 from tests.audits import tiny_config
 from tests.bruteforce import check
 
@@ -90,13 +90,9 @@ def test_bands_beyond_the_stored_neighbours_are_counted_over_the_whole_set(tiny_
 def test_more_parts_than_the_default_give_the_same_scores(tiny_audit, tmp_path, ray_session):
     run = tmp_path / "run"
     copy_without_scores(tiny_audit.run.store.uri, run)
-    run_until("report", tiny_config(run, score__shards=5), Reporter())
+    with pytest.raises(UserError, match=r"60 actors .* this machine has") as caught:
+        run_until("report", tiny_config(run, score__shards=60, cluster__memory_gb=1), Reporter())
+    assert caught.value.key == "cluster.memory_gb"
+    run_until("report", tiny_config(run, score__shards=5, cluster__memory_gb=1), Reporter())
     ours, theirs = tables(run), tables(Path(tiny_audit.run.store.uri))
     assert all(ours[name].equals(theirs[name]) for name in theirs)
-
-
-@pytest.mark.parametrize(("features", "dimension", "parts"), [(300, 64, 1), (50_000, 3072, 1), (10**6, 3072, 6)])
-def test_large_sets_are_split_and_small_ones_are_not(features, dimension, parts):
-    config = tiny_config("/tmp/unused", score__shards=None)
-    assert parts_of(config.score, features, dimension) == parts
-    assert parts_of(tiny_config("/tmp/unused", score__shards=3).score, features, dimension) == 3

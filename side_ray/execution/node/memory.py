@@ -47,6 +47,16 @@ def shared_array(key: str, shape: tuple[int, ...], fill: Fill) -> np.ndarray:
     return _mapped(descriptor, size, mmap.ACCESS_COPY).reshape(shape)
 
 
+def give_back(array: np.ndarray) -> None:
+    """Take a `shared_array` out of this process's resident memory: what is read of it again is mapped again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def forget_dead() -> None:
     """Remove the records of arrays that no process holds any more, and the directory if it is empty."""
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The cost of an audit before it starts: network evaluations, FLOPs, bytes, and which outputs exist already."""
+"""The cost of sampling: network evaluations, FLOPs, bytes, and which outputs exist already; and the lines of the plan."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.config.extract import BY_MODEL
-from side_ray.diffusion.condition.drawn import Conditioning, example
+from side_ray.diffusion.condition.drawn import Conditioning, evaluations, example
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
@@ -24,15 +24,14 @@ from side_ray.diffusion.processes import process_of
 from side_ray.diffusion.sampler import decoded, denoised, sample_seed
 from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet
-from side_ray.images import decode_png, encode_png
+from side_ray.images import encode_png
 from side_ray.report.wording import about
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
+from side_ray.runs.cost.search import Pace, planned_search, search_lines
 from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import Condition, conditions, loss_images
 from side_ray.runs.preflight import guided_steps, schedule_of
-from side_ray.search.index import RowIndex
-from side_ray.similarity import similarity_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 from side_ray.surrogate.lora import LoraNetwork, LoraSurrogate
 from side_ray.surrogate.resnet import ResNet
@@ -75,7 +74,7 @@ def estimate(artifacts: Artifacts) -> Estimate:
     classifiers = [_classifier_flops(config, diffused if each == "td" else shape) for each in sorted(seen)]
     return Estimate(
         samples=samples,
-        unet_evaluations=samples * per_sample * config.dpm.evaluations
+        unet_evaluations=samples * per_sample * evaluations(config.dpm, model)
         + config.extract.samples * _second_evaluations(artifacts),
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape, model),
@@ -158,6 +157,7 @@ def plan_lines(
     throughput: float | None = None,
     obstacle: str = "",
     seconds: Mapping[str, float] | None = None,
+    pace: Pace | None = None,
 ) -> list[str]:
     """The plan as lines of text: what would run, what exists already, and the cost.
 
@@ -165,6 +165,7 @@ def plan_lines(
         throughput: samples per second of one device; None = print no device-hours.
         obstacle: why the audit cannot start yet; existing outputs are then not listed.
         seconds: how long each stage takes on one device, by its name; None = print no time and no price.
+        pace: of comparisons on this machine; None = it is assumed.
 
     Raises:
         UserError: see `image_shape`.
@@ -176,6 +177,7 @@ def plan_lines(
             "samples": f"{config.extract.samples:,} of {config.given.samples}",
             "compared with": f"{config.data.members:,} members, 2 × {config.data.holdout:,} unseen, by {config.score.similarity}",
         }
+        lines |= search_lines(artifacts, pace)
         return _printed(lines | _price(config, seconds) | ({"not ready": obstacle} if obstacle else {}))
     cost, many = estimate(artifacts), conditions(config)
     shards = f"{len(many) * artifacts.sample_shards:,}"
@@ -222,6 +224,7 @@ def plan_lines(
     if throughput is not None:
         hours = cost.samples / throughput / 3600
         lines["device-hours"] = f"{hours:,.2f} of sampling at {throughput:,.1f} samples/s per device"
+    lines |= search_lines(artifacts, pace)
     lines |= _price(config, seconds)
     if obstacle:
         lines["not ready"] = obstacle
@@ -250,9 +253,10 @@ def plan_json(
     throughput: float | None = None,
     obstacle: str = "",
     seconds: Mapping[str, float] | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """The numbers of `plan_lines`: `conditions`, those of `Estimate` (not of given samples), `flops`, `device_hours` and
-    `seconds` by stage (None = unknown), `price` and `obstacle`."""
+    `seconds` by stage (None = unknown), `search` by similarity (`SearchPlan.to_json`), `price` and `obstacle`."""
     config, price = artifacts.config, artifacts.config.cluster.price_per_hour
     numbers: dict[str, Any] = {"run": artifacts.run.store.uri, "conditions": len(conditions(config))}
     if config.given:
@@ -262,31 +266,10 @@ def plan_json(
         hours = None if throughput is None else cost.samples / throughput / 3600
         numbers |= {**asdict(cost), "flops": cost.flops, "device_hours": hours}
     paid = None if price is None or seconds is None else sum(seconds.values()) / 3600 * price
-    text = plan_lines(artifacts, throughput, obstacle, seconds)
+    text = plan_lines(artifacts, throughput, obstacle, seconds, pace)
+    memory = config.cluster.memory_gb
+    numbers["search"] = {name: planned_search(each).to_json(memory) for name, each in artifacts.every.items()}
     return numbers | {"seconds": seconds, "price": paid, "obstacle": obstacle, "text": text}
-
-
-PROBED = 4096
-"""Images of the pool that `probe_given` compares with; a larger one takes as many times longer."""
-
-
-def probe_given(artifacts: Artifacts) -> float:
-    """Given samples that this machine reads and compares with all members and unseen images per second."""
-    config, (channels, height, width) = artifacts.config, image_shape(artifacts)
-    similarity, pool = similarity_of(config.score), config.data.members + 2 * config.data.holdout
-    rows = min(pool, PROBED)
-    noise = np.random.default_rng(0).integers(0, 256, (rows, height, width, channels), dtype=np.uint8)
-    index = RowIndex(similarity.embed(noise), np.arange(rows), similarity.metric)
-    few = [encode_png(image) for image in noise[:256]]
-    began = time.perf_counter()
-    embedded = similarity.embed(np.stack([decode_png(each) for each in few]))
-    read = (time.perf_counter() - began) / len(few)
-    index.search(embedded, similarity.neighbors)
-    began = time.perf_counter()
-    index.search(embedded, similarity.neighbors)
-    compared = (time.perf_counter() - began) / len(few)
-    # Members and unseen images are read and embedded too, and every one of them once.
-    return 1 / (read * (1 + pool / config.extract.samples) + compared * pool / rows)
 
 
 def probe(artifacts: Artifacts) -> float:
@@ -376,8 +359,10 @@ def _flops_of(dpm: Dpm) -> int:
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        student = _student(config, shape)
     return _count(
-        _student(config, shape),
+        student,
         torch.zeros(1, *shape, requires_grad=True),
         torch.zeros(1, dtype=torch.int64),
         backward=True,
