@@ -45,6 +45,9 @@ class TextKind(ModelKind):
 
     @classmethod
     def load(cls, directory: Path, device: "torch.device | str") -> "Dpm":
+        from side_ray.diffusion.networks.text.encoders import require_transformers
+
+        require_transformers()
         model = cls.open(directory)
         if (directory / LORA).exists():
             from side_ray.diffusion.networks.lora import add_loras

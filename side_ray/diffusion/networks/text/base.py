@@ -52,7 +52,7 @@ class TextDpm(NetworkDpm):
 
     @abstractmethod
     def pipeline(self) -> Any:
-        """diffusers' pipeline of its network and text encoders, which adds LoRA weights to them.
+        """diffusers' pipeline of its network and text encoders, which adds LoRA weights to them; slow to import.
 
         Raises:
             UserError: diffusers adds none to models of this kind.

@@ -24,6 +24,16 @@ IGNORED = re.compile(r"position_ids$")
 """Tensors in files of earlier versions of transformers, which are no weights."""
 
 
+def require_transformers() -> None:
+    """Raise UserError where transformers is not installed."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"text-conditioned models need the extra text: pip install 'side-ray[text]' ({first_line(error)})"
+        ) from error
+
+
 def parts_in_index(classes: Mapping[str, str]) -> dict[str, list[list[str]]]:
     """What `model_index.json` may say of the tokenizers and text encoders of these classes, which are by suffix."""
     found = {}
@@ -46,15 +56,11 @@ def load_encoder(directory: Path, suffix: str, kind: str, **settings: Any) -> Te
         settings: of `TextEncoder`.
 
     Raises:
-        UserError: transformers is not installed, or they are missing or damaged, or of another class.
+        UserError: they are missing or damaged, or of another class.
     """
-    try:
-        import transformers
-        from transformers.utils import logging
-    except ImportError as error:
-        raise UserError(
-            f"text-conditioned models need the extra text: pip install 'side-ray[text]' ({first_line(error)})"
-        ) from error
+    import transformers
+    from transformers.utils import logging
+
     path = directory / f"{ENCODER}{suffix}"
     _check_config(path / "config.json", kind)
     _check_vocabulary(directory / f"{TOKENIZER}{suffix}", TOKENIZERS[kind])

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch.nn import functional
 
 from side_ray.diffusion.condition.prompts import Encoded, PromptEncoder, packed, unpacked
@@ -37,7 +38,9 @@ class FluxDpm(TextDpm):
         states, pooled, known = self._parts(condition)
         return packed(states, pooled, torch.full_like(known, scale))
 
-    def pipeline(self) -> FluxPipeline:
+    def pipeline(self) -> Any:
+        from diffusers import FluxPipeline
+
         (clip, t5), schedule = self.encoder.parts, FlowMatchEulerDiscreteScheduler()
         return FluxPipeline(schedule, None, clip.network, clip.tokenizer, t5.network, t5.tokenizer, self.network)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch.nn import functional
 
 from side_ray.diffusion.condition.prompts import Encoded, PromptEncoder, packed, unpacked
@@ -30,7 +30,9 @@ class Sd3Dpm(TextDpm):
     the CLIP encoders pool. Without T5 zeros take its place.
     """
 
-    def pipeline(self) -> StableDiffusion3Pipeline:
+    def pipeline(self) -> Any:
+        from diffusers import StableDiffusion3Pipeline
+
         parts: list[Any] = [each for part in self.encoder.parts for each in (part.network, part.tokenizer)]
         return StableDiffusion3Pipeline(
             self.network, FlowMatchEulerDiscreteScheduler(), None, *parts, *[None] * (6 - len(parts))

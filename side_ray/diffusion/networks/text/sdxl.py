@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler
 
 from side_ray.diffusion.condition.prompts import Encoded, PromptEncoder, packed, unpacked
 from side_ray.diffusion.denoisers.layout import ENCODER, INDEX, REFUSED
@@ -25,7 +26,9 @@ class SdxlDpm(TextDpm):
     As the pipeline does by default it is told that the image had the size that is made, and was not cropped.
     """
 
-    def pipeline(self) -> StableDiffusionXLPipeline:
+    def pipeline(self) -> Any:
+        from diffusers import StableDiffusionXLPipeline
+
         first, second = self.encoder.parts
         return StableDiffusionXLPipeline(
             None, first.network, second.network, first.tokenizer, second.tokenizer, self.network, DDIMScheduler()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from side_ray.diffusion.condition.prompts import PromptEncoder
 from side_ray.diffusion.denoisers.layout import INDEX, REFUSED, Layout, names_in
@@ -24,7 +24,9 @@ OTHER_INPUTS = (SIZES, "class_embed_type", "num_class_embeds", "encoder_hid_dim_
 class TextUnetDpm(TextDpm):
     """A `UNet2DConditionModel` that attends to the states of a text encoder."""
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> Any:
+        from diffusers import StableDiffusionPipeline
+
         (only,) = self.encoder.parts
         return StableDiffusionPipeline(
             None, only.network, only.tokenizer, self.network, DDIMScheduler(), None, None, requires_safety_checker=False

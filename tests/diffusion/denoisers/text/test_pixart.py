@@ -78,6 +78,17 @@ def test_padding_is_masked_and_only_what_is_loaded_is_read(saved):
     assert torch.equal(dpm.denoise(z, 500, condition)[0], dpm.denoise(z, 500, changed)[0])
 
 
+def test_sharded_weights_of_a_variant_are_opened(saved, ours, tmp_path):
+    saved[1].save_pretrained(tmp_path / "model", variant="fp16", max_shard_size="20KB")
+    names = sorted(path.relative_to(tmp_path / "model").as_posix() for path in (tmp_path / "model").glob("*/*"))
+    for part in ("transformer", "text_encoder", "vae"):
+        assert sum(name.startswith(part) and "-of-" in name for name in names) > 1
+    for variant in (None, "fp16"):
+        found = KINDS["pixart"].files([*names, "model_index.json"], DpmSection(path="x", variant=variant))
+        assert sorted(found) == sorted([*names, "model_index.json"])
+    assert torch.equal(ours(tmp_path / "model", PROMPTS), ours(saved[0], PROMPTS))
+
+
 def test_a_tokenizer_of_sentencepiece_alone_is_opened(copy, ours, tmp_path):
     (tmp_path / "text").write_text("\n".join(["the flower and the sky", "a temple in blue", "red over china"] * 9))
     special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}

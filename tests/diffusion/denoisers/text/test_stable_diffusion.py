@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -137,6 +138,12 @@ def test_a_model_of_pixels_a_variant_and_names_of_earlier_versions_are_opened(co
     dpm = load_dpm(copy)
     assert (is_latent(dpm), dpm.image_shape) == (False, SHAPE)
     assert torch.equal(dpm.encoder(PROMPTS), expected)
+
+
+def test_without_transformers_the_extra_is_named(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"need the extra text: pip install 'side-ray\[text\]'"):
+        load_dpm(saved[0])
 
 
 @pytest.mark.parametrize(
