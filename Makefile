@@ -13,16 +13,15 @@ GPU_PYTHON ?= $(GPU_VENV)/bin/python
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
-# Two tests at a time, one thread each, except those that share one Ray, one S3 server and one browser.
-ALONE := ray or server
+# Two tests at a time, one thread each, except those that share one Ray.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m
 
 test: $(VENV)/.dev browser weights
-	$(TWO_AT_A_TIME) "not slow and not gpu and not ($(ALONE))"
-	$(BIN)/python -m pytest -m "not slow and ($(ALONE))"
+	$(TWO_AT_A_TIME) "not slow and not gpu and not ray"
+	$(BIN)/python -m pytest -m "not slow and ray"
 
 test-unit: $(VENV)/.dev weights
-	$(TWO_AT_A_TIME) "not slow and not gpu and not long and not ($(ALONE))"
+	$(TWO_AT_A_TIME) "not slow and not gpu and not (long or ray or server)"
 
 test-all: $(VENV)/.dev browser weights
 	$(BIN)/python -m pytest -m "not gpu"

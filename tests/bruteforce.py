@@ -569,12 +569,13 @@ def check_evidence(root: Path, latest: dict, metrics: dict, sets: dict, shown: d
         ]
     q, verdict = q_values(pooled, member, stratum, typical), metrics["verdict"]
     counted = int((q <= 0.05).sum())
-    expected.append(("verdict.distinct", verdict["distinct"], counted or int(verdict["outcome"] == "found")))
+    # Reason `captions`: there is evidence, but no claim, because the prompts favour members.
+    evident = verdict["outcome"] == "found" or verdict["reason"] == "captions"
+    expected.append(("verdict.distinct", verdict["distinct"], counted or int(evident)))
     if verdict["stratum_rate"] is None:
         expected.append(("verdict.copied", verdict["copied"], ((q <= 0.05) & (pooled >= -cut)).sum()))
     found = counted > 0 or verdict["p_value"] <= 0.01
-    if verdict["reason"] != "captions":  # which favour the members, whatever is found
-        expected.append(("verdict found", verdict["outcome"] == "found", found))
+    expected.append(("verdict found", evident, found))
     expected.append(("strata", metrics["strata"], len(set(stratum.tolist()))))
     ledger = table.column("q_value").to_numpy()
     own = np.searchsorted(names, groups[: starts[1]])

@@ -1,7 +1,8 @@
 """Fixtures for tests of several packages."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,8 @@ settings.register_profile("side_ray", deadline=None, derandomize=True, database=
 settings.load_profile("side_ray")
 
 if TYPE_CHECKING:
+    from click.testing import Result
+
     from side_ray.runs.artifacts import Artifacts
 
 
@@ -31,7 +34,7 @@ STARTERS = {
 }
 """By mark, the fixtures that start what it stands for."""
 RAY_MODULES = ("end_to_end",)
-"""Packages of tests that start Ray in processes of their own."""
+"""Packages of tests that start Ray in processes of their own, but for those that are marked as long without it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, starters in STARTERS.items():
             if set(starters) & set(getattr(item, "fixturenames", ())):
                 item.add_marker(mark)
-        if item.path.parent.name in RAY_MODULES:
+        if item.path.parent.name in RAY_MODULES and not item.get_closest_marker("long"):
             item.add_marker("ray")
 
 
@@ -69,6 +72,18 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def side_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[..., "Result"]:
+    """The command `side-ray` in this process: a new one takes seconds to import torch."""
+    from typer.testing import CliRunner
+
+    from side_ray.cli.app import app
+
+    # A command ends the Ray of its process.
+    monkeypatch.setattr("side_ray.execution.session.own_ray", nullcontext)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture(scope="session")

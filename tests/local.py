@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from ray import cloudpickle
 from rich.console import Console
 
 from side_ray.config import Config
@@ -38,10 +39,16 @@ USERS = (
     "execution.privacy",
     "execution.derived.reconstruct",
     "execution.derived.embed",
+    "studies.theory",
 )
 """The modules of steps that make shards."""
-TASKS = ("stages.score", "stages.synthesize", "stages.extract", "execution.derived.frechet")
+TASKS = ("stages.score", "stages.synthesize", "stages.extract", "stages.label", "execution.derived.frechet")
 """Those of steps that run in one task."""
+
+
+def sent(value: Any) -> Any:
+    """What another process gets of a value."""
+    return cloudpickle.loads(cloudpickle.dumps(value))
 
 
 def run_here(
@@ -55,13 +62,14 @@ def run_here(
     """`run_shards` in this process."""
     missing = [Task(number, shard) for number, job in enumerate(jobs) for shard in job.output.missing(job.shards)]
     if missing:
-        worker = actor(spec())
+        worker = actor(sent(spec()))
         for task in missing:
             worker.make(task, worker.new_row(task))
 
 
 def pass_here(work: Pass, units: Sequence[int], cluster: Any, bar: Any) -> dict[int, Failure]:
     """`run_pass` in this process."""
+    work = sent(work)
     for unit in units:
         work.make(unit)
     return {}
@@ -102,7 +110,7 @@ def without_ray() -> Iterator[None]:
             stack.enter_context(patch(f"side_ray.{name}.ensure_ray"))
         for name in TASKS:
             path = f"side_ray.{name}.run_remotely"
-            stack.enter_context(patch(path, lambda function, *given, **_: function(*given)))
+            stack.enter_context(patch(path, lambda function, *given, **_: function(*sent(given))))
         yield
     torch.set_num_threads(threads)
 

@@ -18,10 +18,14 @@ import botocore.validate
 import jsonschema
 import pytest
 import ray
+import typer.main
 import yaml
 from kubernetes.client import models
 
+from side_ray.cli.app import app
 from side_ray.config.file import load_config
+from side_ray.errors import CheckFailed, RunError, UserError
+from side_ray.studies.batch.plan import read_batch
 from tests.kustomize import containers, core_faults, load_all, render
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +39,7 @@ KUBERAY_VALIDATORS = {
 GCE = jsonschema.Draft7Validator(json.loads((ROOT / "tests" / "data" / "gce.json").read_text()))
 LAUNCHER = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath("ray-schema.json").read_text())
 IMAGE = "registry.example.com/side-ray"
-FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "matchLabels", "nodeSelector")
+FREE_FORM = ("labels", "annotations", "rayStartParams", "limits", "requests", "matchLabels", "nodeSelector", "data")
 
 
 def load(path: Path) -> Any:
@@ -127,7 +131,12 @@ def test_a_misspelt_key_is_refused_wherever_it_stands(manifest: Any) -> None:
 def test_kustomize_renders_the_same(directory: str) -> None:
     command = ["kubectl", "kustomize", str(CLUSTER / directory)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert load_all(output) == render(CLUSTER / directory)
+
+    def name(manifest: Any) -> tuple[str, str]:
+        return manifest["kind"], manifest["metadata"]["name"]
+
+    # kustomize puts kinds that others need first.
+    assert sorted(load_all(output), key=name) == sorted(render(CLUSTER / directory), key=name)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +204,7 @@ def test_jobs_and_standing_cluster_are_the_same_cluster(manifests: list[Any]) ->
 def test_what_is_applied_is_chosen_by_a_label() -> None:
     found = {each["kind"]: each["metadata"]["labels"]["app.kubernetes.io/component"] for each in BASE}
     assert found.pop("RayCluster") == "cluster"
+    assert (found.pop("CronJob"), found.pop("ConfigMap")) == ("reaudit", "reaudit")
     del found["RayJob"]
     assert set(found.values()) == {"shared"}
     jobs = [each for each in BASE if each["kind"] == "RayJob"]
@@ -234,13 +244,14 @@ def test_workers_come_and_go() -> None:
 
 
 def pods(manifests: list[Any]) -> dict[str, Any]:
-    """The pods of the audit's job."""
+    """The pods of the audit's job, and the one that submits a re-audit."""
     job = named(manifests, "RayJob", "side-ray-audit")["spec"]
     (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
     return {
         "head": job["rayClusterSpec"]["headGroupSpec"]["template"],
         "worker": workers["template"],
         "submitter": job["submitterPodTemplate"],
+        "reaudit": named(manifests, "CronJob", "side-ray-reaudit")["spec"]["jobTemplate"]["spec"]["template"],
     }
 
 
@@ -268,7 +279,7 @@ def test_pods_have_no_rights_and_a_read_only_root(template: Any) -> None:
     assert "/tmp" in mounts  # Ray's sessions
     assert container["resources"]["limits"]["memory"]
     for each in container.get("env", []):
-        if "KEY" in each["name"]:
+        if re.search("KEY|TOKEN", each["name"]):
             assert set(each["valueFrom"]) == {"secretKeyRef"}
 
 
@@ -350,6 +361,72 @@ def test_the_command_names_a_script_and_a_config_that_loads(command: list[str]) 
 def test_the_job_has_as_many_actors_as_there_can_be_gpus() -> None:
     _, _, _, path, *overrides = commands()[0]
     assert load_config(ROOT / path, overrides).cluster.actors == (1, WORKERS["maxReplicas"])
+
+
+@OVERLAY
+def test_the_reaudit_submits_a_batch_to_the_cluster_that_stays(overlay: str, tmp_path: Path) -> None:
+    cluster = named(RENDERED[overlay], "RayCluster")
+    pod = pods(RENDERED[overlay])["reaudit"]["spec"]
+    (container,) = pod["containers"]
+    program, verb, *words = container["args"]
+    assert (program, verb) == ("side-ray", "submit")
+    given = typer.main.get_command(app).commands[verb].make_context(verb, words).params  # type: ignore[attr-defined]
+    assert (given["verb"], given["fail_worse"], given["attach_running"], given["wait"]) == ("batch", True, True, True)
+    ports = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]
+    (port,) = (each["containerPort"] for each in ports if each["name"] == "dashboard")
+    name = cluster["metadata"]["name"]
+    assert given["address"] == f"http://{name}-head-svc:{port}"
+    env = {each["name"]: each for each in container["env"]}
+    assert env["RAY_AUTH_MODE"]["value"] == cluster["spec"]["authOptions"]["mode"]
+    assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": name, "key": "auth_token"}
+    assert pod["serviceAccountName"] == named(RENDERED[overlay], "ServiceAccount")["metadata"]["name"]
+
+    (volume,) = (each for each in pod["volumes"] if "configMap" in each)
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == volume["name"])
+    folder, file = given["config"].rsplit("/", 1)
+    assert mount["mountPath"] == folder
+    text = named(RENDERED[overlay], "ConfigMap", volume["configMap"]["name"])["data"][file]
+    assert "WORKDIR /opt/side-ray" in (CLUSTER / "Dockerfile").read_text()
+    (tmp_path / file).write_text(text.replace("/opt/side-ray", str(ROOT)))
+    batch, planned = read_batch(str(tmp_path / file), given["overrides"])
+    assert {each.config.run.uri.startswith("s3://") for each in planned} == {True}
+    (workers,) = cluster["spec"]["workerGroupSpecs"]
+    assert {each.config.cluster.actors[1] for each in planned} == {workers["maxReplicas"]}
+    assert {each.config.cluster.gpus for each in planned} == {0 if overlay == "minikube-cpu" else 1}
+    # The batch ends before the pod that follows it, and this before the next one.
+    spec = named(RENDERED[overlay], "CronJob", "side-ray-reaudit")["spec"]
+    assert 3600 * (batch.hours or 0) < spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 7 * 86_400
+    assert spec["concurrencyPolicy"] == "Forbid"
+
+
+def test_a_reaudit_that_found_more_is_not_repeated_and_one_that_is_not_complete_is() -> None:
+    spec = named(BASE, "CronJob", "side-ray-reaudit")["spec"]
+    job = spec["jobTemplate"]["spec"]
+    codes = {
+        code for rule in job["podFailurePolicy"]["rules"] for code in rule.get("onExitCodes", {}).get("values", [])
+    }
+    assert codes == {UserError.exit_code, CheckFailed.exit_code}
+    assert RunError.exit_code not in codes
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # a policy for failed pods asks for that
+    assert job["backoffLimit"] >= 1
+    assert spec["successfulJobsHistoryLimit"] >= 1 <= spec["failedJobsHistoryLimit"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "schedule"), ...),
+        (("spec", "schedule"), 3),
+        (("spec", "failedJobsHistoryLimit"), "4"),
+        (("spec", "jobTemplate"), ...),
+        (("spec", "jobTemplate", "spec", "template"), ...),
+        (("spec", "jobTemplate", "spec", "podFailurePolicy", "rules"), ...),
+        (("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0, "onExitCodes", "values"), ["2"]),
+        (("spec", "jobTemplate", "spec", "template", "spec", "containers", 0, "args"), "side-ray submit"),
+    ],
+)
+def test_a_wrong_type_or_missing_field_of_the_reaudit_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    assert faults_of(replaced(named(BASE, "CronJob", "side-ray-reaudit"), path, value))
 
 
 # The cluster launcher

@@ -9,7 +9,7 @@ crops of both photographs, so that it favours neither, then a U-Net on the laten
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ VAE_STEPS, UNET_STEPS, BATCH = 600, 4000, 32
 
 
 @functools.cache
-def photographs() -> list[np.ndarray]:
+def photographs() -> dict[str, np.ndarray]:
     """A temple in China and a flower, uint8 [427, 640, 3]."""
-    return load_sample_images().images
+    return dict(zip(("temple", "flower"), load_sample_images().images, strict=True))
 
 
 def detail_of(image: np.ndarray) -> float:
@@ -40,25 +40,27 @@ def detail_of(image: np.ndarray) -> float:
     return float(np.sqrt(sum((np.diff(pixels, axis=axis) ** 2).mean() for axis in (0, 1))))
 
 
-def patches() -> np.ndarray:
-    """The disjoint patches of the photographs with enough detail, uint8 [N, 32, 32, 3], shuffled."""
-    found = [
-        photo[row : row + SIDE, column : column + SIDE]
-        for photo in photographs()
-        for row, column in itertools.product(
-            range(0, photo.shape[0] - SIDE + 1, SIDE), range(0, photo.shape[1] - SIDE + 1, SIDE)
-        )
-    ]
-    kept = [patch for patch in found if detail_of(patch) >= DETAIL]
-    print(f"{len(found)} patches, of which {len(found) - len(kept)} are left out because they have too little detail")
-    return np.random.default_rng(SEED).permutation(np.stack(kept))
+def patches() -> tuple[np.ndarray, list[str]]:
+    """The disjoint patches of the photographs with enough detail, uint8 [N, 32, 32, 3], shuffled, and a caption of each.
+
+    The caption is the photograph's name with the row and the column, each a letter: `flower c h`.
+    """
+    found, captions = [], []
+    for name, photo in photographs().items():
+        for row, column in itertools.product(range(photo.shape[0] // SIDE), range(photo.shape[1] // SIDE)):
+            found.append(photo[row * SIDE :, column * SIDE :][:SIDE, :SIDE])
+            captions.append(f"{name} {chr(ord('a') + row)} {chr(ord('a') + column)}")
+    rich = np.flatnonzero([detail_of(patch) >= DETAIL for patch in found])
+    print(f"{len(found)} patches, of which {len(found) - len(rich)} are left out because they have too little detail")
+    order = np.random.default_rng(SEED).permutation(rich)
+    return np.stack(found)[order], [captions[each] for each in order]
 
 
 def crops(step: int) -> torch.Tensor:
     """A batch of crops at random places of the photographs, float32 [B, 3, 32, 32] in [−1, 1]."""
     random, found = np.random.default_rng([SEED, step]), []
-    for number in random.choice(2, BATCH):
-        photo = photographs()[number]
+    for name in random.choice(list(photographs()), BATCH):
+        photo = photographs()[name]
         top, left = random.integers(photo.shape[0] - SIDE), random.integers(photo.shape[1] - SIDE)
         found.append(photo[top : top + SIDE, left : left + SIDE])
     return normalized(np.stack(found))
@@ -69,10 +71,13 @@ def normalized(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def save_images(images: np.ndarray, directory: Path) -> None:
+def save_images(images: np.ndarray, directory: Path, captions: Sequence[str] = ()) -> None:
+    """Write PNG files and, if there are captions, one beside each."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         Image.fromarray(image).save(directory / f"{number:03}.png")
+    for number, caption in enumerate(captions):
+        (directory / f"{number:03}.txt").write_text(caption)
 
 
 def train(module: torch.nn.Module, steps: int, lr: float, loss_of: Callable[[int], torch.Tensor]) -> None:
@@ -121,6 +126,13 @@ def encoded(vae: AutoencoderTiny, images: np.ndarray) -> torch.Tensor:
         return vae.encode(normalized(images)).latents * vae.config.scaling_factor
 
 
+def noised(z0: torch.Tensor, random: torch.Generator, schedule: DDPMScheduler) -> tuple[torch.Tensor, ...]:
+    """Timesteps [N], ε and z_t of latents [N, 4, 8, 8]."""
+    t = torch.randint(schedule.config.num_train_timesteps, (len(z0),), generator=random)
+    noise = torch.randn(z0.shape, generator=random)
+    return t, noise, schedule.add_noise(z0, noise, t)
+
+
 def make_unet(z0: torch.Tensor, schedule: DDPMScheduler) -> UNet2DModel:
     """Trained on latents [N, 4, 8, 8]."""
     torch.manual_seed(SEED)
@@ -138,9 +150,8 @@ def make_unet(z0: torch.Tensor, schedule: DDPMScheduler) -> UNet2DModel:
     def loss(step: int) -> torch.Tensor:
         random = torch.Generator().manual_seed(step)
         rows = torch.randint(len(z0), (BATCH,), generator=random)
-        t = torch.randint(schedule.config.num_train_timesteps, (BATCH,), generator=random)
-        noise = torch.randn(z0[rows].shape, generator=random)
-        return mse_loss(unet(schedule.add_noise(z0[rows], noise, t), t).sample, noise)
+        t, noise, z_t = noised(z0[rows], random, schedule)
+        return mse_loss(unet(z_t, t).sample, noise)
 
     train(unet, UNET_STEPS, 2e-3, loss)
     return unet
@@ -148,7 +159,7 @@ def make_unet(z0: torch.Tensor, schedule: DDPMScheduler) -> UNet2DModel:
 
 def main(directory: Path) -> None:
     """Make the model and its images in DIRECTORY."""
-    images = patches()
+    images, _ = patches()
     save_images(images[:TRAIN], directory / "train")
     save_images(images[TRAIN:], directory / "unseen")
     vae, model = make_vae(), directory / "model"

@@ -37,6 +37,12 @@ FailAbove = Annotated[
     int | None,
     typer.Option(min=0, metavar="N", help="Exit with 3 if more than N distinct training images are found, for CI"),
 ]
+FailWorse = Annotated[
+    bool,
+    typer.Option(
+        "--fail-worse", help="Exit with 3 if an audit has more copies than its report before and than chance explains"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
@@ -169,13 +175,7 @@ def sweep(config: ConfigPath, overrides: Overrides = None) -> None:
 def batch(
     audits: Annotated[str, typer.Argument(metavar="AUDITS", help="YAML file that lists models and data sets")],
     overrides: Overrides = None,
-    fail_worse: Annotated[
-        bool,
-        typer.Option(
-            "--fail-worse",
-            help="Exit with 3 if an audit has more copies than its report before and than chance explains",
-        ),
-    ] = False,
+    fail_worse: FailWorse = False,
 ) -> None:
     """Audit every model of a list on every data set of a list; shared stages are made once. Running it again resumes."""
     from side_ray.cli import actions
@@ -194,16 +194,24 @@ def submit(
     config: OptionalConfigPath = None,
     overrides: Overrides = None,
     address: Address = None,
-    verb: Annotated[str, typer.Option(help="What to run: audit, sweep, theory, twins, or a step")] = "audit",
+    verb: Annotated[str, typer.Option(help="What to run: audit, batch, sweep, theory, twins, or a step")] = "audit",
     fail_above: FailAbove = None,
+    fail_worse: FailWorse = False,
     attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that was submitted before")] = None,
+    attach_running: Annotated[
+        bool, typer.Option("--attach-running", help="If the same job is running already, follow that one")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Follow the job until it ends")] = True,
 ) -> None:
     """Run an audit as a job on a Ray cluster, and follow it; the exit code is the job's. Submitting again resumes."""
     from side_ray.cli import submitting
 
     given = [text for text in (config, *(overrides or [])) if text is not None]
-    raise typer.Exit(submitting.submit(given, address, verb, fail_above, attach, wait))
+    limits = {
+        "--fail-above": None if fail_above is None else str(fail_above),
+        "--fail-worse": "" if fail_worse else None,
+    }
+    raise typer.Exit(submitting.submit(given, address, verb, limits, attach, attach_running, wait))
 
 
 @app.command("stop", epilog=_examples("stop side-ray-0a1b2c3d --address http://127.0.0.1:8265"))

@@ -14,6 +14,7 @@ from side_ray.config.base import (
     Positive,
     Real,
     Section,
+    Side,
     Whole,
     omitted_by_default,
 )
@@ -37,6 +38,7 @@ FOR_IMPORTED = (
     "pixel_range",
     "pixel_mean",
     "pixel_std",
+    "image_size",
     "variant",
     "weights",
     "null_class",
@@ -134,6 +136,9 @@ class DpmSection(Training, OpenSection):
     """In place of `pixel_range`: what the model's training subtracted from pixels in [0, 1], for each channel or for all."""
     pixel_std: Annotated[list[Positive], Field(min_length=1)] | None = omitted_by_default(None)
     """With `pixel_mean`: what it then divided them by."""
+    image_size: Side | None = omitted_by_default(None)
+    """Side of the images that an imported text-conditioned model makes, in pixels, where that is not the network's own size
+    (1024 for Flux)."""
     variant: str | None = omitted_by_default(None)
     """Which weights of an imported pipeline, where it has several: `fp16`, for example."""
     weights: Literal["model", "ema"] = omitted_by_default("model")

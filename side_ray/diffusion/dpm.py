@@ -28,7 +28,7 @@ class Dpm(Protocol):
     """(c, h, w) of what it diffuses, z; that of the images for a model of pixels."""
     num_classes: int | None
     """Classes of a class-conditional model, which must be given `class_labels`; None for any other, which must not. A
-    text-conditioned model has an `encoder`, and embeddings of prompts, float32 [B, L, D], take their place."""
+    text-conditioned model has an `encoder`, and its conditions of prompts, float32 [B, L, D], take their place."""
     condition: Condition | None
     """How often a class-conditional model saw each class."""
     codec: Codec | None

@@ -6,7 +6,7 @@ sample drawn again alone equals the row of its shard.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
@@ -169,7 +169,7 @@ def _batch(
     statistics, interval = None, settings.guidance_interval
     if isinstance(surrogate, Extrapolation):
         # The base encodes prompts itself: its text encoder may be another.
-        own, _ = replace(settings.conditioning, scale=1.0).batch(surrogate.base, conditions, rows)
+        own = settings.conditioning.given(surrogate.base, conditions, rows)
         statistics, guidance, interval = surrogate.latents, surrogate.guidance(own), surrogate.within()
     elif surrogate is not None and targets is not None:
         statistics = getattr(surrogate, "latents", None)

@@ -95,7 +95,7 @@ def sample_latents(
         guidance: (x_t, t) → λ·∇ₓ log p_t(y|x_t) float32 [B, C, H, W], or another model; None draws plain samples (λ = 0).
         guidance_interval: guide only while start ≤ t/T < end, in fractions of the T original timesteps (0 is the image,
             1 the noise). Outside of it `guidance` is not evaluated.
-        class_labels: int64 [B] for a class-conditional model, embeddings of prompts float32 [B, L, D] for a text-conditioned one;
+        class_labels: int64 [B] for a class-conditional model, conditions of prompts float32 [B, L, D] for a text-conditioned one;
             guidance is added on top of the condition.
         free: classifier-free guidance of that condition; None = none. What it makes counts as unguided below.
         latents: of a latent model's own samples; they hold the guided ẑ₀.

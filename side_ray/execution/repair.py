@@ -153,8 +153,8 @@ def _of_scoring(artifacts: Artifacts) -> Iterator[Check]:
         shards += [(artifacts.neighborhood(split), shards_of(size, rows)) for split, size in sizes.items()]
     if artifacts.reconstructions:
         made.append(artifacts.ceiling)
-    made += frechet_artifacts(artifacts)
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
+        made += frechet_artifacts(artifacts)
         shards += [(artifacts.changed(many[0], change), artifacts.probe_shards) for change in artifacts.probes]
     yield from _each(made, shards)
     for condition in many:

@@ -5,18 +5,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from side_ray.config import Config
 from side_ray.errors import Damaged, RunError, UserError, joined, one_line
-from side_ray.execution.audit import Audit
 from side_ray.execution.metrics import count_shard, show_progress
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
 from side_ray.runs.shards import ShardSet
+
+if TYPE_CHECKING:
+    from side_ray.execution.audit import Audit
 
 MOST_BLOCKS = 2000
 """Blocks that a stage is first divided into, since Ray Data keeps state for each. With more shards a block holds several, made
@@ -129,7 +131,7 @@ class ShardActor:
 
 
 def run_shards(
-    audit: Audit,
+    audit: "Audit",
     actor: type[ShardActor],
     jobs: Sequence[ShardJob],
     spec: Callable[[], Any],

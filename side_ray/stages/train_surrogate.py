@@ -70,7 +70,7 @@ class LoraRecipeMaker:
     def __call__(self, device: torch.device) -> LoraRecipe:
         config, artifacts = self.artifacts.config, self.artifacts
         dpm = load_dpm(artifacts.dpm.fetch(), device, code=config.dpm.function is not None)
-        labels = torch.from_numpy(read_labels(artifacts).column("label").to_numpy())
+        labels = torch.tensor(read_labels(artifacts).column("label").to_numpy())
         kept, (clean, statistics) = labels >= 0, _clean(artifacts, dpm)
         z0 = clean if statistics is not None else floats(clean)
         if statistics is None and dpm.codec is not None:
@@ -78,7 +78,7 @@ class LoraRecipeMaker:
         given = None
         if dpm.num_classes is not None:
             classes = artifacts.synthetic.read_first(artifacts.synthetic_shards, ["class"]).column("class")
-            given = torch.from_numpy(classes.to_numpy())[kept]
+            given = torch.tensor(classes.to_numpy())[kept]
         data = Labelled(z0[kept], labels[kept], artifacts.surrogate.read_json(FOUND)["classes"], given, statistics)
         return LoraRecipe(dpm, data, _held(len(data.z0)), config.surrogate, config.run.seed)
 

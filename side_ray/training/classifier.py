@@ -99,7 +99,7 @@ class CleanRecipe(Recipe):
             self.statistics.save(directory)
         right = 0
         for piece in self.members.pieces():
-            ids = torch.from_numpy(piece.ids).to(self.device)
+            ids = torch.tensor(piece.ids, device=self.device)
             for some, images in zip(
                 ids.split(EVALUATION_BATCH), to_float(piece.images).split(EVALUATION_BATCH), strict=True
             ):

@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from contextlib import suppress
+from functools import cache
 
 import pytest
 import yaml
@@ -151,7 +152,12 @@ def test_homes_that_do_not_exist():
 
 NUMBERS = [key for key in keys(Config) if key[0] != "run"]
 OPENED: list[str] = []
-sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
+
+
+@cache
+def listen() -> None:
+    """Collect what is opened from now on. A hook cannot be removed, and slows every test after it."""
+    sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
 
 
 @pytest.mark.slow
@@ -161,6 +167,7 @@ def test_no_number_is_allocated_or_makes_anything_be_read(value, tmp_path):
     artifacts = Artifacts.open(tiny_config(tmp_path / "run"))
     preflight(artifacts)  # loads what every config needs
     planned(artifacts)
+    listen()
     refused = 0
     for key in NUMBERS:
         values = tiny_values(str(tmp_path / "run"))

@@ -155,7 +155,7 @@ def test_a_base_encodes_prompts_itself(tmp_path):
     tuned, same = (load_dpm(tmp_path / "model") for _ in range(2))
     base = load_dpm(tmp_path / "model")
     with torch.no_grad():
-        for weights in base.encoder.network.parameters():
+        for weights in base.encoder.parts[0].network.parameters():
             weights.mul_(1.5)
     assert "bit by bit" in refusal(tuned, same)
     check_base(tuned, base)

@@ -29,7 +29,7 @@ RUN_HERE = {
 (`submit`, `stop`)."""
 
 
-def side_ray(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "side_ray.cli", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500, env=env)
@@ -140,8 +140,8 @@ def test_a_plan_of_canaries(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_probe_of_plan(tmp_path):
     arguments = [each.arguments for each in commands() if each.verb == "plan" and each.page == "quickstart.md"][-1]
-    assert side_ray("init", "digits", cwd=tmp_path).returncode == 0
-    result = side_ray(*arguments, cwd=tmp_path)
+    assert process("init", "digits", cwd=tmp_path).returncode == 0
+    result = process(*arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "device-hours" in result.stdout
 
@@ -151,7 +151,7 @@ def test_score_of_generated_images(tmp_path):
     train, unseen, samples = drawn()
     for name, images in (("generated", samples), ("train", train), ("unseen", unseen)):
         folder(tmp_path / name, images)
-    result = side_ray("score", *only("score", "README.md"), cwd=tmp_path)
+    result = process("score", *only("score", "README.md"), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Given samples" in result.stdout
     assert (tmp_path / "runs" / "generated" / "report.html").exists()
@@ -167,35 +167,35 @@ def test_sweep(tmp_path):
         "extract.samples=500",
         "extract.steps=4",
     ]
-    result = side_ray("sweep", path, *overrides, *small, f"run.uri={tmp_path}/run", "sweep.lambdas=[0, 1, 5]")
+    result = process("sweep", path, *overrides, *small, f"run.uri={tmp_path}/run", "sweep.lambdas=[0, 1, 5]")
     assert result.returncode == 0, result.stderr
     assert "samples: 2,500 of 2,500" in result.stdout
 
 
-def test_reproduce(tiny_audit, tmp_path):
+def test_reproduce(tiny_audit, side_ray, tmp_path):
     shutil.copytree(tiny_audit.run.store.uri, tmp_path / "run")
     result = side_ray("reproduce", *at(f"{tmp_path}/run", "reproduce"))
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "Table 1: AMS and UMS of three methods" in result.stdout
 
 
 @pytest.mark.slow
 def test_theory(tmp_path):
     small = ["theory.points=20", "theory.ode_steps=8", "theory.draws=1", "theory.epsilons=[0.01]", "dpm.kind=optimal"]
-    result = side_ray("theory", *only("theory"), f"run.uri={tmp_path}/run", *small)
+    result = process("theory", *only("theory"), f"run.uri={tmp_path}/run", *small)
     assert result.returncode == 0, result.stderr
     assert "the average holds" in result.stdout
     assert result.stdout.splitlines()[-1].endswith("/theory.md")
 
 
-def test_status(tiny_audit):
+def test_status(tiny_audit, side_ray):
     result = side_ray("status", tiny_audit.run.store.uri)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "600 of 600 samples" in result.stdout
 
 
 @pytest.mark.long
-def test_remake_and_purge(small_run, tmp_path):
+def test_remake_and_purge(small_run, side_ray, tmp_path):
     shutil.copytree(small_run, tmp_path / "run")
     smaller = {"8": "2", "868": "68"}
     made, removed = (
@@ -203,16 +203,17 @@ def test_remake_and_purge(small_run, tmp_path):
         for verb, more in (("remake", ()), ("purge", ("--yes",)))
     )
     assert "identical" in made.stdout, made.stderr
-    assert removed.returncode == 0, removed.stderr
+    assert removed.exit_code == 0, removed.stderr
 
 
 @pytest.mark.long
-def test_compare_export_and_open(small_run, tmp_path):
-    compared = side_ray("compare", *at(small_run, "compare"), cwd=tmp_path)
-    assert compared.returncode == 0, compared.stderr
+def test_compare_export_and_open(small_run, side_ray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compared = side_ray("compare", *at(small_run, "compare"))
+    assert compared.exit_code == 0, compared.stderr
     assert "no difference shown" in (tmp_path / "comparison.html").read_text()
-    exported = side_ray("export", *at(small_run, "export"), cwd=tmp_path)
-    assert exported.returncode == 0, exported.stderr
+    exported = side_ray("export", *at(small_run, "export"))
+    assert exported.exit_code == 0, exported.stderr
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["croissant.json", "memorization.md"]
     opened = side_ray("open", *at(small_run, "open"), "--no-browser")
     assert opened.stdout.endswith("/report.html\n"), opened.stderr

@@ -21,7 +21,7 @@ from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import train_dpm
 from tests.audits import tiny_config
 from tests.bruteforce import check
-from tests.local import stages_here
+from tests.local import stages_here, without_ray
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -114,10 +114,11 @@ def test_a_second_run_makes_nothing_and_clears_away_what_killed_writers_left(cop
     assert stamps(copied, "prepare", "dpm", "synthetic", "surrogate", "samples", "scores", "report") == before
 
 
-def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied, ray_session):
+def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied):
     before = stamps(copied, "dpm", "synthetic", "surrogate", "samples", "scores")
     changed = tiny_config(copied, extract__lambdas=[0, 2, 4], extract__samples=250)
-    artifacts = run_until("report", changed, Reporter()).artifacts
+    with without_ray():
+        artifacts = run_until("report", changed, Reporter()).artifacts
     after = stamps(copied, "dpm", "synthetic", "surrogate", "samples", "scores")
     assert {name: after[name] for name in before} == before
     new = {name for name in after if name not in before and name.startswith("samples")}
@@ -126,10 +127,11 @@ def test_a_longer_grid_and_more_samples_add_only_what_is_new(copied, ray_session
     assert {each["lambda"] for each in artifacts.report.read_json("metrics.json")["conditions"]} == {0, 1, 2, 4}
 
 
-def test_a_changed_band_scores_again_and_samples_nothing(copied, ray_session):
+def test_a_changed_band_scores_again_and_samples_nothing(copied):
     before = stamps(copied, "dpm", "synthetic", "surrogate", "samples")
     changed = tiny_config(copied, score__bands={"wide": [0.8, 3.0], "tight": [None, 0.8]})
-    artifacts = run_until("report", changed, Reporter()).artifacts
+    with without_ray():
+        artifacts = run_until("report", changed, Reporter()).artifacts
     assert stamps(copied, "dpm", "synthetic", "surrogate", "samples") == before
     entry = artifacts.report.read_json("metrics.json")["conditions"][0]
     assert set(entry["bands"]) == {"wide", "tight"}

@@ -31,8 +31,9 @@ def made(tmp_path: Path) -> list[int]:
     return sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal())
 
 
-def test_a_poisoned_shard_is_named_while_the_others_finish(tmp_path, ray_session):
-    outcome, bar = run(tmp_path, poisoned=5)
+def test_a_poisoned_shard_is_named_and_a_dead_actor_replaced_while_the_others_finish(tmp_path, ray_session):
+    outcome, bar = run(tmp_path, poisoned=5, deadly=8)
+    assert (tmp_path / "died-8").exists()
     assert outcome.failures == {Task(0, 5): "ValueError: poison"}
     assert made(tmp_path) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert (bar.done, bar.retries, outcome.seconds) == (11, 22, {"touch": 5.5})
@@ -68,13 +69,6 @@ def test_a_failure_common_to_all_shards_ends_the_stage(tmp_path, ray_session):
     with pytest.raises(RunError, match="no space left; free some; finished shards are kept"):
         run(tmp_path, count=300, full=3)
     assert len(made(tmp_path)) < 250
-
-
-def test_a_dead_actor_is_replaced_and_its_shard_made(tmp_path, ray_session):
-    outcome, bar = run(tmp_path, deadly=4)
-    assert made(tmp_path) == list(range(12))
-    assert not outcome.failures
-    assert bar.done == 12
 
 
 @pytest.mark.parametrize(("several", "times"), [(True, 1), (False, 2)])

@@ -1,12 +1,15 @@
 """Jobs on a cluster, without one: what is packed, what is refused, and how a log is followed through lost connections."""
 
 import asyncio
+import io
 import threading
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 
 from side_ray.cli.app import app
@@ -14,7 +17,8 @@ from side_ray.config.file import load_config
 from side_ray.errors import RunError, UserError
 from side_ray.execution.submission import client
 from side_ray.execution.submission.client import JobFailed, Jobs, job_address
-from side_ray.execution.submission.package import CONFIG, MOST_BYTES, write_package
+from side_ray.execution.submission.package import CONFIG, MOST_BYTES, Submission, write_package
+from side_ray.studies.batch.plan import read_batch
 from tests.audits import ROOT, TINY
 from tests.config.test_credentials import URLS
 from tests.s3 import free_ports
@@ -22,8 +26,13 @@ from tests.s3 import free_ports
 S3 = ["run.uri=s3://bucket/prefix"]
 
 
+def work(*overrides: str, verb: str = "audit") -> Submission:
+    config = load_config(TINY, [*S3, *overrides])
+    return Submission([verb, CONFIG], {CONFIG: config.to_yaml()}, [config])
+
+
 def packed(tmp_path, *overrides: str, name: str = "package.zip") -> zipfile.ZipFile:
-    write_package(load_config(TINY, [*S3, *overrides]), tmp_path / name)
+    write_package(work(*overrides), tmp_path / name)
     return zipfile.ZipFile(tmp_path / name)
 
 
@@ -75,9 +84,8 @@ def test_what_the_cluster_would_not_have_is_refused(overrides, says, tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "large.csv").write_bytes(bytes(MOST_BYTES + 1))
-    config = load_config(TINY, [*S3, *overrides])
     with pytest.raises(UserError, match="s3://bucket/prefix, or an absolute path") as caught:
-        write_package(config, tmp_path / "package.zip")
+        write_package(work(*overrides), tmp_path / "package.zip")
     assert str(caught.value).startswith(says)
 
 
@@ -158,8 +166,7 @@ class Cluster:
         return self.jobs
 
     def submit_job(self, **arguments: Any) -> str:
-        with zipfile.ZipFile(arguments["runtime_env"]["working_dir"]) as archive:
-            assert CONFIG in archive.namelist()
+        self.package = Path(arguments["runtime_env"]["working_dir"]).read_bytes()
         self.submitted = arguments
         return str(arguments["submission_id"])
 
@@ -229,26 +236,68 @@ def test_a_job_that_is_not_there_is_the_users_mistake():
 def test_a_job_is_submitted_with_what_it_needs_and_nothing_of_this_machine(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     cluster = Cluster([])
-    config = load_config(TINY, S3)
-    assert jobs(cluster).submit(config, ["-q", "audit"]).startswith("side-ray-")
-    assert cluster.submitted["entrypoint"] == "python -m side_ray.cli -q audit audit.yaml"
+    job, new = jobs(cluster).submit(work())
+    assert (job, new) == (cluster.submitted["submission_id"], True)
+    assert job.startswith("side-ray-")
+    assert cluster.submitted["entrypoint"] == "python -m side_ray.cli audit audit.yaml"
+    assert cluster.submitted["metadata"].pop("digest")
     assert cluster.submitted["metadata"] == {"run": "s3://bucket/prefix"}
     assert "hunter2" not in str(cluster.submitted)
     assert not [name for name in cluster.submitted if name.startswith("entrypoint_num")]
 
 
-def test_two_jobs_on_one_run_are_refused():
+def running(submission: Submission) -> Cluster:
+    """A cluster where a job is running."""
     cluster = Cluster([(1, None)])
-    cluster.jobs = [
-        SimpleNamespace(submission_id="other", metadata={"run": "s3://bucket/prefix"}, status=cluster._status())
-    ]
+    jobs(cluster).submit(submission)
+    status, metadata = cluster._status(), cluster.submitted["metadata"]
+    cluster.jobs = [SimpleNamespace(submission_id="other", metadata=metadata, status=status)]
+    return cluster
+
+
+def test_two_jobs_on_one_run_are_refused():
+    cluster = running(work())
     with pytest.raises(
         UserError, match="other is already running on s3://bucket/prefix; side-ray submit --attach other"
     ):
-        jobs(cluster).submit(load_config(TINY, S3), ["audit"])
+        jobs(cluster).submit(work())
     cluster.connections = []
     cluster.jobs[0].status = cluster._status()
-    assert jobs(cluster).submit(load_config(TINY, S3), ["audit"])
+    assert jobs(cluster).submit(work())[1]
+
+
+def test_the_same_job_is_joined_and_another_one_is_not():
+    assert jobs(running(work())).submit(work(), join=True) == ("other", False)
+    for other in (work(verb="extract"), work("extract.samples=2000")):
+        with pytest.raises(UserError, match="other is already running"):
+            jobs(running(other)).submit(work(), join=True)
+    cluster = running(work())
+    del cluster.jobs[0].metadata["digest"]  # submitted by an earlier version
+    with pytest.raises(UserError, match="other is already running"):
+        jobs(cluster).submit(work(), join=True)
+
+
+def test_a_batch_is_sent_with_its_list_its_base_and_the_files_of_every_audit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "base.yaml").write_text(TINY.read_text())
+    (tmp_path / "mine.py").write_text("def load(directory): ...")
+    values = {
+        "base": "base.yaml",
+        "models": {"own": [], "mine": ["dpm.kind=import", "dpm.path=mine.py:load"]},
+        "hours": 2,
+    }
+    (tmp_path / "lists" / "all.yaml").write_text(yaml.safe_dump(values))
+    cluster, given = Cluster([]), ["lists/all.yaml", *S3]
+    monkeypatch.setattr(client, "_connect", lambda address: cluster)
+    flags = ["--verb", "batch", "--fail-worse", "--no-wait", "--address", "host:1"]
+    assert app(["submit", *given, *flags], standalone_mode=False) == 0
+    assert cluster.submitted["entrypoint"].endswith(f" batch --fail-worse audits.yaml {S3[0]}")
+    with zipfile.ZipFile(io.BytesIO(cluster.package)) as archive:
+        assert {"audits.yaml", "base.yaml", "mine.py"} <= set(archive.namelist())
+        archive.extractall(tmp_path / "there", ("audits.yaml", "base.yaml"))
+    assert read_batch(str(tmp_path / "there" / "audits.yaml"), S3)[1] == read_batch(*given[:1], S3)[1]
+    assert read_batch(str(tmp_path / "there" / "audits.yaml"), S3)[0].hours == 2
 
 
 def test_stopping_waits_until_the_job_has_ended():
@@ -265,6 +314,8 @@ def test_stopping_waits_until_the_job_has_ended():
         (["submit", str(TINY), "--attach", "x"], "give CONFIG, or --attach JOB"),
         (["submit", str(TINY), "--verb", "purge"], "--verb: 'purge' cannot be submitted; use one of audit,"),
         (["submit", str(TINY), "--verb", "sweep", "--fail-above", "1"], "--fail-above: is for --verb audit"),
+        (["submit", str(TINY), "--fail-worse"], "--fail-worse: is for --verb batch"),
+        (["submit", "gone.yaml", "--verb", "batch"], "gone.yaml: no such config file"),
         (["submit", "gone.yaml"], "gone.yaml: no such config file"),
         (["submit", str(TINY), "extract.samplse=3"], "extract.samplse"),
         (["submit", str(TINY), "--address", "http://hunter2@host"], "--address: holds credentials"),

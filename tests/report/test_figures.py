@@ -136,6 +136,7 @@ def test_matplotlib_settings_are_left_as_they_were(small):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.long
 def test_figures_are_kept_for_papers_with_their_data(small, values):
     small["conditions"] = [small["conditions"][place] for place in (0, 3, 4)]
     with svg.keeping() as kept:

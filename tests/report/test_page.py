@@ -129,6 +129,7 @@ def test_without_labels_there_is_no_ol_ti_and_no_label(metrics, config, gallery,
     assert "label" not in page.text("span")
 
 
+@pytest.mark.long
 def test_without_holdout_the_columns_are_absent_and_a_note_says_so(metrics, config, values, without, outline):
     bare = without(metrics, "holdout_ams", "holdout_count", "holdout_ci", "lift", "lift_ci", "holdout_size", "bands")
     for each in values:
@@ -163,6 +164,7 @@ def test_nothing_is_claimed_that_was_not_found(outcome, metrics, config, curves,
     assert "Matches, " in page.text("dt")
 
 
+@pytest.mark.long
 def test_only_what_the_schema_promises(metrics, config, without, outline):
     bare = without(
         metrics,

@@ -54,6 +54,7 @@ def test_an_audit_is_valid_and_described(found):
     assert undescribed(found, SCHEMA) == []
 
 
+@pytest.mark.long
 def test_an_audit_without_a_cut_is_valid(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (55, 8, 8), dtype=np.uint8)
     with without_ray():

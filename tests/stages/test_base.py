@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
@@ -22,6 +23,8 @@ from tests.bruteforce import check
 from tests.formats import pictures, write_folder
 from tests.latents import FACTOR, SIDE, latent_unet, save_ldm
 from tests.local import stages_here
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
 
 BASE = Condition("base", 2.0)
 

@@ -27,7 +27,7 @@ from side_ray.stages.score import score
 from side_ray.studies.given import given_config
 from tests.audits import PAGE_ONLY
 from tests.bruteforce import check
-from tests.local import stages_here
+from tests.local import stages_here, without_ray
 
 COPIES = 40
 SAMPLES = 2 * 230 + 1
@@ -51,13 +51,15 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return train, unseen, np.concatenate([copies, blends]).astype(np.uint8)
 
 
-def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_session, tmp_path):
+@pytest.mark.long
+def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(tmp_path):
     train, unseen, samples = drawn()
     paths = [folder(tmp_path / name, images) for name, images in (("s", samples), ("t", train), ("u", unseen))]
     # Several shards, of which the last is shorter.
     overrides = ["score.false_match_rate=0.01", "extract.shard_size=100", "cluster.actors=[1,1]", *PAGE_ONLY]
     config = given_config(*paths, run=str(tmp_path / "run"), overrides=overrides)
-    artifacts = run_until("report", config, Reporter()).artifacts
+    with without_ray():
+        artifacts = run_until("report", config, Reporter()).artifacts
     assert check(tmp_path / "run") == []
 
     metrics = artifacts.report.read_json("metrics.json")
@@ -89,7 +91,8 @@ def test_a_folder_is_scored_against_a_folder_with_a_cut_from_half_of_it(ray_sess
     for path, images in zip(paths, (samples, train, unseen), strict=True):
         folder(Path(path), images)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
-    run_until("report", config, Reporter())
+    with without_ray():
+        run_until("report", config, Reporter())
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "scores").rglob("*.parquet")}
 
 
@@ -161,12 +164,12 @@ def test_a_wrong_call_is_told_in_one_line(arguments, message, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("broken", "message"), [(b"none", "not an image"), (None, "has 9×9 pixels, the training images have 8×8")]
 )
-def test_a_sample_that_cannot_be_used_is_named(ray_session, tmp_path, broken, message):
+def test_a_sample_that_cannot_be_used_is_named(tmp_path, broken, message):
     train = drawn()[0][:60]
     samples, originals = Path(folder(tmp_path / "s", train[:5])), folder(tmp_path / "t", train)
     if broken:
         (samples / "00003.png").write_bytes(broken)
     else:
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(samples / "00003.png")
-    with pytest.raises(UserError, match=rf"given\.samples: 00003\.png .*{message}"):
+    with without_ray(), pytest.raises(UserError, match=rf"given\.samples: 00003\.png .*{message}"):
         run_until("report", given_config(str(samples), originals, None, str(tmp_path / "run")), Reporter())

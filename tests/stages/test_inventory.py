@@ -17,6 +17,7 @@ from tests.local import stages_here
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
+@pytest.mark.long
 def test_given_samples_are_scored_against_all_images_that_can_be_used(tmp_path):
     write_folder(tmp_path / "train", pictures(61, (8, 8)), classes=0)
     write_folder(tmp_path / "made", pictures(10, (8, 8), seed=1), classes=0)

@@ -18,6 +18,7 @@ from side_ray.storage import open_store
 from side_ray.surrogate.encoders import open_teacher
 from side_ray.surrogate.resnet import ResNet
 from tests.audits import tiny_config
+from tests.local import without_ray
 from tests.stages.test_prepare import Listener
 from tests.surrogate.test_encoders import Vit, exported
 
@@ -44,7 +45,8 @@ def labelled(run: str, **changes) -> tuple[Artifacts, str]:
     audit = Audit.open(config, listener)
     artifacts = audit.artifacts
     assert not artifacts.run.store.exists(f"{artifacts.surrogate.key}/{LABELS}")
-    label(audit)
+    with without_ray():
+        label(audit)
     return artifacts, listener.lines[-1]
 
 

@@ -40,6 +40,7 @@ def test_its_conditions_and_fingerprints_are_its_own(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_its_stage_and_its_work_are_planned(tmp_path):
     artifacts = Artifacts.open(config_of(tmp_path, extract__steps=10))
     cost, flops = estimate(artifacts), unit_flops(artifacts)

@@ -16,7 +16,7 @@ from tests.formats import pictures, write_folder
 from tests.latents import FACTOR, SIDE
 
 pytest.importorskip("transformers", reason="needs the extra text")
-from tests.texts import save_text
+from tests.texts import save_flux, save_text
 
 PIXELS = SIDE * FACTOR
 
@@ -35,9 +35,12 @@ def audit_config(tmp_path, model, run="run", **dpm):
 
 
 @pytest.mark.slow
-def test_a_text_model_is_audited_with_the_captions_of_its_training_images(ray_session, tmp_path):
-    save_text(tmp_path / "model")
-    config = audit_config(tmp_path, tmp_path / "model", prompts="member_captions", guidance_scale=2.0)
+@pytest.mark.parametrize(
+    ("save", "section"), [(save_text, {}), (save_flux, {"image_size": PIXELS})], ids=["sd", "flux"]
+)
+def test_a_text_model_is_audited_with_the_captions_of_its_training_images(ray_session, tmp_path, save, section):
+    save(tmp_path / "model")
+    config = audit_config(tmp_path, tmp_path / "model", prompts="member_captions", guidance_scale=2.0, **section)
     artifacts = run_until("report", config, Reporter()).artifacts
     captions = {
         row["caption"]
@@ -56,6 +59,7 @@ def test_a_text_model_is_audited_with_the_captions_of_its_training_images(ray_se
     assert side_ray.open_run(str(tmp_path / "run")).remake("random", 0.0, 3).identical
 
 
+@pytest.mark.long
 def test_a_text_model_is_planned_before_it_is_audited(tmp_path):
     from side_ray.runs.artifacts import Artifacts
 
@@ -69,3 +73,16 @@ def test_a_text_model_is_planned_before_it_is_audited(tmp_path):
     assert cost["captions"].unet_evaluations == 2 * cost["empty"].unet_evaluations
     assert cost["captions"].unet_flops == cost["empty"].unet_flops > 0
     assert probe(Artifacts.open(audit_config(tmp_path, tmp_path / "model", prompts="captions"))) > 0
+
+
+def test_a_model_that_is_told_the_guidance_scale_is_evaluated_once(tmp_path):
+    from side_ray.runs.artifacts import Artifacts
+
+    save_flux(tmp_path / "model")
+    asked = {"prompts": "member_captions", "image_size": PIXELS}
+    one, other = (
+        estimate(Artifacts.open(audit_config(tmp_path, tmp_path / "model", **asked, guidance_scale=scale)))
+        for scale in (1.0, 3.5)
+    )
+    assert one.unet_evaluations == other.unet_evaluations == 4 * one.samples
+    assert one.unet_flops == other.unet_flops > 0

@@ -25,6 +25,7 @@ def test_measured_and_expected_by_hand():
     assert found.expected == pytest.approx(rarefy(np.array([2, 1, 1]), 4, np.array([1, 2, 3])))
 
 
+@pytest.mark.long
 def test_the_band_holds_the_whole_curve_95_times_in_100(rates):
     rng = np.random.default_rng(0)
     inside = []

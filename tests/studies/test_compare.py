@@ -7,6 +7,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from side_ray import algorithm
+from side_ray.cli.app import app
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.errors import UserError
 from side_ray.images import to_float
@@ -17,7 +19,7 @@ from side_ray.sources.published.digits import load_digits
 from side_ray.storage import open_store
 from side_ray.studies.batch.history import extended
 from side_ray.studies.compare import compare, compare_recorded, difference_of
-from tests.local import audit_here
+from tests.local import audit_here, without_ray
 
 pytestmark = pytest.mark.long
 
@@ -82,6 +84,39 @@ def test_two_reports_of_one_run_directory_are_compared(runs, tmp_path):
     assert entries[1]["worse"] is False
     assert "no difference in copies beyond chance" in entries[1]["changed"]
     assert compare_recorded([after, before])["runs"][1]["changes"] == ["extract.batch_size: 20 → 30"]
+
+
+@pytest.fixture
+def audited_again(runs, tmp_path, monkeypatch):
+    """The words of a batch on a model that copies less, already run, whose model was replaced since by one that copies more.
+    Its steps are those that `audit_here` runs."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["mitigated"].uri, run)
+    (tmp_path / "base.yaml").write_bytes((run / "config.yaml").read_bytes())
+    (tmp_path / "audits.yaml").write_text("{base: base.yaml, models: {one: []}}")
+    words = ["batch", str(tmp_path / "audits.yaml"), f"run.uri={run}"]
+    kept = tuple(step for step in algorithm.ALGORITHM if step.name not in ("label", "train_surrogate"))
+    monkeypatch.setattr(algorithm, "ALGORITHM", kept)
+    with without_ray():
+        assert app(words, standalone_mode=False) == 0
+        shutil.copytree(runs["again"].uri, run, dirs_exist_ok=True)
+        yield [*words, "extract.batch_size=20"]
+
+
+def test_a_batch_with_more_copies_than_before_exits_with_3_if_that_is_asked_for(audited_again, capsys):
+    said = "batch: one/data: verdict none found → found;"
+    assert app(audited_again, standalone_mode=False) == 0
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+    for _ in range(2):  # as long as no newer report is better
+        assert app([*audited_again, "--fail-worse"], standalone_mode=False) == 3
+        printed = capsys.readouterr()
+        (line,) = (
+            line for line in printed.err.splitlines() if line.startswith("side-ray: more copies than in the report")
+        )
+        assert "one/data: " in line
+        assert "SIDE at λ=2: more copies" in line
+        assert "summary: " in printed.out
 
 
 def row_of(report):

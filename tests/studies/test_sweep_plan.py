@@ -25,6 +25,7 @@ def test_the_grid_is_the_product_of_its_axes_and_random_is_one(plan_of):
     plan = plan_of(lambdas=[0, 1, 2], classes=[3, 5], arch=["small", "resnet18"])
     guided = [each for each in plan.settings if each.scale]
     assert len(guided) == 2 * 2 * 2
+    assert [each.scale for each in plan.settings if each.arch == "small" and each.classes == 3] == [1, 2]
     assert [each.condition for each in plan.settings if not each.scale] == [Condition("random", 0.0)]
     assert len({each.name for each in plan.settings}) == 9
     assert len({plan.artifacts[each].surrogate.fingerprint for each in guided}) == 4

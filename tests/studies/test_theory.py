@@ -14,8 +14,16 @@ from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
 from side_ray.studies.theory import run_theory, theory
 from tests.audits import tiny_config
+from tests.local import without_ray
 
 SMALL = {"points": 30, "batch_size": 15, "timesteps": [100, 400], "draws": 3, "ode_steps": 12, "epsilons": [0.01]}
+
+
+@pytest.fixture
+def here():
+    """Shards are made in this process."""
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,8 @@ def trained(tiny_audit, tmp_path_factory):
     root = tmp_path_factory.mktemp("theory") / "run"
     shutil.copytree(tiny_audit.run.store.uri, root)
     config = tiny_config(root, theory=SMALL)
-    lines = run_theory(config, Reporter())
+    with without_ray():
+        lines = run_theory(config, Reporter())
     artifacts = Artifacts.open(config)
     return artifacts, lines, artifacts.theory.read_json("theory.json")
 
@@ -85,7 +94,7 @@ def test_text_names_each_failure(trained):
     } <= names
 
 
-def test_a_second_run_makes_nothing(trained, ray_session):
+def test_a_second_run_makes_nothing(trained):
     artifacts, _, found = trained
     root = Path(artifacts.run.store.uri) / artifacts.theory.key
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
@@ -93,7 +102,7 @@ def test_a_second_run_makes_nothing(trained, ray_session):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_lost_shard_is_made_again_to_the_same_numbers(trained, ray_session):
+def test_a_lost_shard_is_made_again_to_the_same_numbers(trained, here):
     artifacts, _, found = trained
     root = Path(artifacts.run.store.uri) / artifacts.theory.key
     for mark in ("_done.json", "_done_copy.json"):
@@ -103,7 +112,8 @@ def test_a_lost_shard_is_made_again_to_the_same_numbers(trained, ray_session):
     assert json.dumps(again) == json.dumps(found)
 
 
-def test_the_closed_form_is_at_no_distance_from_its_smoothed_training_set(tmp_path, ray_session):
+@pytest.mark.long
+def test_the_closed_form_is_at_no_distance_from_its_smoothed_training_set(tmp_path, here):
     settings = SMALL | {"points": 40, "batch_size": 20, "ode_steps": 40}
     config = tiny_config(tmp_path / "run", dpm__kind="optimal", theory=settings)
     found = theory(run_until("train_dpm", config, Reporter()))
@@ -119,7 +129,7 @@ def test_the_closed_form_is_at_no_distance_from_its_smoothed_training_set(tmp_pa
     ("settings", "words"),
     [({"timesteps": [1000]}, "theory.timesteps: 1000 is beyond"), ({"classes": 61}, "theory.classes: 61")],
 )
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path, ray_session, settings, words):
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path, here, settings, words):
     config = tiny_config(tmp_path / "run", dpm__kind="optimal", theory=SMALL | {"points": 2} | settings)
     with pytest.raises(UserError, match=words) as caught:
         theory(run_until("train_dpm", config, Reporter()))

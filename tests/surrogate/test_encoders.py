@@ -23,7 +23,7 @@ IMAGES = pictures(12, (16, 16))
 @pytest.fixture(scope="module")
 def resnet34() -> ResNet:
     torch.manual_seed(0)
-    return ResNet.preset("resnet34", 7).eval()
+    return ResNet.preset("resnet34", 7, width=16).eval()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
@@ -83,7 +83,7 @@ def test_files_that_are_no_plain_weights_are_one_line_and_nothing_in_them_is_run
         "no ResNet of torchvision's (": lambda: torch.save(state | {"conv1.weight": torch.zeros(())}, path),
         "it has 10,004 blocks": lambda: torch.save(state | {"layer1.9990.x": torch.zeros(1)}, path),
         "hold NaN or infinite values (bn1.bias)": lambda: torch.save(
-            state | {"bn1.bias": torch.full((64,), torch.nan)}, path
+            state | {"bn1.bias": torch.full((16,), torch.nan)}, path
         ),
         "no file of plain weights ([": lambda: path.write_bytes(path.read_bytes()[:5000]),
     }

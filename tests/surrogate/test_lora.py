@@ -144,6 +144,7 @@ def test_it_learns_labels_and_guides_to_them(dpm, tmp_path):
     assert all(torch.equal(before[name], each) for name, each in dpm.unet.state_dict().items())
 
 
+@pytest.mark.long
 def test_what_is_stored_guides_as_what_was_trained(dpm, tmp_path):
     recipe = trained(LoraRecipe(dpm, data_of(dpm), 16, SECTION, 0), 3)
     recipe.export(tmp_path)
@@ -154,6 +155,7 @@ def test_what_is_stored_guides_as_what_was_trained(dpm, tmp_path):
     assert not torch.allclose(one, dpm.denoise(z_t, 500)[0], atol=1e-3)
 
 
+@pytest.mark.long
 def test_class_conditional_models_keep_their_classes(tmp_path):
     dpm = dpm_of(new_schedule("linear", 100), classes=4)
     recipe = LoraRecipe(dpm, data_of(dpm, torch.arange(80) % 4), 16, SECTION, 0)

@@ -48,7 +48,8 @@ SMALL = ResNetConfig(num_classes=5, blocks=(1, 1, 1), width=8, in_channels=1, st
     ("preset", "blocks", "parameters"), [("resnet18", (2, 2, 2, 2), 11_689_512), ("resnet34", (3, 4, 6, 3), 21_797_672)]
 )
 def test_the_twin_without_time_has_torchvisions_names_shapes_and_size(preset, blocks, parameters):
-    model = ResNet.preset(preset, num_classes=1000)
+    with torch.device("meta"):  # names and shapes, without values
+        model = ResNet.preset(preset, num_classes=1000)
     assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == torchvision_layout(blocks, 1000)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
@@ -65,8 +66,9 @@ def test_a_torchvision_state_dict_loads_strictly_and_a_foreign_one_is_refused():
 
 
 def test_time_only_adds_names():
-    plain = set(ResNet.preset("resnet34", num_classes=10).state_dict())
-    added = set(ResNet.preset("resnet34", num_classes=10, time=True).state_dict()) - plain
+    with torch.device("meta"):
+        plain = set(ResNet.preset("resnet34", num_classes=10).state_dict())
+        added = set(ResNet.preset("resnet34", num_classes=10, time=True).state_dict()) - plain
     per_block = {f"layer{i + 1}.{j}.time.projection" for i, n in enumerate((3, 4, 6, 3)) for j in range(n)}
     assert {name.rsplit(".", 1)[0] for name in added} == per_block | {
         "time_embedding.linear_1",

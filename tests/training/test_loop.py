@@ -1,5 +1,6 @@
 """The training loop without Ray: several workers are equivalent to one, and a resumed training to an uninterrupted one."""
 
+import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.audits import tiny_config
 
 pytestmark = pytest.mark.long
 
-STEPS = 24
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def artifacts(tmp_path_factory) -> Artifacts:
 def spec_of(artifacts: Artifacts, name: str, config: Config | None = None, **schedule: Any) -> TrainSpec:
     """The U-Net of the tiny audit, 16 images per step."""
     dpm = (config or artifacts.config).dpm
-    settings = {"steps": STEPS, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.0, "checkpoint_every": 8}
+    settings = {"steps": STEPS, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.0, "checkpoint_every": 4}
     settings |= {"grad_clip": 1.0, "ema_decay": 0.9, **schedule}
     target = Artifact(artifacts.run.store, f"dpm/{name}")
     return TrainSpec(target, DpmRecipeMaker(artifacts.prepare, dpm, 0), Schedule(**settings), "fp32", 1)
@@ -88,7 +89,10 @@ def together(world: int, spec: TrainSpec, directory: Path) -> dict[str, Any]:
     from tests.s3 import free_ports
 
     answer = str(directory / f"{world}.pt")
-    torch.multiprocessing.spawn(rank, (world, free_ports(1)[0], spec, answer), nprocs=world)
+    # One process imports torch and is then forked.
+    multiprocessing.set_forkserver_preload([__name__])
+    given = (world, free_ports(1)[0], spec, answer)
+    torch.multiprocessing.start_processes(rank, given, nprocs=world, start_method="forkserver")
     return torch.load(answer, weights_only=True)
 
 
@@ -116,8 +120,8 @@ def test_three_workers_with_unequal_shares_in_parts(artifacts, alone, tmp_path):
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(artifacts, alone):
     spec = spec_of(artifacts, "stopped")
-    stopped = trained(spec, until=15)
-    assert stopped.checkpoints.steps() == [12, 8]
+    stopped = trained(spec, until=7)
+    assert stopped.checkpoints.steps() == [6, 4]
     resumed = trained(spec)
     assert torch.equal(weights(resumed), weights(alone))
     assert resumed.curve == alone.curve
@@ -125,14 +129,14 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(artifacts, al
 
 def test_half_precision_resumes_bit_by_bit_too(artifacts, alone):
     def spec(name: str) -> TrainSpec:
-        return replace(spec_of(artifacts, name), precision="bf16")
+        return replace(spec_of(artifacts, name, steps=8), precision="bf16")
 
     whole = trained(spec("bf16"))
-    trained(spec("bf16-stopped"), until=15)
+    trained(spec("bf16-stopped"), until=7)
     assert torch.equal(weights(trained(spec("bf16-stopped"))), weights(whole))
     # The same training with a different arithmetic.
-    assert not torch.equal(weights(whole), weights(alone))
-    assert whole.curve["loss"] == pytest.approx(alone.curve["loss"], rel=0.02)
+    assert whole.curve["loss"] != alone.curve["loss"][:8]
+    assert whole.curve["loss"] == pytest.approx(alone.curve["loss"][:8], rel=0.02)
 
 
 def test_dropout_and_flips_resume_too(artifacts):
@@ -147,12 +151,12 @@ def test_dropout_and_flips_resume_too(artifacts):
 
 def test_the_previous_checkpoint_replaces_a_damaged_one(artifacts, alone):
     spec = spec_of(artifacts, "damaged")
-    checkpoints = trained(spec, until=13).checkpoints
-    path = Path(artifacts.run.store.uri) / checkpoints.key(12)
+    checkpoints = trained(spec, until=7).checkpoints
+    path = Path(artifacts.run.store.uri) / checkpoints.key(6)
     path.write_bytes(path.read_bytes()[:-5000])
     found = checkpoints.newest()
     assert found is not None
-    assert found[0] == 8
+    assert found[0] == 4
     assert torch.equal(weights(trained(spec)), weights(alone))
 
 

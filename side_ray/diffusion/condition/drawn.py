@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,16 @@ def example(model: "Dpm") -> torch.Tensor | None:
     if encoder is not None:
         return encoder([""])
     return None if model.num_classes is None else torch.zeros(1, dtype=torch.int64, device=model.device)
+
+
+def evaluations(dpm: DpmSection, model: "Dpm | None") -> int:
+    """Evaluations of a model for one of a sampler: 2 with classifier-free guidance, but for one that is told the scale."""
+    return 1 if model is not None and _embeds_guidance(model) else dpm.evaluations
+
+
+def _embeds_guidance(model: "Dpm") -> bool:
+    """Whether the network is told the guidance scale, so that one evaluation is a guided one."""
+    return bool(getattr(model, "guidance_embedded", False))
 
 
 @dataclass(frozen=True)
@@ -118,18 +128,23 @@ class Conditioning:
         self, model: "Dpm", conditions: Conditions, rows: NDArray[np.int64]
     ) -> tuple[torch.Tensor | None, FreeGuidance | None]:
         """What the model is given for some rows of `conditions`, on its device, and their classifier-free guidance."""
-        encoder = encoder_of(model)
-        if encoder is not None and conditions.prompts is not None:
-            embeddings = encoder([conditions.prompts[row] for row in rows])
-            if self.scale == 1 or set(self.texts) == {""}:
-                return embeddings, None
-            return embeddings, FreeGuidance(encoder([""]).expand_as(embeddings), self.scale)
-        if conditions.classes is None:
-            return None, None
-        given = torch.from_numpy(conditions.classes[rows]).to(model.device)
-        if self.scale == 1 or self.classes == "null_class":
+        given, encoder = self.given(model, conditions, rows), encoder_of(model)
+        alone = self.scale == 1 or self.classes == "null_class" or self.prompts == EMPTY or _embeds_guidance(model)
+        if given is None or alone:
             return given, None
-        return given, FreeGuidance(torch.full_like(given, self._null(model)), self.scale)
+        if encoder is None:
+            return given, FreeGuidance(torch.full_like(given, self._null(model)), self.scale)
+        return given, FreeGuidance(encoder.null().expand_as(given), self.scale)
+
+    def given(self, model: "Dpm", conditions: Conditions, rows: NDArray[np.int64]) -> torch.Tensor | None:
+        """The condition that the model is given for some rows of `conditions`, on its device; None if it takes none. A model that
+        is told the guidance scale finds it in there."""
+        encoder: Any = encoder_of(model)
+        if encoder is not None and conditions.prompts is not None:
+            found: torch.Tensor = encoder([conditions.prompts[row] for row in rows])
+            told: Any = model
+            return told.guided(found, self.scale) if _embeds_guidance(model) else found
+        return None if conditions.classes is None else torch.from_numpy(conditions.classes[rows]).to(model.device)
 
     def _null(self, model: "Dpm") -> int | None:
         return self.null_class if self.null_class is not None else getattr(model, "null_class", None)

@@ -20,7 +20,7 @@ class FreeGuidance:
 
     Args:
         null: what stands for no condition in each row, of the type that the model's condition has: classes int64 [B], or
-            embeddings of prompts float32 [B, L, D].
+            conditions of prompts float32 [B, L, D].
         scale: s.
     """
 

@@ -1,10 +1,10 @@
 """Kinds of diffusion model: one file per kind, each a subclass of `base.ModelKind`.
 
-A new kind is one file and one line here. Its class recognizes a directory of its kind, opens it, and says which keys
-(`Options`) it adds to the config's section `dpm`. A kind that is made from the members without training
-(`base.MadeFromMembers`) can be chosen as `dpm.kind` by its name here. The networks themselves are in `diffusion/unet_dpm.py`
-and `diffusion/optimal.py`; the files here import torch and diffusers inside functions only, because every config reads their
-`Options`.
+A new kind is one file and one line here; those conditioned on text are in `text/`. Its class recognizes a directory of its
+kind, opens it, and says which keys (`Options`) it adds to the config's section `dpm`. A kind that is made from the members
+without training (`base.MadeFromMembers`) can be chosen as `dpm.kind` by its name here. The networks themselves are in
+`diffusion/unet_dpm.py`, `diffusion/networks/` and `diffusion/optimal.py`; the files here import torch and diffusers inside
+functions only, because every config reads their `Options`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,11 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
         "latent": "side_ray.diffusion.denoisers.latent:Latent",
         "dit": "side_ray.diffusion.denoisers.dit:DiT",
-        "text": "side_ray.diffusion.denoisers.text:Text",
+        "text": "side_ray.diffusion.denoisers.text.stable_diffusion:StableDiffusion",
+        "sdxl": "side_ray.diffusion.denoisers.text.sdxl:StableDiffusionXL",
+        "sd3": "side_ray.diffusion.denoisers.text.sd3:StableDiffusion3",
+        "flux": "side_ray.diffusion.denoisers.text.flux:Flux",
+        "pixart": "side_ray.diffusion.denoisers.text.pixart:PixArt",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
         "function": "side_ray.diffusion.denoisers.function:Function",
     },

@@ -23,6 +23,10 @@ class ModelKind(ABC):
     """Whether its keys may stand in the config of a model of another kind, which then ignores them."""
     made_from_members: ClassVar[bool] = False
     """Whether it is a `MadeFromMembers`."""
+    takes_lora: ClassVar[bool] = False
+    """Whether LoRA weights can be added to it (`dpm.lora`)."""
+    takes_size: ClassVar[bool] = False
+    """Whether it makes images of other sizes than its network's own (`dpm.image_size`)."""
     runs_code: ClassVar[bool] = False
     """Whether opening it executes code that lies beside it."""
 

@@ -10,7 +10,9 @@ from side_ray.errors import UserError
 INDEX = "model_index.json"
 LORA = "lora.json"
 """The weights of the LoRA files `lora/0.safetensors`, …, which are added to the model."""
-OWN = ("condition.json", "pixels.json", LORA)
+SIZE = "size.json"
+"""The size of the images that a text-conditioned model makes, where that is not the network's own."""
+OWN = ("condition.json", "pixels.json", SIZE, LORA)
 """Files of this project beside a pipeline."""
 WEIGHTS = re.compile(
     r"diffusion_pytorch_model(?P<index>\.safetensors\.index)?(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.(json|safetensors)"
@@ -28,17 +30,14 @@ VAES = ("vae", "vqvae", "movq")
 """Directories of the VAE of a latent model."""
 
 TOKENIZER, ENCODER = "tokenizer", "text_encoder"
-TEXT_CLASSES = {
-    TOKENIZER: [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
-    ENCODER: [["transformers", "CLIPTextModel"]],
-}
-"""Of the parts that a text-conditioned model has besides its U-Net and VAE."""
+SUFFIXES = ("", "_2", "_3")
+"""Of the directories of a model's tokenizers and text encoders."""
 
-OTHER_PARTS = ("text_encoder", "text_encoder_2", "transformer", "prior", "image_encoder")
+OTHER_PARTS = (*(f"{ENCODER}{each}" for each in SUFFIXES), "transformer", "prior", "image_encoder")
 """Directories of pipelines of more than a U-Net, a VAE and a scheduler."""
 REFUSED = (
-    "models can be audited that are unconditional, conditional on classes, or on text as Stable Diffusion 1 and 2 are (side-ray "
-    "models lists the kinds); for any other draw images yourself and run side-ray score --samples … --train …"
+    "models can be audited that are unconditional, conditional on classes, or on text as Stable Diffusion, Flux and PixArt are "
+    "(side-ray models lists the kinds); for any other draw images yourself and run side-ray score --samples … --train …"
 )
 
 
@@ -120,15 +119,19 @@ def vae_files(names: Iterable[str], variant: str | None = None) -> list[str]:
 
 
 def text_files(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """The files of the tokenizer and the text encoder that are read; of its weights the variant, as of `vae_files`.
+    """The files of the tokenizers and the text encoders that are read; of their weights the variant, as of `vae_files`.
 
     Raises:
-        UserError: the text encoder has several variants, and none is chosen.
+        UserError: a text encoder has several variants, and none is chosen.
     """
-    known, prefix = set(names), f"{ENCODER}/"
-    has = variant if variant in _variants(known, prefix, TEXT_WEIGHTS) else None
-    parts = [name for name in sorted(known) if re.fullmatch(rf"{TOKENIZER}/[^/]+\.(json|txt|model)", name)]
-    return [*parts, f"{prefix}config.json", *_chosen(known, prefix, has, TEXT_WEIGHTS)[1]]
+    known, found = set(names), []
+    for suffix in SUFFIXES:
+        prefix = f"{ENCODER}{suffix}/"
+        has = variant if variant in _variants(known, prefix, TEXT_WEIGHTS) else None
+        found += [name for name in sorted(known) if re.fullmatch(rf"{TOKENIZER}{suffix}/[^/]+\.(json|txt|model)", name)]
+        found += [name for name in (f"{prefix}config.json",) if name in known]
+        found += _chosen(known, prefix, has, TEXT_WEIGHTS)[1]
+    return found
 
 
 def vae_variant(names: Iterable[str]) -> str:

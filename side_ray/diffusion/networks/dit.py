@@ -9,10 +9,12 @@ from diffusers import DiTTransformer2DModel
 from side_ray.diffusion.condition import FILE, Condition
 from side_ray.diffusion.denoisers.layout import DIT_CLASSES, INDEX, TRANSFORMER, Layout, names_in
 from side_ray.diffusion.denoisers.network import NetworkDpm
-from side_ray.diffusion.files import read_json
-from side_ray.diffusion.networks.loading import MOST_WIDTH, check_index, load_network, load_scheduler, require_vae
+from side_ray.diffusion.networks.loading import check_index, check_table, load_network, load_scheduler, require_vae
 from side_ray.diffusion.processes import Schedule
 from side_ray.errors import UserError
+
+TABLE = {"sample_size": 32, "patch_size": 2, "num_attention_heads": 16, "attention_head_dim": 72}
+"""Defaults of the settings that its table of positions is made of."""
 
 
 class DitDpm(NetworkDpm):
@@ -70,19 +72,8 @@ def load_dit(directory: Path) -> DitDpm:
     require_vae(directory)
     layout = Layout.of(names_in(directory), networks=(TRANSFORMER,))
     path = directory / TRANSFORMER
-    _check_table(path / "config.json")
+    check_table(path / "config.json", "DiT", TABLE)
     transformer = load_network(path, "transformer", (DiTTransformer2DModel,), layout.variant, DIT_CLASSES[1:])
     schedule = load_scheduler(directory, layout)
     classes = transformer.config["num_embeds_ada_norm"] + 1
     return DitDpm(transformer, schedule, Condition.load(directory, classes) if (directory / FILE).exists() else None)
-
-
-def _check_table(path: Path) -> None:
-    """Raise UserError if the table of positions, which is made before the weights are read, would be absurdly large."""
-    config = read_json(path)
-    names = ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
-    size, patch, heads, width = (config.get(name, usual) for name, usual in zip(names, (32, 2, 16, 72), strict=True))
-    if not all(isinstance(each, int) and each > 0 for each in (size, patch, heads, width)):
-        raise UserError(f"{path}: {', '.join(names)} must be positive whole numbers")
-    if (size // patch) ** 2 * heads * width > 2**8 * MOST_WIDTH or size % patch:
-        raise UserError(f"{path}: {size} latents along each side in patches of {patch} do not make a DiT")

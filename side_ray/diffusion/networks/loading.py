@@ -13,6 +13,7 @@ from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.denoisers.layout import PICKLED, REFUSED, VAES, Layout, names_in, vae_in
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.processes import Schedule, load_process
+from side_ray.diffusion.processes.flow import Flow
 from side_ray.errors import UserError, first_line
 
 LISTS = (
@@ -30,7 +31,7 @@ UNUSED = ("safety_checker", "feature_extractor")
 MOST_WIDTH = 2**20
 """The largest number in a config, which sizes of layers and tables come from."""
 MOST_TRANSFORMER_LAYERS = 256
-MOST_PARAMETERS = 10**10
+MOST_PARAMETERS = 2 * 10**10
 """Of a network that is trained here or imported."""
 REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, NameError)
 """What diffusers raises for a config that makes no network."""
@@ -116,7 +117,11 @@ def check_size(config: dict[str, Any], path: Path, title: str) -> None:
     for name in LISTS:
         if isinstance(config.get(name), list) and len(config[name]) > MOST_BLOCKS:
             raise UserError(f"{path}: {name} has {len(config[name]):,} entries, more than any {title} ({MOST_BLOCKS})")
-    for name, most in (("layers_per_block", MOST_LAYERS), ("num_layers", MOST_TRANSFORMER_LAYERS)):
+    for name, most in (
+        ("layers_per_block", MOST_LAYERS),
+        ("num_layers", MOST_TRANSFORMER_LAYERS),
+        ("num_single_layers", MOST_TRANSFORMER_LAYERS),
+    ):
         if not isinstance(config.get(name, 1), int) or config.get(name, 1) > most:
             raise UserError(f"{path}: {name} must be a number up to {most}")
     for name, value in config.items():
@@ -161,16 +166,54 @@ def load_scheduler(directory: Path, layout: Layout) -> Schedule:
     Raises:
         UserError: its file is absent or damaged.
     """
+    path = _scheduler_file(directory, layout)
+    schedule = load_process(path.parent)
+    if layout.vae and isinstance(schedule, DDPMScheduler):
+        schedule.register_to_config(clip_sample=bool(read_json(path).get("clip_sample", False)))
+    return schedule
+
+
+def load_flow(directory: Path, layout: Layout, tokens: int, even: bool = False) -> Flow:
+    """The noise process of a pipeline that is sampled by flow matching; the arguments are those of `Flow`.
+
+    Raises:
+        UserError: its file is absent or damaged, or of another scheduler.
+    """
+    path = _scheduler_file(directory, layout)
+    config = read_json(path)
+    if config.get("_class_name") != Flow.scheduler.__name__:
+        raise UserError(f"{path} is of a {config.get('_class_name')}; this model needs a {Flow.scheduler.__name__}")
+    try:
+        return Flow(config, tokens, even)
+    except REFUSALS as error:
+        raise UserError(f"{path} is no valid scheduler config: {first_line(error)}") from error
+
+
+def _scheduler_file(directory: Path, layout: Layout) -> Path:
     path = directory / layout.scheduler / "scheduler_config.json"
     if not path.exists():
         raise UserError(
             f"{directory} has a network and no scheduler_config.json, like a training's checkpoint: put that of the finished "
             "pipeline into it as scheduler/scheduler_config.json"
         )
-    schedule = load_process(path.parent)
-    if layout.vae and isinstance(schedule, DDPMScheduler):
-        schedule.register_to_config(clip_sample=bool(read_json(path).get("clip_sample", False)))
-    return schedule
+    return path
+
+
+def check_table(path: Path, title: str, usual: Mapping[str, int]) -> None:
+    """Raise UserError if a transformer's table of positions, which is made before its weights are read, would be absurdly large.
+
+    Args:
+        path: of its `config.json`.
+        usual: by setting, its default: first the table's side, then `patch_size` if that divides it, and the attention's heads.
+    """
+    config = read_json(path)
+    sizes = {name: config.get(name, value) for name, value in usual.items()}
+    if not all(isinstance(each, int) and each > 0 for each in sizes.values()):
+        raise UserError(f"{path}: {', '.join(sizes)} must be positive whole numbers")
+    side, patch = next(iter(sizes.values())), sizes.get("patch_size", 1)
+    width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+    if (side // patch) ** 2 * width > 2**8 * MOST_WIDTH or side % patch:
+        raise UserError(f"{path}: {side} latents along each side in patches of {patch} do not make a {title}")
 
 
 def require_vae(directory: Path) -> None:

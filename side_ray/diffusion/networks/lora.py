@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import SafetensorError
+from torch import nn
 
 from side_ray.diffusion.denoisers.layout import LORA
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.networks.text import TextDpm
+from side_ray.diffusion.networks.text.base import TextDpm
 from side_ray.errors import UserError, first_line
 
 
 def add_loras(model: TextDpm, directory: Path) -> None:
-    """Add the LoRA weights in a model's directory to those of its U-Net and text encoder, one file after the other.
+    """Add the LoRA weights in a model's directory to those of its network and text encoders, one file after the other.
 
     Raises:
         UserError: a file is damaged, or is for another model.
@@ -27,15 +27,13 @@ def add_loras(model: TextDpm, directory: Path) -> None:
 
 
 def _add(model: TextDpm, path: Path, weight: float) -> None:
-    parts = {"unet": model.unet, "text_encoder": model.encoder.network}
-    pipeline = StableDiffusionPipeline(
-        None, parts["text_encoder"], model.encoder.tokenizer, model.unet, DDIMScheduler(), None, None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    pipeline = model.pipeline()
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     try:
-        tensors, _ = pipeline.lora_state_dict(
+        found = pipeline.lora_state_dict(
             str(path.parent), weight_name=path.name, local_files_only=True, use_safetensors=True
         )
+        tensors = found[0] if isinstance(found, tuple) else found
         check_finite(tensors, path)
         pipeline.load_lora_weights(
             str(path.parent), weight_name=path.name, local_files_only=True, use_safetensors=True, adapter_name="lora"

@@ -27,8 +27,8 @@ def frechet_artifacts(artifacts: Artifacts) -> list[Artifact]:
 
 def _wanted(artifacts: Artifacts) -> list[tuple[Artifact, Condition | None]]:
     """The artifacts of all sets that are compared with the members; None stands for the unseen images."""
-    size = artifacts.config.extract.samples
-    if not artifacts.config.score.item("score.similarity").stores_features or size < 2:
+    fewest = min(artifacts.config.extract.samples, artifacts.sizes["member"])
+    if not artifacts.config.score.item("score.similarity").stores_features or fewest < 2:
         return []
     unseen: list[Condition | None] = [None] if artifacts.cut_shards else []
     return [(artifacts.frechet(each), each) for each in (*conditions(artifacts.config), *unseen)]

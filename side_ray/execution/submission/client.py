@@ -1,20 +1,20 @@
 """Submits an audit by Ray's job API, follows its log, and stops it."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from side_ray.config import Config
 from side_ray.errors import RunError, UserError, bounded, check_credentials, one_line
-from side_ray.execution.submission.package import CONFIG, write_package
+from side_ray.execution.submission.package import Submission, write_package
 
 Result = TypeVar("Result")
 
@@ -86,33 +86,37 @@ class Jobs:
         """The command that follows a job."""
         return f"side-ray submit --attach {shlex.quote(job)} --address {shlex.quote(self.address)}"
 
-    def submit(self, config: Config, verb: Sequence[str]) -> str:
-        """Submit a verb on a config and return the job's id. It runs on the cluster's head and reserves nothing there.
+    def submit(self, submission: Submission, join: bool = False) -> tuple[str, bool]:
+        """Submit a job, which runs on the cluster's head and reserves nothing there. Returns its id, and whether it is new.
 
         Args:
-            verb: the arguments of `side-ray`, up to and without the config.
+            join: if the same job is running already, from the same files by the same command, take that one.
 
         Raises:
             UserError: see `write_package`; or a job is running on the same run directory.
         """
-        for each in self._asked(self._client.list_jobs):
-            if (each.metadata or {}).get("run") == config.run.uri and not each.status.is_terminal():
-                raise UserError(
-                    f"{each.submission_id} is already running on {config.run.uri}; {self.follow_line(each.submission_id)}"
-                )
+        entrypoint = shlex.join(["python", "-m", "side_ray.cli", *submission.command])
         with tempfile.TemporaryDirectory() as directory:
             package = Path(directory) / "side-ray.zip"
-            write_package(config, package)
+            write_package(submission, package)
+            digest = hashlib.sha256(package.read_bytes() + entrypoint.encode()).hexdigest()
+            for each in self._asked(self._client.list_jobs):
+                found = each.metadata or {}
+                if found.get("run") == submission.run and not each.status.is_terminal():
+                    running = str(each.submission_id)
+                    if join and found.get("digest") == digest:
+                        return running, False
+                    raise UserError(f"{running} is already running on {submission.run}; {self.follow_line(running)}")
             environment = {"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
             job: str = self._asked(
                 lambda: self._client.submit_job(
-                    entrypoint=shlex.join(["python", "-m", "side_ray.cli", *verb, CONFIG]),
+                    entrypoint=entrypoint,
                     submission_id=f"side-ray-{secrets.token_hex(4)}",
                     runtime_env=environment,
-                    metadata={"run": config.run.uri},
+                    metadata={"run": submission.run, "digest": digest},
                 )
             )
-        return job
+        return job, True
 
     def follow(self, job: str, write: Callable[[str], object], warn: Callable[[str], object]) -> None:
         """Write the log of a job from its beginning until the job ends, through lost connections.

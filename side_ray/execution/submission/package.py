@@ -1,7 +1,8 @@
 """The working directory of a submitted job: this version of side-ray, the resolved config, and the small files that it names."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from side_ray.config import Config
@@ -15,17 +16,33 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every file, so that equal packages have equal bytes: Ray does not upload one that it has."""
 
 
-def write_package(config: Config, path: Path) -> None:
-    """Write the package of an audit as a zip archive.
+@dataclass(frozen=True)
+class Submission:
+    """What a job runs."""
 
-    Relative paths in the config are taken from the working directory, as everywhere; files that they name keep their place.
+    command: Sequence[str]
+    """Arguments of `side-ray`."""
+    texts: Mapping[str, str]
+    """The files that these arguments name, by name."""
+    configs: Sequence[Config]
+    """The audits, all with one run directory."""
+
+    @property
+    def run(self) -> str:
+        return self.configs[0].run.uri
+
+
+def write_package(submission: Submission, path: Path) -> None:
+    """Write the package of a job as a zip archive.
+
+    Relative paths in the configs are taken from the working directory, as everywhere; files that they name keep their place.
 
     Raises:
-        UserError: the config names a directory or a large file of this machine, which the cluster would not have.
+        UserError: a config names a directory or a large file of this machine, which the cluster would not have.
     """
     files = {str(each.relative_to(_SIDE_RAY.parent)): each.read_bytes() for each in sorted(_code())}
-    files[CONFIG] = config.to_yaml().encode()
-    for key, name in _relative(config):
+    files |= {name: text.encode() for name, text in submission.texts.items()}
+    for key, name in dict.fromkeys(found for config in submission.configs for found in _relative(config)):
         files[name] = _read(key, name)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

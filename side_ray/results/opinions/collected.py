@@ -51,6 +51,8 @@ class _Measured:
             self.absent["copying"] = FEW_SAMPLES
         if not similarity.stores_features:
             self.absent["frechet"] = NO_FEATURES
+        elif artifacts.sizes["member"] < 2:
+            self.absent["frechet"] = ONE_IMAGE
         elif artifacts.config.extract.samples < 2:
             self.absent["frechet"] = ONE_SAMPLE
         if artifacts.cut_shards:

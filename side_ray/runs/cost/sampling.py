@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from side_ray.config import Config
 from side_ray.config.extract import BY_MODEL
-from side_ray.diffusion.condition.drawn import Conditioning, example
+from side_ray.diffusion.condition.drawn import Conditioning, evaluations, example
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.optimal import Optimal
 from side_ray.diffusion.denoisers.unet import unet_section
@@ -74,7 +74,7 @@ def estimate(artifacts: Artifacts) -> Estimate:
     classifiers = [_classifier_flops(config, diffused if each == "td" else shape) for each in sorted(seen)]
     return Estimate(
         samples=samples,
-        unet_evaluations=samples * per_sample * config.dpm.evaluations
+        unet_evaluations=samples * per_sample * evaluations(config.dpm, model)
         + config.extract.samples * _second_evaluations(artifacts),
         classifier_evaluations=guided * _guided_steps(artifacts) if guided else 0,
         unet_flops=_unet_flops(artifacts, shape, model),
@@ -359,8 +359,10 @@ def _flops_of(dpm: Dpm) -> int:
 
 
 def _classifier_flops(config: Config, shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        student = _student(config, shape)
     return _count(
-        _student(config, shape),
+        student,
         torch.zeros(1, *shape, requires_grad=True),
         torch.zeros(1, dtype=torch.int64),
         backward=True,

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from side_ray.config import Config, DpmSection, StorageSection
 from side_ray.config.dpm import DENOISER
 from side_ray.diffusion.condition import Condition
-from side_ray.diffusion.condition.drawn import Conditioning
+from side_ray.diffusion.condition.drawn import Conditioning, encoder_of
 from side_ray.diffusion.denoisers.base import ModelKind
 from side_ray.diffusion.denoisers.function import FILE as FUNCTION_FILE
 from side_ray.diffusion.denoisers.function import Function
-from side_ray.diffusion.denoisers.layout import LORA, PICKLED
-from side_ray.diffusion.denoisers.text import Text
+from side_ray.diffusion.denoisers.layout import LORA, PICKLED, SIZE
 from side_ray.diffusion.files import LARGEST_JSON
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError, naming, renamed
@@ -177,7 +176,7 @@ def imported(config: Config, shape: tuple[int, int, int]) -> "Iterator[tuple[Pat
         if made != shape:
             raise UserError(
                 f"{config.dpm.path} makes images of {_told(made)}, the data has {_told(shape)}; if it was trained on this data, "
-                f"{_fitting(config, made, shape)}",
+                f"{_fitting(config, made, shape)}{_or_resized(model, shape)}",
                 "dpm.path",
             )
         yield directory, model
@@ -203,9 +202,17 @@ def opened(config: Config) -> "Iterator[tuple[Path, Dpm]]":
             Function.describe(directory, Path(dpm.function[0]), dpm.function[1])
         if dpm.lora:
             _link_loras(config, found, directory)
+        if dpm.image_size is not None:
+            if not found.kind.takes_size:
+                raise UserError(
+                    "is for text-conditioned models; this one has a size of its own, drop it", "dpm.image_size"
+                )
+            (_replaced(directory, SIZE) / SIZE).write_text(json.dumps({"image_size": dpm.image_size}) + "\n")
         try:
             model = load_dpm(directory, code=dpm.function is not None)
         except UserError as error:
+            if error.key == "dpm.image_size":
+                raise
             raise UserError(error.message.replace(str(directory), str(dpm.path)), "dpm.path") from error
         if dpm.null_class is not None:
             model.condition = _without(model, dpm.null_class)
@@ -219,8 +226,10 @@ def opened(config: Config) -> "Iterator[tuple[Path, Dpm]]":
 
 def _link_loras(config: Config, found: Found, directory: Path) -> None:
     """Put the files of LoRA weights beside the model, as its kind reads them."""
-    if found.kind is not Text or LORA in found.paths:
-        why = "has LoRA weights already" if LORA in found.paths else "is not conditioned on text"
+    if not found.kind.takes_lora or LORA in found.paths:
+        kinds = REGISTRIES[DENOISER]
+        able = ", ".join(name for name in kinds.names if kinds[name].takes_lora)
+        why = "has LoRA weights already" if LORA in found.paths else f"is of none of the kinds {able}"
         raise UserError(f"the model {why}, so none can be added to it; drop it", "dpm.lora")
     (directory / "lora").mkdir()
     for number, path in enumerate(_loras(config)):
@@ -262,6 +271,8 @@ def identity(config: Config, found: Found) -> list[Any]:
         parts += [codec.black, codec.white]
     if dpm.null_class is not None:
         parts.append({"null_class": dpm.null_class})
+    if dpm.image_size is not None:
+        parts.append({"image_size": dpm.image_size})
     if dpm.lora:
         contents = [files_hash({"lora": path}) for path in _loras(config)]
         parts.append({"lora": list(zip(contents, dpm.loras.values(), strict=True))})
@@ -310,6 +321,12 @@ def is_own_code(config: Config, directory: Path) -> bool:
 def _told(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width} × {height} pixels and {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _or_resized(model: "Dpm", shape: tuple[int, ...]) -> str:
+    """The setting that makes a text-conditioned model fit the data, if their size can be one that it makes."""
+    resizable = encoder_of(model) is not None and shape[1] == shape[2] != model.image_shape[1]
+    return f", or dpm.image_size={shape[1]} for images of the data's size" if resizable else ""
 
 
 def _fitting(config: Config, made: tuple[int, ...], shape: tuple[int, ...]) -> str:

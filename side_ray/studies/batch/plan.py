@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
+import yaml
 from pydantic import Field, ValidationError
 
 from side_ray.config import Config
@@ -78,3 +79,17 @@ def read_batch(path: str, overrides: Sequence[str] = ()) -> tuple[BatchFile, lis
         return max((value for key, value in batch.priorities.items() if fnmatchcase(each.name, key)), default=0)
 
     return batch, sorted(planned, key=priority, reverse=True)
+
+
+def texts_of(path: str, batch: BatchFile) -> dict[str, str]:
+    """The file of a batch, first, and its base, as two files that name each other wherever both are put.
+
+    Args:
+        path: where `batch` was read from.
+    """
+    base = read_values(Path(path).parent / batch.base)
+    values = {**batch.model_dump(mode="json"), "base": "base.yaml"}
+    return {
+        name: yaml.safe_dump(each, sort_keys=False, allow_unicode=True)
+        for name, each in (("audits.yaml", values), ("base.yaml", base))
+    }

@@ -17,6 +17,8 @@ from tests.bruteforce import check
 from tests.local import audit_here, stages_here, without_ray
 from tests.similarity.networks import onnx_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -129,6 +131,17 @@ def test_one_training_image_has_no_second_nearest(tmp_path):
     assert "one training image" in found["absent"]["ratio"]
     assert found["conditions"][0]["ratio"] is None
     assert found["conditions"][0]["authenticity"] is None
+    assert check(run) == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_training_image_has_no_covariance(tmp_path, described):
+    also = [f"score.also=[{described}]"]
+    run, _ = given(tmp_path, images(25, 1), images(1, 0), unseen=images(50, 2), overrides=also)
+    found = side_ray.open_run(run).metrics["second_opinions"][described]
+    assert set(found["absent"]) == {"ratio", "authenticity", "frechet"}
+    assert "one training image" in found["absent"]["frechet"]
+    assert found["unseen"]["frechet"] is None
     assert check(run) == []
 
 

@@ -63,6 +63,7 @@ def test_the_test_for_few_is_exact_for_one_ranking():
     assert TopTest.of(pool(scores, "u" * 20 + "M" * 10), depth=1).p_value == 1
 
 
+@pytest.mark.long
 def test_the_test_for_few_keeps_its_level():
     rng = np.random.default_rng(1)
     labels, strata = np.array([True] * 100 + [False] * 200), np.resize([0, 1, 2], 300)

@@ -41,6 +41,7 @@ def test_every_rate_has_its_own_cut_and_is_kept():
         assert low < 0.05 + row["rate"] < high
 
 
+@pytest.mark.long
 def test_without_copies_members_match_as_often_as_unseen_images():
     inside = [
         low <= row["rate"] <= high

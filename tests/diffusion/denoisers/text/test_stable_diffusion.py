@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -65,8 +66,9 @@ def test_samples_equal_the_pipelines(saved, copy, prediction, prompts, scale):
 
 def test_prompts_are_encoded_once_each_and_depend_on_no_other(saved, monkeypatch):
     encoder, calls = load_dpm(saved[0]).encoder, []
-    forward = encoder.network.forward
-    monkeypatch.setattr(encoder.network, "forward", lambda *given, **more: calls.append(1) or forward(*given, **more))
+    network = encoder.parts[0].network
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *given, **more: calls.append(1) or forward(*given, **more))
     alone = encoder([PROMPTS[1]])
     together = encoder([*PROMPTS, *PROMPTS])
     assert len(calls) == 3
@@ -138,6 +140,12 @@ def test_a_model_of_pixels_a_variant_and_names_of_earlier_versions_are_opened(co
     assert torch.equal(dpm.encoder(PROMPTS), expected)
 
 
+def test_without_transformers_the_extra_is_named(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"need the extra text: pip install 'side-ray\[text\]'"):
+        load_dpm(saved[0])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -179,5 +187,5 @@ def test_a_unet_for_inpainting_or_another_text_encoder_is_refused(tmp_path):
     with pytest.raises(UserError, match="a U-Net from 9 to 4 channels takes more than noise"):
         load_dpm(tmp_path / "inpainting")
     save_text(tmp_path / "wider", cross_attention_dim=24)
-    with pytest.raises(UserError, match="makes embeddings of 16 numbers, the U-Net takes 24"):
+    with pytest.raises(UserError, match="makes embeddings of 16 numbers, the network takes 24"):
         load_dpm(tmp_path / "wider")
