@@ -163,7 +163,8 @@ def plan(config: Config, timed: bool, throughput: float | None, as_json: bool) -
     """
     from side_ray.execution.forecast import planned_seconds
     from side_ray.runs.artifacts import Artifacts
-    from side_ray.runs.cost import plan_json, plan_lines, probe, probe_given, probe_search
+    from side_ray.runs.cost.sampling import plan_json, plan_lines, probe
+    from side_ray.runs.cost.search import probe_given, probe_search
     from side_ray.runs.preflight import preflight
 
     artifacts, missing = Artifacts.open(config), list[str]()

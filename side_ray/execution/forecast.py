@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from side_ray.errors import Damaged, UserError
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import unit_flops
+from side_ray.runs.cost.sampling import unit_flops
 from side_ray.runs.status import to_do
 
 BESIDE_S = {"score": 15.0, "report": 15.0}

@@ -12,7 +12,7 @@ from side_ray.config.extract import SIDE
 from side_ray.report.table import rows_csv
 from side_ray.results.privacy import privacy_metrics
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import sample_flops
+from side_ray.runs.cost.sampling import sample_flops
 from side_ray.runs.dataset import read_labels
 from side_ray.runs.plan import conditions
 from side_ray.runs.scores import (

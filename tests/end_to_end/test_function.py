@@ -10,7 +10,7 @@ import side_ray
 from side_ray.errors import UserError
 from side_ray.images import to_float
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate
+from side_ray.runs.cost.sampling import estimate
 from side_ray.runs.dataset import read_split
 from side_ray.runs.preflight import preflight
 from side_ray.stages.prepare import prepare

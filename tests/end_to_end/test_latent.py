@@ -25,7 +25,7 @@ from side_ray.execution.shard_pool import ShardJob
 from side_ray.images import decode_column, to_float, to_uint8
 from side_ray.results.purge import private
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate, plan_lines
+from side_ray.runs.cost.sampling import estimate, plan_lines
 from side_ray.runs.dataset import read_latents, read_split
 from side_ray.runs.plan import Condition
 from side_ray.runs.preflight import preflight

@@ -8,7 +8,7 @@ from rich.console import Console
 from side_ray.execution.forecast import BESIDE_S, OTHERWISE_S, Forecast, Part, parts_of
 from side_ray.execution.progress import Reporter
 from side_ray.report.wording import about
-from side_ray.runs.cost import estimate, unit_flops
+from side_ray.runs.cost.sampling import estimate, unit_flops
 
 PARTS = [
     Part("train_dpm", 100, model=20.0),

@@ -17,7 +17,8 @@ from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.errors import UserError
 from side_ray.images import encode_png
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate, plan_search, probe
+from side_ray.runs.cost.sampling import estimate, probe
+from side_ray.runs.cost.search import plan_search
 from side_ray.sources.select import SPLITS
 from tests.audits import tiny_config
 

@@ -10,7 +10,7 @@ from side_ray.algorithm import run_until
 from side_ray.errors import UserError
 from side_ray.execution.progress import Reporter
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate, unit_flops
+from side_ray.runs.cost.sampling import estimate, unit_flops
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.status import planned
 from tests.audits import tiny_config

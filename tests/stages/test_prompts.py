@@ -8,7 +8,7 @@ import pytest
 import side_ray
 from side_ray.algorithm import run_until
 from side_ray.execution.progress import Reporter
-from side_ray.runs.cost import estimate, probe
+from side_ray.runs.cost.sampling import estimate, probe
 from side_ray.runs.plan import Condition
 from tests.audits import tiny_config
 from tests.bruteforce import check

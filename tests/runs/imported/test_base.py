@@ -10,7 +10,7 @@ from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.errors import UserError
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.cost import estimate, plan_lines, unit_flops
+from side_ray.runs.cost.sampling import estimate, plan_lines, unit_flops
 from side_ray.runs.imported.opening import opened_base
 from side_ray.runs.plan import Condition, conditions, describe
 from side_ray.runs.preflight import check_places, preflight, require_base
