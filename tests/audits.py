@@ -1,6 +1,8 @@
 """Small audits for the tests: real digits and every stage, in some seconds."""
 
+import copy
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,14 @@ CONFIGS = ROOT / "jobs" / "configs"
 DIGITS, TINY = CONFIGS / "digits.yaml", CONFIGS / "digits_tiny.yaml"
 
 
+@cache
+def _tiny() -> dict[str, Any]:
+    return yaml.safe_load(TINY.read_text())
+
+
 def tiny_values(uri: str, **changes: Any) -> dict[str, Any]:
     """Values of digits_tiny.yaml, an audit of some seconds, with `changes` given as section__key=value or section={…}."""
-    values: dict[str, Any] = yaml.safe_load(TINY.read_text())
+    values = copy.deepcopy(_tiny())
     values["run"] = {"uri": uri, "seed": 3}
     values["report"] = {"pdf": False, "figures": False, **values.get("report", {})}
     # Every worker process takes seconds to import torch. What several actors make is tested where it matters.

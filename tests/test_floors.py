@@ -31,10 +31,14 @@ def package_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, including imports inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, hints: bool = True) -> set[str]:
+    """Full names of all modules that a file imports, including imports inside functions, and those of type hints alone if
+    `hints`."""
+    found, tree = set(), ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not hints:
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -83,8 +87,23 @@ def test_imports_go_down():
     assert upward == []
 
 
+def run_by(module: str, name: str) -> set[str]:
+    """What runs when a module imports another: it, and before it the packages that it is in and the module is not."""
+    parts = name.split(".")
+    parents = {".".join(parts[:size]) for size in range(1, len(parts))}
+    return {name} | {f"{each}.__init__" for each in parents if not module.startswith(f"{each}.")} & set(MODULES)
+
+
 def test_modules_form_no_circle():
     assert circles({module: names & set(MODULES) for module, names in imports().items()}) == []
+
+
+def test_modules_and_their_packages_form_no_circle():
+    graph = {
+        module: {each for name in imported(path, hints=False) & set(MODULES) for each in run_by(module, name)}
+        for module, path in MODULES.items()
+    }
+    assert circles(graph) == []
 
 
 def test_packages_form_no_circle():

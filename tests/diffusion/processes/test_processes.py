@@ -77,7 +77,7 @@ def library_loop(unet, scheduler, steps, noise):
 
 
 @pytest.mark.parametrize("name", ["edm", "edm-v", "edm-exponential", "flow", "flow-shift"])
-@pytest.mark.parametrize("steps", [2, 9, 20])
+@pytest.mark.parametrize("steps", [2, 9])
 def test_unguided_samples_equal_the_librarys_own_loop(saved, name, steps):
     scheduler = SCHEDULERS[name]
     dpm = saved(scheduler)
@@ -86,7 +86,7 @@ def test_unguided_samples_equal_the_librarys_own_loop(saved, name, steps):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max().clamp(min=1)))
 
 
-@pytest.mark.parametrize("steps", [5, 12, 20])
+@pytest.mark.parametrize("steps", [5, 12])
 def test_dpm_solver_in_edm_equals_the_librarys(saved, steps):
     settings = {"num_train_timesteps": 1000, "sigma_max": 20.0}
     dpm = saved(EDMEulerScheduler(**settings))
