@@ -18,7 +18,6 @@ from side_ray.diffusion.unet_dpm import new_unet
 from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
-from side_ray.runs.cost.search import planned_search
 from side_ray.runs.imported.conditions import source_of
 from side_ray.runs.imported.opening import imported, opened_base
 from side_ray.similarity import similarity_of
@@ -143,6 +142,8 @@ class _Checks:
         for section in (self.config.score, *self.config.score.others.values()):
             Bands.make(section.bands, similarity_of(section))
         if self.config.cluster.memory_gb is not None:
+            from side_ray.runs.cost.search import planned_search  # the package of costs imports this module
+
             for each in self.artifacts.every.values():
                 planned_search(each)
         if self.config.score.features_cache is not None:
