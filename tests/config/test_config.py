@@ -109,7 +109,7 @@ BAD = {
     "guidance interval beyond the noise": ({"extract.guidance_interval": [0.2, 1.5]}, "extract.guidance_interval.1: "),
     "N_G and images per class": (
         {"extract.samples_per_target": 10},
-        "extract.samples: 2000, but extract.samples_per_target makes it 500; give one of them",
+        "extract.samples: 1500, but extract.samples_per_target makes it 500; give one of them",
     ),
     "images per class of a classifier": (
         {"extract.samples_per_target": 10, "surrogate.labels": "classifier"},
@@ -196,7 +196,7 @@ def test_bad_overrides_are_named(override):
         ({}, ["run.seed=1", "extract.lamdas=[0]"], "override 'extract.lamdas=[0]': extract.lamdas: unknown key"),
         ({}, ["extract.lambdas=[0, -1]"], "override 'extract.lambdas=[0, -1]': extract.lambdas.1: "),
         ({}, ["nothing.x=1"], "override 'nothing.x=1': nothing: unknown key"),
-        ({}, ["extract.shard_size=300"], "override 'extract.shard_size=300': extract.samples: 2000 is not a multiple"),
+        ({}, ["extract.shard_size=400"], "override 'extract.shard_size=400': extract.samples: 1500 is not a multiple"),
         ({}, ["dpm.steps=3", "dpm.steps=no"], "override 'dpm.steps=no': dpm.steps: "),
         ({"dpm.steps": "many"}, ["run.seed=1"], "audit.yaml: dpm.steps: "),
         ({"dpm.steps": "many"}, ["dpm.lr=1e-3"], "audit.yaml: dpm.steps: "),
