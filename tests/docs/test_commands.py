@@ -72,9 +72,8 @@ def test_settings_are_accepted(command):
     path = ROOT / files[0] if "/" in files[0] else CONFIGS / f"{started[command.page]}.yaml"
     overrides = [each for each in command.arguments if re.match(r"[a-z]+\.\w", each) and each not in files]
     config = load_config(path, overrides)
-    assert all(
-        repr(override.partition("=")[2])[1:-1] in config.to_yaml() for override in overrides if "null" not in override
-    )
+    values = [override.partition("=")[2].strip("[]").split(", ") for override in overrides if "null" not in override]
+    assert all(repr(each)[1:-1] in config.to_yaml() for items in values for each in items)
 
 
 def test_jobs_that_are_submitted_exist_and_accept_their_settings():
