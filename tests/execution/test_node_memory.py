@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from side_ray.execution.node.memory import shared_array
+from side_ray.execution.node import memory
+from side_ray.execution.node.memory import passing, shared_array
 
 pytestmark = pytest.mark.long
 
@@ -121,3 +122,25 @@ def test_a_directory_that_others_can_write_to_is_not_used(start, tmp_path):
     (tmp_path / f"side-ray-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(PermissionError):
         shared_array("key", SHAPE, lambda array: None)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("settings", [{}, {"engine": "faiss"}, {"engine": "torch", "kernel": "float32"}])
+def test_pages_that_are_given_back_while_a_search_reads_change_nothing(metric, settings, tmp_path, monkeypatch):
+    from side_ray.search import Index  # which the other processes of this module need not load
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(memory, "LARGE", 0)
+    monkeypatch.setattr(memory, "GIVEN_BACK_EVERY", 1e-4)
+    rows = np.random.default_rng(0).integers(0, 256, (2000, 192)).astype(np.float32)
+    if metric == "ip":
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    shared, ids = shared_array("rows", rows.shape, lambda array: np.copyto(array, rows)), np.arange(2000)
+    with passing(shared):
+        index = Index(shared, ids, metric, **settings)
+    with passing(index.part.features):
+        found, _ = index.search(rows[:100], 20)
+    expected, _ = Index(rows, ids, metric, **settings).search(rows[:100], 20)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.values, expected.values)
+    assert np.array_equal(shared, rows)
