@@ -58,6 +58,16 @@ def test_a_job_is_followed_to_its_end(nodes, tmp_path):
     assert (again.returncode, again.stdout) == (0, result.stdout)
 
 
+def test_a_batch_is_submitted_like_an_audit(nodes, tmp_path):
+    _, *settings = overrides(tmp_path / "run", "extract.methods=[random]")
+    audits = tmp_path / "audits.yaml"
+    audits.write_text(f"{{base: {ROOT}/jobs/configs/digits_tiny.yaml, models: {{one: [dpm.kind=optimal]}}}}")
+    result = side_ray(nodes, "submit", str(audits), *settings, "--verb", "batch", "--fail-worse", "--attach-running")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"summary: {tmp_path}/run/batch/index.html" in result.stdout
+    assert check(tmp_path / "run") == []
+
+
 def test_a_stopped_job_resumes_when_it_is_submitted_again(nodes, tmp_path):
     run = tmp_path / "run"
     given = overrides(run, "dpm.kind=optimal", "extract.methods=[random]", "extract.samples=2000", "extract.steps=40")
