@@ -61,7 +61,9 @@ def passing(array: np.ndarray) -> Iterator[None]:
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    base, ended = base.obj if isinstance(base, memoryview) else base, threading.Event()
+    if isinstance(base, memoryview):
+        base = base.obj
+    ended = threading.Event()
 
     def give_back() -> None:
         while not ended.wait(GIVEN_BACK_EVERY):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from side_ray.diffusion.condition.prompts import TextEncoder
 from side_ray.diffusion.denoisers.layout import ENCODER, REFUSED, TEXT_WEIGHTS, TOKENIZER, names_in, variant_of
 from side_ray.diffusion.files import check_finite, read_json
-from side_ray.diffusion.networks.loading import MOST_TRANSFORMER_LAYERS, check_size
+from side_ray.diffusion.networks.loading import MOST_TRANSFORMER_LAYERS, REFUSALS, check_size
 from side_ray.errors import UserError, first_line
 
 CLIP, CLIP_PROJECTED, T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
@@ -77,16 +77,7 @@ def load_encoder(directory: Path, suffix: str, kind: str, **settings: Any) -> Te
         )
         kind_of_tokenizer: Any = getattr(transformers, TOKENIZERS[kind])
         tokenizer = kind_of_tokenizer.from_pretrained(directory / f"{TOKENIZER}{suffix}", local_files_only=True)
-    except (
-        OSError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        ImportError,
-    ) as error:
+    except (OSError, SafetensorError, ImportError, *REFUSALS) as error:
         raise UserError(f"the text encoder in {path} cannot be loaded: {first_line(error)}") from error
     unexpected = [name for name in info["unexpected_keys"] if not IGNORED.search(name)]
     wrong = sorted(map(str, [*info["missing_keys"], *unexpected, *info["mismatched_keys"]]))
