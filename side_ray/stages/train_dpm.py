@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from side_ray.config import DpmSection
 from side_ray.diffusion.condition import Condition, condition_labels
-from side_ray.diffusion.condition.drawn import Conditioning
+from side_ray.diffusion.condition.drawn import Conditioning, embeds_guidance
 from side_ray.diffusion.denoisers import made_from_members
 from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.draw import DrawSettings
@@ -194,6 +194,11 @@ def _import(audit: Audit) -> None:
             audit.reporter.warn(
                 f"dpm.path: the model has {model.num_classes} classes, the data {info['classes']}; if the last is the null class "
                 f"of classifier-free guidance, set dpm.null_class={info['classes']}"
+            )
+        if embeds_guidance(model) and config.dpm.guidance_scale == 1:
+            audit.reporter.warn(
+                "dpm.guidance_scale: this model is told the guidance scale, and 1 is none; if it is used with another (its "
+                "pipeline takes 3.5), set that one, because copies may be found with it only"
             )
         artifact.put_dir(directory)
     artifact.finish(kind="import", path=config.dpm.path, **_commit(audit.artifacts.hub_commit))

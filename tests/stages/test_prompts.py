@@ -7,13 +7,17 @@ import pytest
 
 import side_ray
 from side_ray.algorithm import run_until
+from side_ray.execution.audit import Audit
 from side_ray.execution.progress import Reporter
 from side_ray.runs.cost.sampling import estimate, probe
 from side_ray.runs.plan import Condition
+from side_ray.stages.prepare import prepare
+from side_ray.stages.train_dpm import train_dpm
 from tests.audits import tiny_config
 from tests.bruteforce import check
 from tests.formats import pictures, write_folder
 from tests.latents import FACTOR, SIDE
+from tests.local import without_ray
 
 pytest.importorskip("transformers", reason="needs the extra text")
 from tests.texts import save_flux, save_text
@@ -86,3 +90,18 @@ def test_a_model_that_is_told_the_guidance_scale_is_evaluated_once(tmp_path):
     )
     assert one.unet_evaluations == other.unet_evaluations == 4 * one.samples
     assert one.unet_flops == other.unet_flops > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, True), (3.5, False)])
+def test_a_model_that_is_told_no_guidance_scale_is_warned_of(tmp_path, capsys, scale, warned):
+    save_flux(tmp_path / "model")
+    config = audit_config(
+        tmp_path, tmp_path / "model", prompts="member_captions", image_size=PIXELS, guidance_scale=scale
+    )
+    audit = Audit.open(config, Reporter())
+    with without_ray():
+        prepare(audit)
+        train_dpm(audit)
+    captured = capsys.readouterr()
+    assert ("dpm.guidance_scale" in " ".join((captured.out + captured.err).split())) == warned

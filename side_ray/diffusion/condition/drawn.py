@@ -34,10 +34,10 @@ def example(model: "Dpm") -> torch.Tensor | None:
 
 def evaluations(dpm: DpmSection, model: "Dpm | None") -> int:
     """Evaluations of a model for one of a sampler: 2 with classifier-free guidance, but for one that is told the scale."""
-    return 1 if model is not None and _embeds_guidance(model) else dpm.evaluations
+    return 1 if model is not None and embeds_guidance(model) else dpm.evaluations
 
 
-def _embeds_guidance(model: "Dpm") -> bool:
+def embeds_guidance(model: "Dpm") -> bool:
     """Whether the network is told the guidance scale, so that one evaluation is a guided one."""
     return bool(getattr(model, "guidance_embedded", False))
 
@@ -129,7 +129,7 @@ class Conditioning:
     ) -> tuple[torch.Tensor | None, FreeGuidance | None]:
         """What the model is given for some rows of `conditions`, on its device, and their classifier-free guidance."""
         given, encoder = self.given(model, conditions, rows), encoder_of(model)
-        alone = self.scale == 1 or self.classes == "null_class" or self.prompts == EMPTY or _embeds_guidance(model)
+        alone = self.scale == 1 or self.classes == "null_class" or self.prompts == EMPTY or embeds_guidance(model)
         if given is None or alone:
             return given, None
         if encoder is None:
@@ -143,7 +143,7 @@ class Conditioning:
         if encoder is not None and conditions.prompts is not None:
             found: torch.Tensor = encoder([conditions.prompts[row] for row in rows])
             told: Any = model
-            return told.guided(found, self.scale) if _embeds_guidance(model) else found
+            return told.guided(found, self.scale) if embeds_guidance(model) else found
         return None if conditions.classes is None else torch.from_numpy(conditions.classes[rows]).to(model.device)
 
     def _null(self, model: "Dpm") -> int | None:
