@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.layout import INDEX, Layout, check_alone, names_in
@@ -21,6 +20,9 @@ from side_ray.diffusion.networks.loading import (
 from side_ray.diffusion.processes import Schedule
 from side_ray.errors import UserError, first_line
 
+if TYPE_CHECKING:  # diffusers takes seconds to import: only where a model is made or opened
+    from diffusers import UNet2DModel
+
 
 class UnetDpm(NetworkDpm):
     """A `UNet2DModel` with its noise process; whatever it predicts comes out as (ẑ₀, ε̂).
@@ -34,7 +36,7 @@ class UnetDpm(NetworkDpm):
         UserError: the U-Net's config has no image size, its channels do not fit, or its class embedding takes no class indices.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: Schedule, condition: Condition | None = None) -> None:
+    def __init__(self, unet: "UNet2DModel", schedule: Schedule, condition: Condition | None = None) -> None:
         config = unet.config
         channels, size = config["in_channels"], config["sample_size"]
         sides = [size, size] if isinstance(size, int) else size
@@ -72,6 +74,8 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
     Raises:
         UserError: a file is missing or damaged, the weights are pickled, or the pipeline has other components.
     """
+    from diffusers import UNet2DModel
+
     if (directory / INDEX).exists():
         check_index(directory / INDEX, "unet", ("UNet2DModel",))
     else:
@@ -83,7 +87,7 @@ def load_unet_dpm(directory: Path, device: torch.device | str = "cpu") -> UnetDp
     return UnetDpm(unet, schedule, None if classes is None else Condition.load(directory, classes)).to(device)
 
 
-def save_pipeline(unet: UNet2DModel, scheduler_config: Mapping[str, Any], directory: Path | str) -> None:
+def save_pipeline(unet: "UNet2DModel", scheduler_config: Mapping[str, Any], directory: Path | str) -> None:
     """Write a plain `DDPMPipeline` directory (model_index.json, unet/, scheduler/; safetensors), which diffusers opens.
 
     Args:
@@ -91,11 +95,13 @@ def save_pipeline(unet: UNet2DModel, scheduler_config: Mapping[str, Any], direct
         scheduler_config: `schedule.config`.
         directory: made if absent.
     """
+    from diffusers import DDPMPipeline, DDPMScheduler
+
     pipeline = DDPMPipeline(unet, DDPMScheduler.from_config(dict(scheduler_config)))
     pipeline.save_pretrained(directory, safe_serialization=True)
 
 
-def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UNet2DModel:
+def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> "UNet2DModel":
     """An untrained U-Net for images of a shape.
 
     Args:
@@ -106,6 +112,8 @@ def new_unet(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -> UN
     Raises:
         UserError: an unknown argument, a value that diffusers refuses, or a size that cannot be halved often enough.
     """
+    from diffusers import UNet2DModel
+
     channels, height, width = image_shape
     arguments: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1} | dict(config)
     widths = arguments["block_out_channels"]

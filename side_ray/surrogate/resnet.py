@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -142,6 +141,9 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, config.num_classes)
         if config.time:
+            # diffusers takes seconds to import: only where a network is made
+            from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
             half = config.time_dim // 2
             self.sinusoid = Timesteps(half, flip_sin_to_cos=True, downscale_freq_shift=0)
             self.time_embedding = TimestepEmbedding(half, config.time_dim, act_fn="silu")

@@ -7,14 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from side_ray.errors import UserError
@@ -23,6 +19,9 @@ from side_ray.runs.run import Artifact
 from side_ray.storage.scratch import scratch
 from side_ray.training.checkpoints import Checkpoints
 from side_ray.training.logger import TrainingLogger
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 CURVE = "curve.json"
 CURVE_POINTS = 200
@@ -103,6 +102,10 @@ class TrainingLoop:
     """The state of one training worker: network, optimizer, EMA weights, step and loss curve."""
 
     def __init__(self, spec: TrainSpec) -> None:
+        # These take seconds to import: only in the processes that train.
+        from accelerate import Accelerator
+        from diffusers.optimization import get_scheduler
+
         schedule = spec.schedule
         self.spec = spec
         self.accelerator = Accelerator(
@@ -261,6 +264,8 @@ class TrainingLoop:
 
     def _restore(self) -> None:
         """Resume from the newest checkpoint that can be read; the first worker chooses it for all."""
+        from accelerate.utils import broadcast
+
         found = self.checkpoints.newest() if self.accelerator.is_main_process else None
         chosen = torch.tensor(found[0] if found else -1, device=self.accelerator.device)
         step = int(broadcast(chosen)) if self.accelerator.num_processes > 1 else int(chosen)
@@ -286,7 +291,9 @@ def checkpoint_steps(every: int) -> int:
     return max(1, every // 2)
 
 
-def _ema(module: nn.Module, schedule: Schedule) -> EMAModel:
+def _ema(module: nn.Module, schedule: Schedule) -> "EMAModel":
+    from diffusers.training_utils import EMAModel
+
     powered = schedule.ema_power is not None
     return EMAModel(
         module.parameters(),

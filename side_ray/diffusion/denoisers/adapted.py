@@ -4,17 +4,20 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDPMScheduler
 
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.network import NetworkDpm
 from side_ray.diffusion.processes import Schedule, load_process
+from side_ray.diffusion.processes.base import NoiseProcess
 from side_ray.diffusion.processes.table import PREDICTIONS, Table
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: only where a model is made or opened
+    from diffusers import DDPMScheduler
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Model:
             self.scheduler.save_pretrained(directory)
             schedule = load_process(Path(directory))
         changes: dict[str, Any] = {} if self.clip is None else {"clip_sample": self.clip}
-        if isinstance(schedule, DDPMScheduler):
+        if not isinstance(schedule, NoiseProcess):
             if self.predicts in ("flow", "score"):
                 raise UserError(f"predicts {self.predicts} does not go with a {type(self.scheduler).__name__}")
             changes |= {} if self.predicts is None else {"prediction_type": self.predicts}
@@ -109,12 +112,14 @@ class Model:
         return schedule
 
 
-def variance_preserving_schedule(alphas_cumprod: Any, predicts: str, clip: bool) -> DDPMScheduler:
+def variance_preserving_schedule(alphas_cumprod: Any, predicts: str, clip: bool) -> "DDPMScheduler":
     """The schedule of ᾱ_t, [T], decreasing in (0, 1).
 
     Raises:
         UserError: it does not decrease, or leaves (0, 1).
     """
+    from diffusers import DDPMScheduler
+
     levels = torch.as_tensor(alphas_cumprod).double().flatten().cpu()
     if len(levels) < 2 or not bool((levels.diff() < 0).all() and levels[0] < 1 and levels[-1] > 0):
         raise UserError("alphas_cumprod must decrease from the image to the noise, strictly between 1 and 0")

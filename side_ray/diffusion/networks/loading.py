@@ -3,18 +3,21 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDPMScheduler, ModelMixin
 from safetensors import SafetensorError
 
 from side_ray.config.dpm import MOST_BLOCKS, MOST_LAYERS
 from side_ray.diffusion.denoisers.layout import PICKLED, REFUSED, VAES, Layout, names_in, vae_in
 from side_ray.diffusion.files import check_finite, read_json
 from side_ray.diffusion.processes import Schedule, load_process
+from side_ray.diffusion.processes.base import NoiseProcess
 from side_ray.diffusion.processes.flow import Flow
 from side_ray.errors import UserError, first_line
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: only where a model is made or opened
+    from diffusers import ModelMixin
 
 LISTS = (
     "block_out_channels",
@@ -38,7 +41,7 @@ REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, A
 
 
 def load_network(
-    directory: Path, title: str, classes: Sequence[type[ModelMixin]], variant: str = "", aliases: Sequence[str] = ()
+    directory: Path, title: str, classes: Sequence[type["ModelMixin"]], variant: str = "", aliases: Sequence[str] = ()
 ) -> Any:
     """Open a network, in eval mode and float32, without a look at any hub.
 
@@ -94,7 +97,7 @@ def parameters_of(make: Callable[[], torch.nn.Module]) -> int:
         return sum(each.numel() for each in make().parameters())
 
 
-def _check_parameters(kind: type[ModelMixin], config: Mapping[str, Any], path: Path, title: str) -> None:
+def _check_parameters(kind: type["ModelMixin"], config: Mapping[str, Any], path: Path, title: str) -> None:
     """Raise UserError if the network of a config cannot be made, is too large, or needs more weights than lie beside it."""
     known, stored = (
         inspect.signature(kind).parameters,
@@ -168,7 +171,7 @@ def load_scheduler(directory: Path, layout: Layout) -> Schedule:
     """
     path = _scheduler_file(directory, layout)
     schedule = load_process(path.parent)
-    if layout.vae and isinstance(schedule, DDPMScheduler):
+    if layout.vae and not isinstance(schedule, NoiseProcess):
         schedule.register_to_config(clip_sample=bool(read_json(path).get("clip_sample", False)))
     return schedule
 
@@ -181,8 +184,8 @@ def load_flow(directory: Path, layout: Layout, tokens: int, even: bool = False) 
     """
     path = _scheduler_file(directory, layout)
     config = read_json(path)
-    if config.get("_class_name") != Flow.scheduler.__name__:
-        raise UserError(f"{path} is of a {config.get('_class_name')}; this model needs a {Flow.scheduler.__name__}")
+    if config.get("_class_name") != Flow.scheduler:
+        raise UserError(f"{path} is of a {config.get('_class_name')}; this model needs a {Flow.scheduler}")
     try:
         return Flow(config, tokens, even)
     except REFUSALS as error:

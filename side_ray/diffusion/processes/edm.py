@@ -7,7 +7,6 @@ c_out = σ·σ_d·c_in, minus that for `v_prediction` (diffusers' `EDMEulerSched
 import math
 
 import torch
-from diffusers import EDMEulerScheduler
 
 from side_ray.diffusion.processes.library import LibraryProcess
 
@@ -15,7 +14,7 @@ from side_ray.diffusion.processes.library import LibraryProcess
 class Edm(LibraryProcess):
     """t = 0 … T−1 is the ramp of σ^(1/ρ) from `sigma_min` to `sigma_max` (Eq. 5)."""
 
-    scheduler = EDMEulerScheduler
+    scheduler = "EDMEulerScheduler"
 
     def levels(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         low, high = self._ends

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from side_ray.diffusion.processes.library import LibraryProcess
 from side_ray.errors import UserError
@@ -28,7 +27,7 @@ class Flow(LibraryProcess):
         UserError: the scheduler samples in another way, or has a dynamic shift where there are no tokens.
     """
 
-    scheduler = FlowMatchEulerDiscreteScheduler
+    scheduler = "FlowMatchEulerDiscreteScheduler"
 
     def __init__(self, config: Mapping[str, Any], tokens: int | None = None, even: bool = False) -> None:
         super().__init__(config)

@@ -16,11 +16,14 @@ class LibraryProcess(NoiseProcess):
         config: its `scheduler_config.json`.
     """
 
-    scheduler: ClassVar[type[Any]]
+    scheduler: ClassVar[str]
+    """Class of the diffusers scheduler."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        import diffusers  # takes seconds
+
         own = {name: value for name, value in config.items() if not name.startswith("_")}
-        self.library = self.scheduler.from_config(own)
+        self.library = getattr(diffusers, self.scheduler).from_config(own)
         self.config = {**self.library.config, "clip_sample": False}
 
     def save(self, directory: Path) -> None:

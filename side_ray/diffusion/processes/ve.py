@@ -7,7 +7,6 @@ deterministic Euler steps of its flow, where the library's own loop is a stochas
 import math
 
 import torch
-from diffusers import ScoreSdeVeScheduler
 
 from side_ray.diffusion.processes.library import LibraryProcess
 
@@ -15,7 +14,7 @@ from side_ray.diffusion.processes.library import LibraryProcess
 class VarianceExploding(LibraryProcess):
     """t = 0 … T−1 is linear in log σ, and the network is told σ."""
 
-    scheduler = ScoreSdeVeScheduler
+    scheduler = "ScoreSdeVeScheduler"
 
     def levels(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         low, high = math.log(self.config["sigma_min"]), math.log(self.config["sigma_max"])
