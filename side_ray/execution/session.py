@@ -38,6 +38,8 @@ def ensure_ray(cluster: ClusterSection) -> None:
     # Silences a warning at import about a future default for zero-GPU tasks.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A process of Ray Train that tells training loops of nodes that are about to go. This one does not ask: it has checkpoints.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # How long an OpenMP thread spins at a barrier before it sleeps. Time of a training step of the digits on two cores with
     # libgomp's default, this value, and no spinning: 53, 60 and 90 ms; beside two other busy processes: over 1,000, 170-300
     # and 140 ms.

@@ -261,7 +261,8 @@ def _stream(actor: type[ShardActor], spec: Any, tasks: Sequence[Task], config: C
     table = pa.table({**columns, "several": [size > 1 for size in sizes for _ in range(size)]})
     blocks = [table.slice(end - size, size) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     least, most = min(cluster.actors[0], len(tasks)), min(cluster.actors[1], len(tasks))
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    # Not `from_arrow`, which runs one task on each block first, in workers that import Ray Data for it.
+    dataset = ray.data.from_blocks(blocks).map_batches(
         actor,
         fn_constructor_args=(spec,),
         batch_size=1,

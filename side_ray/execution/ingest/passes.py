@@ -157,7 +157,7 @@ def run_pass(work: Pass, units: Sequence[int], cluster: ClusterSection, bar: Bar
 
     size = -(-len(units) // MOST_BLOCKS)
     blocks = [pa.table({"unit": list(units[start : start + size])}) for start in range(0, len(units), size)]
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    dataset = ray.data.from_blocks(blocks).map_batches(
         _make,
         fn_args=(work,),
         batch_size=1,
