@@ -26,7 +26,8 @@ def open_surrogate(
         if model is None:
             raise ValueError("a LoRA surrogate is opened with its model")
         return LoraSurrogate(lora.LoraNetwork.load(directory, model), scale, LatentStatistics.load(directory))
-    network = ResNet.load(directory, device).requires_grad_(False)
+    network = ResNet.load(directory, device)
+    network = network.fold() if network.config.folded else network.requires_grad_(False)
     latents = LatentStatistics.load(directory)
     return ClassifierSurrogate(network, network.config.num_classes, scale, latents, sees_images=not network.config.time)
 

@@ -6,6 +6,7 @@ The names and shapes of the parameters are torchvision's, so that the state dict
 """
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from side_ray.config import SurrogateSection
 from side_ray.diffusion.files import check_finite
@@ -35,6 +37,8 @@ class ResNetConfig:
     (input / 1).
     time: whether the network has a time module; without it `t` is ignored.
     time_dim: width of the hidden layer and of the output of the timestep's MLP.
+    folded: whether it guides as `ResNet.fold` makes it. One that an earlier version trained does not, so that the samples of its
+    run keep their last bits.
     """
 
     num_classes: int
@@ -44,6 +48,7 @@ class ResNetConfig:
     stem: Stem = "imagenet"
     time: bool = False
     time_dim: int = 256
+    folded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
@@ -163,7 +168,13 @@ class ResNet(nn.Module):
     @classmethod
     def from_section(cls, section: SurrogateSection, *, num_classes: int, in_channels: int, time: bool) -> Self:
         """The untrained classifier that the config's section `surrogate` asks for, with or without time module."""
-        changes = {"width": section.width, "stem": section.stem, "in_channels": in_channels, "time": time}
+        changes = {
+            "width": section.width,
+            "stem": section.stem,
+            "in_channels": in_channels,
+            "time": time,
+            "folded": True,
+        }
         return cls.preset(section.arch, num_classes, **changes)
 
     def features(self, x: Tensor, t: Tensor | None = None) -> Tensor:
@@ -187,6 +198,21 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         """Logits, float [B, num_classes]; arguments and errors as in `features`."""
         return self.fc(self.features(x, t))
+
+    def fold(self) -> Self:
+        """A copy in `eval()` for gradients with respect to x alone, which costs a third less on CPUs: each BatchNorm is folded
+        into the convolution before it, no weight has a gradient, and on CPUs the weights are in channels_last. Its logits differ
+        from the network's in the last bits. It cannot be saved.
+        """
+        copy = deepcopy(self).eval().requires_grad_(False)
+        copy.conv1, copy.bn1 = fuse_conv_bn_eval(copy.conv1, copy.bn1), nn.Identity()
+        for block in copy.modules():
+            if isinstance(block, BasicBlock):
+                block.conv1, block.bn1 = fuse_conv_bn_eval(block.conv1, block.bn1), nn.Identity()
+                block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
+                if block.downsample is not None:
+                    block.downsample = nn.Sequential(fuse_conv_bn_eval(*block.downsample))
+        return copy.to(memory_format=torch.channels_last) if copy.fc.weight.device.type == "cpu" else copy
 
     def save(self, directory: Path) -> None:
         """Write `model.safetensors` and `config.json` into `directory` (created if absent)."""

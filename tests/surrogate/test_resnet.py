@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from side_ray.errors import UserError
+from side_ray.surrogate.guide import open_surrogate
 from side_ray.surrogate.resnet import BasicBlock, ResNet, ResNetConfig, load_torchvision
 
 
@@ -151,6 +153,36 @@ def test_rows_leak_into_each_others_gradients_in_training_mode_only():
     torch.testing.assert_close(gradient[0], gradient_of_row_0(changed)[0], rtol=1e-5, atol=1e-7)
     model.train()
     assert gradient_of_row_0(x)[1:].abs().max() > 0
+
+
+@pytest.mark.parametrize("config", [SMALL, ResNetConfig(num_classes=5, blocks=(1, 2), width=8)])
+def test_a_folded_network_has_the_logits_and_gradients_of_its_origin_and_no_batchnorm(config):
+    model = randomized(config).double()  # in double precision no rounding turns a ReLU
+    folded = model.fold()
+    x, t = torch.randn(6, config.in_channels, 16, 16).double(), torch.arange(6) * 150
+
+    def logits_and_gradient(network):
+        images = x.clone().requires_grad_()
+        logits = network(images, t)
+        return logits, torch.autograd.grad(logits.log_softmax(1)[:, 2].sum(), images)[0]
+
+    for own, other in zip(logits_and_gradient(model), logits_and_gradient(folded), strict=True):
+        torch.testing.assert_close(other, own, rtol=1e-9, atol=1e-12)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert not any(each.requires_grad for each in folded.parameters())
+    assert all(each.requires_grad for each in model.parameters())
+
+
+def test_a_classifier_guides_folded_and_one_of_an_earlier_version_as_it_did(tmp_path):
+    def has_batchnorm():
+        return any(isinstance(module, nn.BatchNorm2d) for module in open_surrogate(tmp_path, 2.0).classifier.modules())
+
+    randomized(replace(SMALL, folded=True)).save(tmp_path)
+    assert not has_batchnorm()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("folded")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert has_batchnorm()
 
 
 def test_features_are_what_the_last_layer_reads():
