@@ -150,7 +150,7 @@ def main() -> None:
     student = ResNet.from_section(
         config.surrogate, num_classes=config.surrogate.classes, in_channels=shape[0], time=True
     ).to(device)
-    naive, student = deepcopy(student).eval(), student.eval().requires_grad_(False)
+    naive, student = deepcopy(student).eval(), student.fold()
     targets = torch.arange(batch, device=device) % config.surrogate.classes
     scale, scheduler = torch.full((batch,), 5.0, device=device), schedulers["ddim"][0]
 
