@@ -212,6 +212,7 @@ class ResNet(nn.Module):
                 block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
                 if block.downsample is not None:
                     block.downsample = nn.Sequential(fuse_conv_bn_eval(*block.downsample))
+        copy.eval()  # the new modules too
         return copy.to(memory_format=torch.channels_last) if copy.fc.weight.device.type == "cpu" else copy
 
     def save(self, directory: Path) -> None:

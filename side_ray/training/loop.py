@@ -37,6 +37,8 @@ class Recipe(ABC):
     """What is trained: the network, its batches, its loss and its export. Every worker builds its own."""
 
     module: nn.Module
+    frozen: frozenset[str] = frozenset()
+    """Names in the module's state dict of what is not trained, and what every new recipe has alike: checkpoints leave it out."""
 
     @abstractmethod
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
@@ -248,7 +250,7 @@ class TrainingLoop:
             return
         scaler = self.accelerator.scaler
         state = {
-            "model": self.raw.state_dict(),
+            "model": {name: value for name, value in self.raw.state_dict().items() if name not in self.recipe.frozen},
             "ema": self.ema.shadow_params if self.ema else [],
             "ema_steps": self.ema.optimization_step if self.ema else 0,
             "optimizer": self.optimizer.state_dict(),
@@ -272,7 +274,10 @@ class TrainingLoop:
         if step < 0:
             return
         state = found[1] if found else self.checkpoints.load(step)
-        self.raw.load_state_dict(state["model"])
+        # Checkpoints of earlier versions hold what is not trained as well.
+        loaded = self.raw.load_state_dict(state["model"], strict=False)
+        if loaded.unexpected_keys or not set(loaded.missing_keys) <= self.recipe.frozen:
+            raise RuntimeError(f"the checkpoint of step {step} is of another network")
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr"])
         if self.ema:

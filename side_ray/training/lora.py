@@ -53,6 +53,8 @@ class LoraRecipe(Recipe):
         torch.manual_seed(seed)
         self.network = LoraNetwork(model, data.classes, section.rank)
         self.module: nn.Module = self.network
+        parameters = self.network.named_parameters()
+        self.frozen = frozenset(name for name, value in parameters if not value.requires_grad)
 
     def draw(self, step: int, rows: slice) -> tuple[torch.Tensor, ...]:
         """z₀ float32 [n, c, h, w], t int64 [n], ε float32 [n, c, h, w], labels int64 [n], and the DPM's classes if any."""

@@ -17,6 +17,7 @@ from side_ray.stages.synthesize import synthesize
 from side_ray.stages.train_dpm import train_dpm
 from side_ray.stages.train_surrogate import LoraRecipeMaker
 from side_ray.training import trainer
+from side_ray.training.checkpoints import Checkpoints
 from side_ray.training.classifier import part
 from side_ray.training.loop import CURVE, TrainSpec
 from side_ray.training.lora import LoraRecipe
@@ -74,6 +75,11 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pat
     process.join()
     assert process.exitcode == CODE
     assert not killed.artifact.done
+    found = Checkpoints(killed.artifact).newest()
+    assert found is not None
+    names = found[1]["model"]
+    assert names
+    assert all("lora" in name or "labels" in name for name in names), names
 
     work(killed, whole)
     (resumed,) = killed.artifact.info()["resumed_at"]
