@@ -13,8 +13,12 @@ GPU_PYTHON ?= $(GPU_VENV)/bin/python
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
 
-# Two tests at a time, one thread each, except those that share one Ray.
-TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m
+# Where bytecode is not kept, each pytest compiles all tests again, about 10 s, and each process that they start what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Two tests at a time, one thread each, except those that share one Ray. Each of the two takes one half in order, then what the
+# other has left, so that what the tests of a module share is made once.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m
 
 test: $(VENV)/.dev browser weights
 	$(TWO_AT_A_TIME) "not slow and not gpu and not ray"
