@@ -1,5 +1,6 @@
 """Fixtures for tests of several packages."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -35,6 +36,17 @@ STARTERS = {
 """By mark, the fixtures that start what it stands for."""
 RAY_MODULES = ("end_to_end",)
 """Packages of tests that start Ray in processes of their own, but for those that are marked as long without it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Imports make millions of objects that stay. Looking through them for garbage, then and in every test, takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
