@@ -104,9 +104,13 @@ def test_exit_codes_are_in_the_help():
     assert all(f"{code} " in text.split("Exit codes:")[1] for code in (0, 1, 2, 3, 130))
 
 
-@pytest.mark.parametrize("command", [["-h"], ["status", "-h"]])
-def test_no_color_is_respected(command):
+def test_no_color_is_respected():
     env = {**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"}
-    code = "from side_ray.cli import app; app()"
-    result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, env=env)
+    code = (
+        "from side_ray.cli import app\n"
+        "for command in (['-h'], ['status', '-h']):\n"
+        "    assert app(command, standalone_mode=False) == 0"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert result.stdout.count("Usage: ") == 2, result.stderr
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", result.stdout + result.stderr)

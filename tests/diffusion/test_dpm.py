@@ -15,12 +15,23 @@ from side_ray.diffusion.samplers.ddim import Ddim
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
 from side_ray.errors import UserError
 
+LEVELS = {"block_out_channels": (8, 16)}
+"""Of the U-Net of `pipeline`."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("saved") / "pipeline"
+    torch.manual_seed(0)
+    unet = new_unet({**LEVELS, "norm_num_groups": 4}, (1, 8, 8)).eval()
+    save_pipeline(unet, new_schedule("cosine", 100, "v_prediction").config, directory)
+    return directory
+
 
 @pytest.fixture
-def pipeline(small_unet, tmp_path) -> Path:
-    directory = tmp_path / "pipeline"
-    save_pipeline(small_unet(), new_schedule("cosine", 100, "v_prediction").config, directory)
-    return directory
+def pipeline(saved, tmp_path) -> Path:
+    """A pipeline of its own for each test, copied, because making one takes longer."""
+    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
 
 
 def same_weights(a: UNet2DModel, b: UNet2DModel) -> bool:
@@ -92,7 +103,7 @@ def test_class_labels_go_with_a_conditional_unet_only(small_dpm):
 
 def test_an_exported_pipeline_is_plain_diffusers(small_unet, pipeline):
     opened = DDPMPipeline.from_pretrained(pipeline)
-    assert same_weights(opened.unet, small_unet())
+    assert same_weights(opened.unet, small_unet(**LEVELS))
     assert opened.scheduler.config["beta_schedule"] == "squaredcos_cap_v2"
     assert opened.scheduler.config["num_train_timesteps"] == 100
     assert opened(batch_size=2, num_inference_steps=2, output_type="np").images.shape == (2, 8, 8, 1)
@@ -127,7 +138,7 @@ def test_plain_diffusers_samples_the_same_images_from_an_exported_pipeline(small
 def test_round_trip(small_unet, pipeline):
     dpm = load_dpm(pipeline)
     assert isinstance(dpm, UnetDpm)
-    assert same_weights(dpm.unet, small_unet())
+    assert same_weights(dpm.unet, small_unet(**LEVELS))
     assert not dpm.unet.training
     assert dpm.image_shape == (1, 8, 8)
     assert dpm.num_train_timesteps == 100
@@ -156,15 +167,15 @@ def test_a_bare_unet_with_its_scheduler_config(small_unet, pipeline, tmp_path, b
     if index:
         shutil.copy(pipeline / "model_index.json", bare)
     dpm = load_dpm(bare)
-    assert same_weights(dpm.unet, small_unet())
+    assert same_weights(dpm.unet, small_unet(**LEVELS))
     assert dpm.num_train_timesteps == 100
 
 
 def test_weights_in_shards(small_unet, pipeline):
-    small_unet().save_pretrained(pipeline / "unet", max_shard_size="20KB")
+    small_unet(**LEVELS).save_pretrained(pipeline / "unet", max_shard_size="20KB")
     (pipeline / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert len(list((pipeline / "unet").glob("*.safetensors"))) > 1
-    assert same_weights(load_dpm(pipeline).unet, small_unet())
+    assert same_weights(load_dpm(pipeline).unet, small_unet(**LEVELS))
 
 
 def test_half_precision_weights_are_read_as_float32(small_unet, pipeline):

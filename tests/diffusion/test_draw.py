@@ -77,7 +77,7 @@ def test_shards_are_made_of_the_padded_batches_of_old(small_dpm, shard, guided, 
     if conditional:
         dpm.condition = Condition((5, 1, 2))
     classifier = Classifier().eval() if guided else None
-    for start in (0, len(SEEDS) // shard * shard - shard):
+    for start in {0, len(SEEDS) // shard * shard - shard}:
         seeds = SEEDS[start : start + shard]
         drawn = draw(dpm, seeds, settings(), surrogate() if guided else None)
         assert np.array_equal(drawn.images, padded_loop(dpm, seeds, classifier, 5.0, 8))

@@ -1,5 +1,6 @@
 """The base of a fine-tuned model in a config: what is asked for, what identifies it, what it costs, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ def save(directory: Path, seed: int, size: int = 8, timesteps: int = 1000) -> Pa
     return directory
 
 
-@pytest.fixture
-def models(tmp_path) -> tuple[str, str]:
-    return str(save(tmp_path / "tuned", 0)), str(save(tmp_path / "base", 1))
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> tuple[str, str]:
+    """A model and its base, which no test changes."""
+    directory = tmp_path_factory.mktemp("models")
+    return str(save(directory / "tuned", 0)), str(save(directory / "base", 1))
 
 
 def config(models, dpm=None, **extract):
@@ -92,7 +95,8 @@ def test_another_model_is_refused_in_one_line(models, tmp_path, other, words):
     assert "\n" not in str(caught.value)
 
 
-def test_its_files_identify_its_samples_and_nothing_else(models):
+def test_its_files_identify_its_samples_and_nothing_else(models, tmp_path):
+    models = (models[0], str(shutil.copytree(models[1], tmp_path / "base")))
     one, plain = Artifacts.open(config(models)), Artifacts.open(without(models))
     for name in ("prepare", "dpm", "synthetic", "surrogate", "cut"):
         assert getattr(one, name).fingerprint == getattr(plain, name).fingerprint

@@ -31,10 +31,17 @@ def small_unet(**config) -> UNet2DModel:
     return new_unet({"block_out_channels": (8, 16), "norm_num_groups": 4, **config}, SHAPE)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("saved") / "pipeline"
+    save_pipeline(small_unet(), new_schedule("linear", 50).config, directory)
+    return directory
+
+
 @pytest.fixture
-def pipeline(tmp_path) -> Path:
-    save_pipeline(small_unet(), new_schedule("linear", 50).config, tmp_path / "pipeline")
-    return tmp_path / "pipeline"
+def pipeline(saved, tmp_path) -> Path:
+    """A pipeline of its own for each test, copied, because making one takes longer."""
+    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
 
 
 def config(path, **dpm):
