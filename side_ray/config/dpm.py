@@ -46,6 +46,7 @@ FOR_IMPORTED = (
     "prompts",
     "lora",
     "base",
+    "copy_below_gb",
 )
 
 MOST_BLOCKS, MOST_LAYERS = 16, 32
@@ -170,7 +171,11 @@ class DpmSection(Training, OpenSection):
     often where that is not known; `labels`: as often as the members have each label, which must be the model's classes;
     `uniform`: each equally often; `null_class`: that alone."""
     files: list[str] = omitted_by_default([])
-    """With a function as `path`: local files that it reads, such as weights. They are copied into the run with its own."""
+    """With a function as `path`: local files that it reads, such as weights. They are copied into the run with its own, but for
+    large weights (`copy_below_gb`)."""
+    copy_below_gb: Annotated[Real, Field(ge=0)] = omitted_by_default(2.0)
+    """Weights of an imported model that have this size (GiB, all files together) or more are not copied into the run. It then
+    refers to them where they are, by their SHA-256. 0 = weights are never copied. Configs, tokenizers and code always are."""
     check: bool = omitted_by_default(True)
     """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 

@@ -59,7 +59,7 @@ class LossWorker(ShardActor):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device, code=self.spec.code)
+        self.dpm = load_dpm(self.fetched(self.spec.dpm), device=self.device, code=self.spec.code)
 
     def output(self, task: Task) -> ShardSet:
         return self.spec.job.output
@@ -73,6 +73,7 @@ class LossWorker(ShardActor):
             began = time.perf_counter()
             losses = self._losses(to_float(self._read(chosen)))
             row["seconds_compute"] = time.perf_counter() - began
+        self.check_weights()
         began = time.perf_counter()
         splits, ids = zip(*chosen, strict=True)
         table = pa.table({"split": list(splits), "id": pa.array(ids, pa.int64()), "loss": list(losses)})

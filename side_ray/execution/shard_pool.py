@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from side_ray.errors import Damaged, RunError, UserError, joined, one_line
 from side_ray.execution.metrics import count_shard, show_progress
 from side_ray.execution.progress import Bar
 from side_ray.execution.session import check_room, ensure_ray
+from side_ray.runs.imported.references import References
+from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ class ShardActor:
     phases: ClassVar[tuple[str, ...]]
     spec: Any
     loading = loaded = False
+    _referenced: tuple[References, ...] = ()
     _loading: ClassVar[threading.Lock] = threading.Lock()
 
     @classmethod
@@ -89,6 +93,23 @@ class ShardActor:
                 self.loading = True
                 self.load()
                 self.loaded = True
+
+    def fetched(self, model: Artifact) -> Path:
+        """`fetch` of a model. What it refers to is checked again by `check_weights`."""
+        directory = model.fetch()
+        if references := model.references():
+            self._referenced += (references,)
+        return directory
+
+    def check_weights(self) -> None:
+        """Check that no weights of a fetched model have changed since. To be called before a shard that they made is written: a
+        file that changes between its check and its use, or while it is mapped into memory, would be another model.
+
+        Raises:
+            UserError: some have.
+        """
+        for each in self._referenced:
+            each.check_local()
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         """Make and write one shard; record in `row` the seconds of each phase, the retries, the rows, and a note if needed.

@@ -3,14 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from side_ray.errors import UserError
+from side_ray.errors import Damaged, UserError
 from side_ray.images import decode_png
 from side_ray.report import wording
 from side_ray.results.recorded import Recorded
+from side_ray.runs.imported.references import References
 from side_ray.runs.run import Artifact
 
 if TYPE_CHECKING:
@@ -125,18 +127,21 @@ def remake(recorded: Recorded, method: str, scale: float | None, sample_id: int)
     # As the sampling actors do: a sum's last bits depend on how many threads share it.
     torch.set_num_threads(config.cluster.actor_cpus)
     try:
-        directory = recorded.store.fetch_dir(keys[0])
+        directory = _directory(recorded, keys[0])
         model = load_dpm(directory, device=device, code=is_own_code(config, directory))
         surrogate: ClassifierSurrogate | LoraSurrogate | Extrapolation | None = None
         if method in CLASSIFIERS:
             surrogate = open_surrogate(recorded.store.fetch_dir(keys[1]), condition["lambda"], device, model)
         elif method == "base" and config.of_base is not None:
-            at, key = recorded.store.fetch_dir(keys[1]), recorded.artifacts.get("latents")
+            at, key = _directory(recorded, keys[1]), recorded.artifacts.get("latents")
             latents = None if key is None else recorded.store.fetch_dir(key)
             interval, code = config.extract.base_interval, is_own_code(config.of_base, at)
             surrogate = open_base(at, condition["lambda"], device, latents, interval, code=code)
         settings = DrawSettings.of(config.extract, config.cluster.precision, _conditioning(recorded, config.dpm))
         drawn = draw(model, [seed], settings, surrogate)
+        for key in keys:
+            if references := _references(recorded, key):
+                references.check_local()
     finally:
         torch.set_num_threads(threads)
     return Remade(
@@ -171,13 +176,33 @@ def _stored(recorded: Recorded, condition: Mapping[str, Any], sample_id: int) ->
     return recorded.row("samples", condition, sample_id, ["seed", "image"])
 
 
+def _directory(recorded: Recorded, key: str) -> Path:
+    """A local directory with a model. Raises UserError where weights that the run refers to are not there, or have changed."""
+    directory, references = recorded.store.fetch_dir(key), _references(recorded, key)
+    return directory if references is None else references.directory(directory)
+
+
+def _references(recorded: Recorded, key: str) -> References | None:
+    try:
+        return Artifact(recorded.store, key).references()
+    except Damaged as damage:
+        raise UserError(f"{recorded.store.uri}: {damage}; run side-ray audit, which makes it again") from None
+
+
 def _checked_weights(recorded: Recorded, keys: list[str]) -> dict[str, str]:
-    """The SHA-256 of the weight files below `keys`. Raises UserError unless they are those that the report names."""
+    """The SHA-256 of the weight files below `keys`, of those that the run only refers to as it records them. Raises UserError
+    unless they are those that the report names."""
     known, store = recorded.metrics["provenance"]["sha256"], recorded.store
     wanted = [key for key in known if any(key.startswith(f"{directory}/") for directory in keys)]
+    referenced = {
+        f"{key}/{name}": each.sha256
+        for key in keys
+        if (kept := _references(recorded, key)) is not None
+        for name, each in kept.files.items()
+    }
     for key in wanted:
         try:
-            found = hashlib.sha256(store.read(key)).hexdigest()
+            found = referenced.get(key) or hashlib.sha256(store.read(key)).hexdigest()
         except FileNotFoundError:
             raise UserError(f"{store.uri}/{key}: the weights are no longer there; run side-ray audit again") from None
         if found != known[key]:

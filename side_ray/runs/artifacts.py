@@ -123,21 +123,25 @@ class Artifacts:
         return True
 
     @cached_property
-    def _found(self) -> Found:
+    def found(self) -> Found:
         """The files of an imported model."""
         return find_model(self.config)
+
+    @cached_property
+    def identity(self) -> list[Any]:
+        """What names an imported model."""
+        return identity(self.config, self.found)
 
     @property
     def hub_commit(self) -> str:
         """The commit of a model on the hub; "" for any other."""
-        return self._found.commit if self.config.dpm.kind == "import" else ""
+        return self.found.commit if self.config.dpm.kind == "import" else ""
 
     @cached_property
     def dpm(self) -> Artifact:
         dpm = self.config.dpm
         if dpm.kind == "import":
-            found = self._found
-            parts = identity(self.config, found)
+            found, parts = self.found, self.identity
             artifact = self._artifact("dpm", "import", *parts)
             if len(parts) > 1 or artifact.done or next(self.run.store.list("dpm"), None) is None:
                 return artifact
@@ -155,22 +159,28 @@ class Artifacts:
     @cached_property
     def base(self) -> Artifact | None:
         """The model that an imported one was fine-tuned from, named as an imported model is; None without `dpm.base`."""
-        config, found = self.config.of_base, self._found_base
-        if config is None or found is None:
+        if self.config.of_base is None:
             return None
-        return self._artifact("dpm", "import", *identity(config, found))
+        return self._artifact("dpm", "import", *self.base_identity)
 
     @cached_property
-    def _found_base(self) -> Found | None:
+    def found_base(self) -> Found | None:
+        """As `found`, of the base."""
         if self.config.of_base is None:
             return None
         with renamed("dpm.path", "dpm.base"), renamed("dpm.variant", "dpm.base"):
             return find_model(self.config.of_base)
 
+    @cached_property
+    def base_identity(self) -> list[Any]:
+        """As `identity`, of the base; empty without one."""
+        config, found = self.config.of_base, self.found_base
+        return [] if config is None or found is None else identity(config, found)
+
     @property
     def base_commit(self) -> str:
         """As `hub_commit`, of the base."""
-        return "" if self._found_base is None else self._found_base.commit
+        return "" if self.found_base is None else self.found_base.commit
 
     @property
     def latents(self) -> Artifact | None:
@@ -187,7 +197,7 @@ class Artifacts:
     @cached_property
     def latent(self) -> bool:
         """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
-        return self.config.dpm.kind == "import" and bool(vae_in(self._found.paths))
+        return self.config.dpm.kind == "import" and bool(vae_in(self.found.paths))
 
     @cached_property
     def check(self) -> Artifact:
@@ -397,7 +407,8 @@ class Artifacts:
         names = [each.name for each in conditions(self.config)]
         unused: Any = dict.fromkeys(("cluster", "storage", "run", "theory", "sweep"), True)
         settings = self.config.model_dump(
-            mode="json", exclude=unused | {"report": {"tracker"}, "score": {"features_cache"}}
+            mode="json",
+            exclude=unused | {"report": {"tracker"}, "score": {"features_cache"}, "dpm": {"copy_below_gb"}},
         )
         return self._artifact("report", settings, parts, names, self.cut.fingerprint)
 

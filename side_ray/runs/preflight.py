@@ -1,7 +1,7 @@
 """Checks of a config that read data, weights and storage, made before a stage starts."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from side_ray.config import Config, ExtractSection
 from side_ray.config.extract import BY_MODEL
 from side_ray.diffusion.denoisers.unet import unet_section
-from side_ray.diffusion.dpm import load_dpm
+from side_ray.diffusion.dpm import Dpm, load_dpm
 from side_ray.diffusion.draw import sampler_of
 from side_ray.diffusion.extrapolation import check_base, interval_of
 from side_ray.diffusion.noise_process import new_schedule
@@ -19,6 +19,7 @@ from side_ray.errors import NotThere, RunError, UserError, naming, renamed
 from side_ray.runs.artifacts import VERSIONS, Artifacts, check_label_weights, image_shape
 from side_ray.runs.control import control_artifacts
 from side_ray.runs.imported.conditions import source_of
+from side_ray.runs.imported.keeping import check_kept
 from side_ray.runs.imported.opening import imported, opened_base
 from side_ray.similarity import similarity_of
 from side_ray.sources.canaries import read_plan
@@ -68,6 +69,7 @@ class _Checks:
         if self.config.given:
             yield lambda: check_given(self.artifacts)
         else:
+            yield lambda: check_kept(self.config, self.artifacts.run)
             yield from (self.dpm, self.surrogate, self.steps)
         if self.config.privacy.canaries is not None:
             yield self.canaries
@@ -190,23 +192,30 @@ def require_lora(artifacts: Artifacts) -> None:
     config = artifacts.config
     if config.dpm.kind != "import":
         require_peft()
-    elif artifacts.dpm.done:
-        LoraNetwork(load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None), 1, 1)
     else:
-        with imported(config, image_shape(artifacts)) as (_, model):
+        with open_imported(artifacts) as model:
             LoraNetwork(model, 1, 1)
 
 
 def require_base(artifacts: Artifacts) -> None:
     """Raise UserError unless the model can be extrapolated from `dpm.base`."""
-    config = artifacts.config
-    with ExitStack() as stack:
-        if artifacts.dpm.done:
-            model = load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
-        else:
-            _, model = stack.enter_context(imported(config, image_shape(artifacts)))
-        _, base = stack.enter_context(opened_base(config))
+    with open_imported(artifacts) as model, opened_base(artifacts.config) as (_, base):
         check_base(model, base)
+
+
+@contextmanager
+def open_imported(artifacts: Artifacts) -> Iterator[Dpm]:
+    """The imported model: the run's copy or, if it has none, the one at `dpm.path`, which has the same content.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    config, made = artifacts.config, artifacts.dpm
+    if made.done and made.references() is None:
+        yield load_dpm(made.fetch(), code=config.dpm.function is not None)
+    else:
+        with imported(config, image_shape(artifacts)) as (_, model):
+            yield model
 
 
 def guided_steps(extract: ExtractSection, schedule: Schedule, method: str = "td") -> int:
@@ -228,9 +237,7 @@ def schedule_of(artifacts: Artifacts) -> Schedule:
     config = artifacts.config
     if config.dpm.kind != "import":
         return new_schedule(config.dpm.schedule, config.dpm.timesteps)
-    if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None).schedule
-    with imported(config, image_shape(artifacts)) as (_, model):
+    with open_imported(artifacts) as model:
         return model.schedule
 
 

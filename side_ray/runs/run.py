@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from side_ray.errors import Damaged
+from side_ray.runs.imported.references import FILE as REFERENCES
+from side_ray.runs.imported.references import References
 from side_ray.storage import Entry, Store
 from side_ray.storage.sealed import digest_of, open_json, read_json, read_table, write_json, write_table
 
@@ -147,9 +150,32 @@ class Artifact:
             write_json(self.store, key, {**info, FILES: dict(sorted(self.files.items()))})
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file that the artifact lists, by key, after a check of their content. Raises what `check` does."""
+        """SHA-256 of every file that the artifact lists, by key, after a check of their content; also of those that it refers
+        to, which whoever opens them checks. Raises what `check` does."""
         self.check(content=True)
-        return {f"{self.key}/{name}": known["sha256"] for name, known in self._marked()[0].get(FILES, {}).items()}
+        found = {name: known["sha256"] for name, known in self._marked()[0].get(FILES, {}).items()}
+        if references := self.references():
+            found |= {name: known.sha256 for name, known in references.files.items()}
+        return {f"{self.key}/{name}": digest for name, digest in found.items()}
+
+    def references(self) -> References | None:
+        """The files of the artifact that lie elsewhere; None without any, and before the artifact is complete.
+
+        Raises:
+            Damaged: its mark, or the list of these files, cannot be read.
+        """
+        try:
+            listed = self._marked()[0].get(FILES, {})
+        except FileNotFoundError:
+            return None
+        if REFERENCES not in listed:
+            return None
+        try:
+            return References.from_json(self.read_json(REFERENCES))
+        except FileNotFoundError:
+            raise Damaged([f"{self.key}/{REFERENCES}"], "is missing", self.marks) from None
+        except Damaged as damage:
+            raise Damaged(damage.keys, damage.reason, self.marks) from None
 
     def info(self) -> dict[str, Any]:
         """The facts passed to `finish`.
@@ -161,11 +187,13 @@ class Artifact:
         return {name: value for name, value in self._marked()[0].items() if name != FILES}
 
     def fetch(self) -> Path:
-        """A local directory with the files of the artifact, checked against the digests that `finish` recorded.
+        """A local directory with the files of the artifact, checked against the digests that `finish` recorded, and with links to
+        those that it refers to, which are checked too.
 
         Raises:
             FileNotFoundError: there is nothing.
             Damaged: a file is missing or has another content.
+            UserError: a file that the artifact refers to is, or cannot be fetched.
         """
         try:
             listed = self._marked()[0].get(FILES, {})
@@ -175,7 +203,8 @@ class Artifact:
             directory = self.store.fetch_dir(self.key, fresh)
             wrong = [name for name, known in listed.items() if _digest(directory / name) != known["sha256"]]
             if not wrong:
-                return directory
+                references = self.references() if REFERENCES in listed else None
+                return directory if references is None else references.directory(directory)
         raise Damaged([f"{self.key}/{name}" for name in wrong], "is missing or damaged", self.marks)
 
     def write(self, name: str, data: bytes) -> None:
@@ -193,13 +222,14 @@ class Artifact:
         if listed and not name.startswith("_"):
             self._list(name, data)
 
-    def put_dir(self, local: Path) -> None:
-        """Copy every file below a local directory, which `finish` will list; not the marks of another artifact."""
-        marks = DONE, DONE_COPY
-        self.store.put_dir(local, self.key, without=marks)
+    def put_dir(self, local: Path, without: Collection[str] = ()) -> None:
+        """Copy every file below a local directory, which `finish` will list; not the marks of another artifact, nor those whose
+        relative path is in `without`."""
+        left_out = {DONE, DONE_COPY, *without}
+        self.store.put_dir(local, self.key, without=left_out)
         for path in local.rglob("*"):
             name = path.relative_to(local).as_posix()
-            if path.is_file() and name not in marks:
+            if path.is_file() and name not in left_out:
                 self.files[name] = {"size": path.stat().st_size, "sha256": _digest(path)}
 
     def _list(self, name: str, data: bytes) -> None:

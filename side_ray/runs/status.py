@@ -175,7 +175,9 @@ def _drawn(config: Config) -> dict[str, Any]:
 def _of_model(config: Config) -> dict[str, Any]:
     dpm = config.dpm
     settings = (
-        dpm.training_settings() if dpm.kind == "train" else dpm.model_dump(mode="json", exclude={"check", "base"})
+        dpm.training_settings()
+        if dpm.kind == "train"
+        else dpm.model_dump(mode="json", exclude={"check", "base", "copy_below_gb"})
     )
     return {f"dpm.{key}": value for key, value in settings.items()} | {"cluster.precision": config.cluster.precision}
 

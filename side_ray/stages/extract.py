@@ -94,7 +94,8 @@ class Generator(ShardActor):
         if self.spec.condition is not None:
             conditioning = completed(conditioning, Artifact(self.spec.store, self.spec.condition))
         self._settings = replace(self.spec.settings, conditioning=conditioning)
-        self.dpm = load_dpm(Artifact(self.spec.store, self.spec.dpm).fetch(), device=self.device, code=self.spec.code)
+        model = self.fetched(Artifact(self.spec.store, self.spec.dpm))
+        self.dpm = load_dpm(model, device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()
@@ -119,6 +120,7 @@ class Generator(ShardActor):
         if drawn.latents is not None and job.stream == "synthetic":
             table = table.append_column(*latent_column(drawn.latents))
         row["seconds_encode"] = time.perf_counter() - began
+        self.check_weights()
         began, retries = time.perf_counter(), self.spec.store.retries
         job.output.write(task.shard, table, row["note"])
         row["seconds_write"] = time.perf_counter() - began
@@ -134,7 +136,7 @@ class Generator(ShardActor):
 
     def _surrogate(self, directory: str) -> ClassifierSurrogate | LoraSurrogate | Extrapolation:
         if directory not in self._surrogates:
-            fetched, base = Artifact(self.spec.store, directory).fetch(), self.spec.base
+            fetched, base = self.fetched(Artifact(self.spec.store, directory)), self.spec.base
             if base is not None and directory == base.key:
                 latents = None if base.latents is None else Artifact(self.spec.store, base.latents).fetch()
                 self._surrogates[directory] = open_base(

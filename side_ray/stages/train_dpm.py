@@ -17,10 +17,12 @@ from side_ray.diffusion.denoisers.unet import unet_section
 from side_ray.diffusion.draw import DrawSettings
 from side_ray.diffusion.noise_process import new_schedule, noisy
 from side_ray.diffusion.unet_dpm import UnetDpm, new_unet, save_pipeline
+from side_ray.errors import renamed
 from side_ray.execution.audit import Audit
 from side_ray.images import to_float
 from side_ray.runs.dataset import read_groups, read_split
 from side_ray.runs.imported.conditions import write_conditions
+from side_ray.runs.imported.keeping import put_model, renew
 from side_ray.runs.imported.opening import imported, opened_base
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
@@ -30,6 +32,8 @@ from side_ray.training.loop import Recipe, Schedule, TrainSpec
 from side_ray.training.members import Members
 from side_ray.training.preview import PreviewSpec, preview
 from side_ray.training.trainer import train
+
+BY_REFERENCE = "; its weights are large, so the run refers to them: keep them there, unchanged"
 
 
 @dataclass(frozen=True)
@@ -152,19 +156,16 @@ def train_dpm(audit: Audit) -> None:
         spec = TrainSpec(artifact, maker, schedule, config.cluster.precision, config.cluster.train_cpus, "train_dpm")
         train(audit, spec, made=lambda spec: (artifacts.synthetic, *map(artifacts.samples, conditions(config))))
     elif audit.has(artifact):
+        if dpm.kind == "import":
+            renew(artifact, config, artifacts.found)
         audit.reporter.say("dpm: the model exists already")
     elif dpm.kind == "import":
-        _import(audit)
-        audit.reporter.say(f"dpm: imported {dpm.path}")
+        audit.reporter.say(f"dpm: imported {dpm.path}{BY_REFERENCE if _import(audit) else ''}")
     else:
         _make(audit)
     audit.run.point_latest(dpm=artifact.key)
     if artifacts.base is not None:
-        if not audit.has(artifacts.base):
-            with opened_base(config) as (directory, _):
-                artifacts.base.put_dir(directory)
-            artifacts.base.finish(kind="import", path=dpm.base, **_commit(artifacts.base_commit))
-            audit.reporter.say(f"dpm: imported its base {dpm.base}")
+        _import_base(audit, artifacts.base)
         audit.run.point_latest(base=artifacts.base.key)
     if artifacts.condition is not None:
         if not audit.has(artifacts.condition):
@@ -184,7 +185,21 @@ def _make(audit: Audit) -> None:
     audit.reporter.say(f"dpm: made the {kind.title} DPM of the members")
 
 
-def _import(audit: Audit) -> None:
+def _import_base(audit: Audit, base: Artifact) -> None:
+    config, artifacts, of_base = audit.config, audit.artifacts, audit.config.of_base
+    assert of_base is not None
+    assert artifacts.found_base is not None
+    if audit.has(base):
+        renew(base, of_base, artifacts.found_base)
+        return
+    with opened_base(config) as (directory, _), renamed("dpm.path", "dpm.base"):
+        refers = put_model(base, directory, of_base, artifacts.found_base, artifacts.base_identity)
+    base.finish(kind="import", path=config.dpm.base, **_commit(artifacts.base_commit))
+    audit.reporter.say(f"dpm: imported its base {config.dpm.base}{BY_REFERENCE if refers else ''}")
+
+
+def _import(audit: Audit) -> bool:
+    """Returns whether the run refers to the model's weights."""
     config, artifact, info = audit.config, audit.artifacts.dpm, audit.artifacts.prepare.info()
     height, width, channels = info["shape"]
     with imported(config, (channels, height, width)) as (directory, model):
@@ -200,8 +215,9 @@ def _import(audit: Audit) -> None:
                 "dpm.guidance_scale: this model is told the guidance scale, and 1 is none; if it is used with another (its "
                 "pipeline takes 3.5), set that one, because copies may be found with it only"
             )
-        artifact.put_dir(directory)
+        refers = put_model(artifact, directory, config, audit.artifacts.found, audit.artifacts.identity)
     artifact.finish(kind="import", path=config.dpm.path, **_commit(audit.artifacts.hub_commit))
+    return refers
 
 
 def _commit(commit: str) -> dict[str, str]:

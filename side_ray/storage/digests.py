@@ -1,11 +1,12 @@
 """SHA-256 of many local files, each read once: digests are kept as long as a file's size, times and inode stay the same."""
 
+import fcntl
 import hashlib
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,9 +22,25 @@ Stamp = tuple[int, int, int, int]
 """Size, modification time, time of the last change of the inode (both ns), and inode."""
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of one file of any size, as of `file_digests`. Of the processes of a machine that ask for it at the same time one
+    reads the file, and the others wait for it."""
+    root = path.absolute().parent
+    with ExitStack() as stack:
+        with suppress(OSError):  # a cache that cannot be written costs time only
+            lock = _kept(root).with_suffix(".lock")
+            lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        return file_digests(root, [path.name])[0]
+
+
+def _kept(root: Path) -> Path:
+    return cache_root() / "digests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:32]}.parquet"
+
+
 def file_digests(root: Path, names: Sequence[str]) -> list[str]:
     """SHA-256, as hex digits, of each of the files `names` below `root`, in order; "" for one that cannot be read."""
-    kept = cache_root() / "digests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:32]}.parquet"
+    kept = _kept(root)
     known = _read(kept)
 
     def of(name: str) -> tuple[Stamp, bytes, bool]:

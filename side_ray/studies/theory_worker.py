@@ -93,7 +93,7 @@ class TheoryWorker(ShardActor):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = variance_preserving(load_dpm(self.spec.dpm.fetch(), self.device, code=self.spec.code))
+        self.dpm = variance_preserving(load_dpm(self.fetched(self.spec.dpm), self.device, code=self.spec.code))
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -113,6 +113,7 @@ class TheoryWorker(ShardActor):
             columns = compute(job, rows)
             row["seconds_compute"] = time.perf_counter() - began
         began = time.perf_counter()
+        self.check_weights()
         job.output.write(task.shard, pa.table({"row": pa.array(rows, pa.int64()), **columns}))
         row["seconds_write"] = time.perf_counter() - began
         row["rows"] = len(rows)

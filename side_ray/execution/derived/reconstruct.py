@@ -67,7 +67,7 @@ class Reconstructor(ShardActor):
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self.dpm = load_dpm(self.spec.dpm.fetch(), device=self.device, code=self.spec.code)
+        self.dpm = load_dpm(self.fetched(self.spec.dpm), device=self.device, code=self.spec.code)
 
     def make(self, task: Task, row: dict[str, Any]) -> None:
         self.ready()
@@ -80,6 +80,7 @@ class Reconstructor(ShardActor):
             began = time.perf_counter()
             again = to_uint8(codec.decode(codec.encode(to_float(images).to(self.device))))
             row["seconds_compute"] = time.perf_counter() - began
+        self.check_weights()
         began = time.perf_counter()
         table = pa.table({"id": pa.array(range(start, stop), pa.int64()), "image": image_column(again)})
         job.output.write(task.shard, table)

@@ -29,9 +29,8 @@ from side_ray.report.wording import about
 from side_ray.runs.artifacts import Artifacts, image_shape
 from side_ray.runs.control import control_conditions
 from side_ray.runs.cost.search import Pace, planned_search, search_lines
-from side_ray.runs.imported.opening import imported
 from side_ray.runs.plan import Condition, conditions, loss_images
-from side_ray.runs.preflight import guided_steps, schedule_of
+from side_ray.runs.preflight import guided_steps, open_imported, schedule_of
 from side_ray.statistics.evidence.privacy import DRAWS, TIMES
 from side_ray.surrogate.lora import LoraNetwork, LoraSurrogate
 from side_ray.surrogate.resnet import ResNet
@@ -300,11 +299,11 @@ def probe(artifacts: Artifacts) -> float:
 
 def _victim(artifacts: Artifacts, shape: tuple[int, int, int]) -> Dpm:
     config = artifacts.config
-    if artifacts.dpm.done:
-        return load_dpm(artifacts.dpm.fetch(), code=config.dpm.function is not None)
     if config.dpm.kind == "import":
-        with imported(config, shape) as (_, model):
+        with open_imported(artifacts) as model:
             return model
+    if artifacts.dpm.done:
+        return load_dpm(artifacts.dpm.fetch())
     if made := made_from_members(config.dpm):
         return made.make(torch.zeros(config.data.members, *shape), config.dpm)
     schedule = new_schedule(config.dpm.schedule, config.dpm.timesteps, config.dpm.prediction)

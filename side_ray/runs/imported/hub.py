@@ -35,7 +35,12 @@ class HubModel:
     @property
     def directory(self) -> Path:
         """Where the cache has its files."""
-        return _cached(self.name) / "snapshots" / self.commit
+        return _snapshot(self.name, self.commit)
+
+    @property
+    def address(self) -> str:
+        """Of the repository at this commit."""
+        return f"{SCHEME}{self.name}@{self.commit}"
 
     def list(self) -> Iterator[Entry]:
         """As of a store."""
@@ -44,14 +49,8 @@ class HubModel:
 
     def fetch_dir(self, prefix: str = "", *, only: Collection[str]) -> Path:
         """A directory with the files in `only`. Raises RunError if one cannot be fetched."""
-        from huggingface_hub import HfApi
-
         for name in sorted(only):
-            try:
-                HfApi().hf_hub_download(self.name, name, revision=self.commit)
-            except Exception as error:  # of the hub's client, or of the HTTP library behind it
-                why = first_line(error)
-                raise RunError(f"{self.path}: {name} cannot be fetched from the hub ({why}); run it again") from None
+            _download(self.path, self.name, self.commit, name)
         if self.revision != self.commit:
             # The cache's note of what a branch or tag led to, for later commands without a connection.
             reference = _reference(self.name, self.revision)
@@ -73,6 +72,48 @@ def hub_file(path: str, key: str) -> Path:
     if found["file"] not in dict(model.sizes):
         raise UserError(f"{path}: there is no such file in the repository; check its name", key)
     return model.fetch_dir(only=[found["file"]]) / found["file"]
+
+
+def pinned(path: str, key: str) -> str:
+    """`hf://owner/name@commit/file` for the file at an address that may have a branch. Raises what `hub_model` does."""
+    file = path.split("/", 4)[4]
+    return f"{hub_model(path.removesuffix(f'/{file}'), key).address}/{file}"
+
+
+def repository_of(path: str) -> str:
+    """`owner/name` of an address on the hub."""
+    return "/".join(path.removeprefix(SCHEME).split("/")[:2]).partition("@")[0]
+
+
+def is_in_cache(at: str) -> bool:
+    """Whether the hub's cache on this machine has the file at `hf://owner/name@commit/file`."""
+    name, commit, file = _parts(at)
+    return (_snapshot(name, commit) / file).exists()
+
+
+def cached_file(at: str) -> Path:
+    """The file at `hf://owner/name@commit/file` in the hub's cache on this machine, fetched if it is not there. Raises RunError
+    if it cannot be."""
+    name, commit, file = _parts(at)
+    if not is_in_cache(at):
+        _download(f"{SCHEME}{name}@{commit}", name, commit, file)
+    return _snapshot(name, commit) / file
+
+
+def _parts(at: str) -> tuple[str, str, str]:
+    owner, name, file = at.removeprefix(SCHEME).split("/", 2)
+    name, _, commit = name.partition("@")
+    return f"{owner}/{name}", commit, file
+
+
+def _download(path: str, name: str, commit: str, file: str) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().hf_hub_download(name, file, revision=commit)
+    except Exception as error:  # of the hub's client, or of the HTTP library behind it
+        why = first_line(error)
+        raise RunError(f"{path}: {file} cannot be fetched from the hub ({why}); run it again") from None
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +153,7 @@ def hub_model(path: str, key: str) -> HubModel:
 def _from_cache(path: str, name: str, revision: str, key: str, error: Exception) -> HubModel:
     reference = _reference(name, revision)
     commit = revision if _COMMIT.fullmatch(revision) else reference.read_text().strip() if reference.is_file() else ""
-    directory = _cached(name) / "snapshots" / commit
+    directory = _snapshot(name, commit)
     files = [each for each in sorted(directory.rglob("*")) if each.is_file()] if commit else []
     if not files:
         raise RunError(
@@ -126,6 +167,10 @@ def _from_cache(path: str, name: str, revision: str, key: str, error: Exception)
 
 def _reference(name: str, revision: str) -> Path:
     return _cached(name) / "refs" / revision
+
+
+def _snapshot(name: str, commit: str) -> Path:
+    return _cached(name) / "snapshots" / commit
 
 
 def _cached(name: str) -> Path:

@@ -23,6 +23,7 @@ from side_ray.errors import UserError, naming, renamed
 from side_ray.registry import REGISTRIES
 from side_ray.runs.imported.hub import HubModel, hub_file, hub_model, is_on_hub
 from side_ray.storage import Store, open_store
+from side_ray.storage.digests import file_digest
 from side_ray.storage.scratch import scratch
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 """What a model is called on a hub."""
 ELSE = "side-ray models lists what can be audited; side-ray score --samples … --train … audits images of any model"
+LARGE = 16 << 20
+"""Files of at least so many bytes are not read again at every start to identify a model, but only if they may have changed."""
 ONCE_IGNORED = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "predict_epsilon": True}
 """Settings of a scheduler that earlier versions ignored, and the values that they took for granted."""
 
@@ -41,6 +44,7 @@ class Found:
 
     store: where it is; None for a function's files, and for a model on the hub.
     commit: of the hub's repository; "" for any other place.
+    root: the URI of its directory, on the hub at that commit, or its absolute path; "" for a function's files.
     """
 
     kind: type[ModelKind]
@@ -48,6 +52,7 @@ class Found:
     names: Sequence[str]
     store: Store | None = None
     commit: str = ""
+    root: str = ""
 
 
 def find_model(config: Config) -> Found:
@@ -79,8 +84,8 @@ def model_of(dpm: DpmSection, storage: StorageSection) -> Found:
                 directory = store.fetch_dir("", only=read)
                 paths = {each: directory / each for each in read}
                 if isinstance(store, HubModel):
-                    return Found(kinds[name], paths, names, commit=store.commit)
-                return Found(kinds[name], paths, names, store)
+                    return Found(kinds[name], paths, names, commit=store.commit, root=store.address)
+                return Found(kinds[name], paths, names, store, root=store.uri)
         raise UserError(f"{_what_is_there(path, names)}; {ELSE}", "dpm.path")
 
 
@@ -232,13 +237,13 @@ def _link_loras(config: Config, found: Found, directory: Path) -> None:
         why = "has LoRA weights already" if LORA in found.paths else f"is of none of the kinds {able}"
         raise UserError(f"the model {why}, so none can be added to it; drop it", "dpm.lora")
     (directory / "lora").mkdir()
-    for number, path in enumerate(_loras(config)):
+    for number, path in enumerate(lora_files(config)):
         (directory / "lora" / f"{number}.safetensors").symlink_to(path.resolve())
     (directory / LORA).write_text(json.dumps({"weights": list(config.dpm.loras.values())}) + "\n")
 
 
-def _loras(config: Config) -> list[Path]:
-    """The files of LoRA weights. Raises UserError where one is not there, and what `hub_model` does."""
+def lora_files(config: Config) -> list[Path]:
+    """The files of LoRA weights at `dpm.lora`. Raises UserError where one is not there, and what `hub_model` does."""
     paths = [hub_file(text, "dpm.lora") if is_on_hub(text) else Path(text).expanduser() for text in config.dpm.lora]
     for path in paths:
         if not path.is_file() or path.suffix != ".safetensors":
@@ -274,7 +279,7 @@ def identity(config: Config, found: Found) -> list[Any]:
     if dpm.image_size is not None:
         parts.append({"image_size": dpm.image_size})
     if dpm.lora:
-        contents = [files_hash({"lora": path}) for path in _loras(config)]
+        contents = [files_hash({"lora": path}) for path in lora_files(config)]
         parts.append({"lora": list(zip(contents, dpm.loras.values(), strict=True))})
     for name, path in found.paths.items():
         if name.endswith("scheduler_config.json"):
@@ -304,9 +309,15 @@ def files_hash(paths: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in paths.items():
         digest.update(name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_content(path))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size >= LARGE and (known := file_digest(path)):
+        return bytes.fromhex(known)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def is_own_code(config: Config, directory: Path) -> bool:

@@ -17,8 +17,9 @@ from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.unet_dpm import new_unet, save_pipeline
 from side_ray.errors import RunError, UserError
 from side_ray.runs.artifacts import Artifacts
-from side_ray.runs.imported.hub import hub_file, hub_model
-from side_ray.runs.imported.opening import _loras, imported
+from side_ray.runs.imported.hub import cached_file, hub_file, hub_model, pinned
+from side_ray.runs.imported.opening import imported, lora_files
+from side_ray.runs.preflight import preflight
 from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import train_dpm
 from tests.audits import tiny_config
@@ -191,8 +192,11 @@ def test_a_private_model_needs_the_token_of_the_environment(server, monkeypatch)
 
 
 def test_a_file_of_a_repository(server):
-    (path,) = _loras(config("hf://owner/name", lora="hf://owner/name@v1/training/lora.safetensors"))
+    (path,) = lora_files(config("hf://owner/name", lora="hf://owner/name@v1/training/lora.safetensors"))
     assert path.read_bytes() == b"weights"
+    address = "hf://owner/name@v1/training/lora.safetensors"
+    assert pinned(address, "dpm.lora") == f"hf://owner/name@{FIRST}/training/lora.safetensors"
+    assert cached_file(pinned(address, "dpm.lora")) == path
     assert path.suffix == ".safetensors"
     assert [each for each in server.asked if "unet" in each] == []
     for wrong in ("hf://owner/name@v1", "hf://owner/name@v1/none.safetensors"):
@@ -214,3 +218,32 @@ def test_the_run_holds_the_model_and_its_commit(server, offline, tmp_path):
     assert not weights.is_symlink()
     assert weights.read_bytes() == (server.commits[FIRST] / "unet" / weights.name).read_bytes()
     assert not any(TOKEN.encode() in each.read_bytes() for each in (tmp_path / "run").rglob("*") if each.is_file())
+
+
+def test_weights_that_are_not_copied_are_read_from_each_nodes_own_cache(server, offline, tmp_path, monkeypatch):
+    asked = config("hf://owner/name@v1", tmp_path / "run", copy_below_gb=0, check=False)
+    made = stages_here(asked, [prepare, train_dpm]).dpm
+    name = "unet/diffusion_pytorch_model.safetensors"
+    weights = server.commits[FIRST] / name
+    assert made.key == Artifacts.open(config(server.commits[FIRST], tmp_path / "run")).dpm.key
+    assert made.references().files[name].at == f"hf://owner/name@{FIRST}/{name}"
+    server.asked.clear()
+    assert (made.fetch() / name).read_bytes() == weights.read_bytes()
+    assert server.asked == []
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "other"))
+    server.branches["v1"] = SECOND
+    assert (made.fetch() / name).read_bytes() == weights.read_bytes()
+    kept = (tmp_path / "other" / "models--owner--name" / "snapshots" / FIRST / name).resolve()
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    with pytest.raises(
+        UserError, match=f"hf://owner/name@{FIRST}/{name} has changed .SHA-256.*delete it from the hub's cache"
+    ):
+        made.fetch()
+    server.branches["v1"] = FIRST
+    hub_model.cache_clear()
+    with pytest.raises(UserError, match=f"hf://owner/name@{FIRST}/{name} has changed"):
+        preflight(Artifacts.open(asked))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "third"))
+    offline()
+    with pytest.raises(RunError, match="cannot be fetched from the hub"):
+        made.fetch()
