@@ -3,9 +3,9 @@
 import ast
 import importlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -135,14 +135,25 @@ def test_stages_hardly_know_each_other():
     assert sum(len(imports()[module] & set(own)) for module in own) <= 15
 
 
-def test_lower_floors_work_without_ray():
-    """Their modules are imported anew, where importing Ray fails. This process may have other libraries already."""
+@pytest.fixture
+def no_modules() -> Iterator[None]:
+    """Modules of side-ray and Ray are imported anew. Those of other libraries stay: torch refuses to load some twice."""
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name.split(".")[0] in ("side_ray", "ray")]
+
+    kept = {name: sys.modules.pop(name) for name in ours()}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def test_lower_floors_work_without_ray(no_modules):
+    """Importing Ray fails. This process may have other libraries already."""
     lower = [module.removesuffix(".__init__") for module in MODULES if FLOOR[package_of(module)] <= 3]
-    with patch.dict(sys.modules):
-        for name in [each for each in sys.modules if each.split(".")[0] in ("side_ray", "ray")]:
-            del sys.modules[name]
-        sys.modules["ray"] = None  # type: ignore[assignment]
-        for module in lower:
-            importlib.import_module(module)
-        with pytest.raises(ImportError):
-            importlib.import_module("side_ray.execution.session")._start()
+    sys.modules["ray"] = None  # type: ignore[assignment]
+    for module in lower:
+        importlib.import_module(module)
+    with pytest.raises(ImportError):
+        importlib.import_module("side_ray.execution.session")._start()
