@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,43 @@ CHANGES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """What may differ between the images of a training and those that are read here; each takes [N, H, W, C]. `TURNS` are for
 squares, the last is for colour."""
+
+
+def _jpeg(images: np.ndarray, quality: int) -> np.ndarray:
+    """Images [N, H, W, C] after JPEG, which holds 8 bits of one or three channels; an alpha channel stays as it is."""
+
+    def again(image: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="JPEG", quality=quality)
+        with Image.open(buffer) as found:
+            return np.asarray(found).reshape(image.shape)
+
+    changed, coloured = images.copy(), 3 if images.shape[3] >= 3 else 1
+    for place, image in enumerate(np.rint(images[..., :coloured]).astype(np.uint8)):
+        changed[place, ..., :coloured] = again(image)
+    return changed
+
+
+def _halved(images: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] made half as high and wide and large again, both by Pillow's bicubic filter."""
+    changed = np.empty_like(images)
+    _, height, width, channels = images.shape
+    for place, image in enumerate(images):
+        for channel in range(channels):
+            small = Image.fromarray(image[..., channel]).resize(
+                (max(1, width // 2), max(1, height // 2)), Image.Resampling.BICUBIC
+            )
+            changed[place, ..., channel] = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    return changed.clip(0, 255)
+
+
+LOSSES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "jpeg_75": partial(_jpeg, quality=75),
+    "jpeg_40": partial(_jpeg, quality=40),
+    "half_size": _halved,
+}
+"""What a copy may have lost; each takes and gives [N, H, W, C] as of `decode_column`. `statistics.changes.LOSSES` says them in
+words."""
 IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """HuggingFace's image layout, which `datasets`, pandas and DuckDB can open."""
 

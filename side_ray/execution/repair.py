@@ -155,6 +155,7 @@ def _of_scoring(artifacts: Artifacts) -> Iterator[Check]:
         made.append(artifacts.ceiling)
     with suppress(Damaged, FileNotFoundError):  # of the prepared images, which are checked first
         made += frechet_artifacts(artifacts)
+        shards.append((artifacts.ceilings, 1))
         shards += [(artifacts.changed(many[0], change), artifacts.probe_shards) for change in artifacts.probes]
     yield from _each(made, shards)
     for condition in many:

@@ -9,7 +9,7 @@ import numpy as np
 from side_ray.config.extract import SIDE
 from side_ray.report import wording
 from side_ray.report.verdict import sentences
-from side_ray.statistics.changes import remedy
+from side_ray.statistics.changes import LOSSES, missed_losses, remedy
 from side_ray.statistics.richness import LEAST_COVERAGE
 
 Metrics = Mapping[str, Any]
@@ -235,6 +235,7 @@ def notes(metrics: Metrics) -> list[Note]:
         *on_base(metrics),
         *_on_cut(metrics),
         *_on_counts(metrics, criterion),
+        *_on_losses(metrics),
         *_on_reconstructions(metrics),
         *_on_flips(metrics),
         *_on_augmentations(metrics),
@@ -381,6 +382,27 @@ def _on_duplicates(metrics: Metrics) -> Iterator[Note]:
             f"{wording.count(left_out['exact'])} exact and {wording.count(left_out['near'])} near copies of training images were "
             "found where the unseen images come from. They were left out, because they would make false matches look frequent.",
         )
+
+
+def _on_losses(metrics: Metrics) -> Iterator[Note]:
+    for name, found in (metrics.get("ceilings") or {}).items():
+        if missed := missed_losses(found):
+            shares = "; ".join(f"{LOSSES.get(each, each)}, {wording.percent(share)}" for each, share in missed.items())
+            where = "cut" if next(iter(found["changes"].values()))["within_cut"] is not None else "strictest band"
+            yield Note(
+                f"{wording.described_name(descriptor(metrics, name))} misses copies that have lost detail",
+                f"Of {wording.count(found['n'])} training images, this share still matches itself at the {where}: {shares}. "
+                "Copies with such losses are not counted, so finding none does not say that there is none.",
+            )
+
+
+def descriptor(metrics: Metrics, name: str) -> Mapping[str, Any]:
+    """What metrics.json says of the similarity `name`: that of the audit, or one of `score.also`."""
+    own: Mapping[str, Any] = metrics["similarity"]
+    if own.get("name") == name:
+        return own
+    other: Mapping[str, Any] = (metrics.get("descriptors") or {}).get(name, {}).get("similarity", {"name": name})
+    return other
 
 
 def _on_reconstructions(metrics: Metrics) -> Iterator[Note]:

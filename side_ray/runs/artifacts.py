@@ -27,7 +27,7 @@ from side_ray.storage import open_store
 
 # Increase a stage's version when its output changes for the same config; artifacts of older versions are then not used.
 VERSIONS = {"prepare": 1, "dpm": 1, "synthetic": 1, "surrogate": 1, "samples": 1, "scores": 5, "strata": 1, "hits": 1}
-VERSIONS |= {"report": 9, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
+VERSIONS |= {"report": 10, "theory": 1, "twins": 1, "control": 1, "control_samples": 1, "control_scores": 1, "sweep": 2}
 VERSIONS |= {
     "check": 1,
     "privacy": 1,
@@ -44,6 +44,8 @@ STRATA_IMAGES = 2000
 """Images of the synthetic set that the strata are learnt on, rounded up to whole shards."""
 PROBED = 500
 """About how many samples are compared after a change too, to find out whether the training changed its images so."""
+CEILING_MEMBERS = 256
+"""Most members that are compared with themselves after they have lost detail."""
 CONTENT = "_content.json"
 CUT_EVERY = 2
 """Every second given sample is also used to set the calibrated cut."""
@@ -349,6 +351,13 @@ class Artifacts:
     def ceiling(self) -> Artifact:
         """How similar members are to their reconstructions."""
         return self._artifact("ceiling", *self._scoring)
+
+    @property
+    def ceilings(self) -> ShardSet:
+        """How similar some members are to themselves after each of `images.LOSSES`, in one shard."""
+        count = min(CEILING_MEMBERS, self.sizes["member"])
+        made = self._artifact("ceiling", *self._scoring, "losses", self.config.run.seed)
+        return ShardSet(made.store, made.key, made.fingerprint, count, count)
 
     def frechet(self, condition: Condition | None = None) -> Artifact:
         """The Fréchet distance of one condition's samples to the members, or of the unseen images; of stored features."""

@@ -13,6 +13,7 @@ from side_ray.config import Config
 from side_ray.diffusion.sampler import sample_seed
 from side_ray.errors import Damaged, UserError, bounded, masked, one_line
 from side_ray.execution.audit import Audit
+from side_ray.execution.derived.ceilings import ceilings_metrics
 from side_ray.execution.derived.embed import stored_descriptors
 from side_ray.execution.derived.reconstruct import ceiling_metrics
 from side_ray.execution.session import machine
@@ -222,6 +223,7 @@ def build_metrics(artifacts: Artifacts, scores: dict[Condition, ConditionScores]
             "seen": not similarity.pixel_distances,
         },
         "reconstructions": ceiling_metrics(artifacts, cut, bands.larger_is_closer),
+        "ceilings": {name: ceilings_metrics(each) for name, each in artifacts.every.items()},
         "mirrored": probes.pop("mirrored", None),
         "changed": probes,
         "calibration_size": sizes["calibration"],
@@ -282,6 +284,7 @@ def _made_from(artifacts: Artifacts) -> dict[str, Any]:
         "scores": {each.name: artifacts.scores(each).directory for each in many},
         "hits": {each.name: artifacts.hits(each).directory for each in many},
         "descriptors": stored_descriptors(artifacts),
+        "ceilings": {name: each.ceilings.directory for name, each in artifacts.every.items()},
     }
     if artifacts.reconstructions:
         again = artifacts.reconstructions.items()

@@ -16,6 +16,7 @@ import pyarrow as pa
 from side_ray.config import Config, ScoreSection
 from side_ray.errors import Damaged
 from side_ray.execution.audit import Audit
+from side_ray.execution.derived.ceilings import ceilings_metrics, measure_ceilings, some_members
 from side_ray.execution.derived.embed import embed, stored_descriptors
 from side_ray.execution.derived.frechet import measure_frechet
 from side_ray.execution.derived.reconstruct import reconstruct, write_ceiling
@@ -35,10 +36,13 @@ from side_ray.similarity import similarity_of
 from side_ray.similarity.base import Similarity
 from side_ray.sources.select import SPLITS, Split
 from side_ray.statistics.bands import bands_of
-from side_ray.statistics.changes import remedy
+from side_ray.statistics.changes import LOSSES, missed_losses, remedy
 from side_ray.statistics.evidence.strata import learn, merge_small
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 from side_ray.storage.sealed import write_table
+
+HALVED_FROM = 32
+"""Pixels of the shorter side, from which on an image that is made half as large still shows what it shows."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class ScoringJob(ShardJob):
     change: str | None = None
     neighborhood: bool = False
     """Whether the samples are the images of a split, of which the surroundings are wanted."""
+    seed: int | None = None
+    """What members are drawn by that are compared with themselves after each of `images.LOSSES`, in place of samples."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,11 @@ class Scorer(ShardActor):
         self.ready()
         columns: dict[str, Any]
         job, shard = self.spec.jobs[task.job], task.shard
+        if job.seed is not None:
+            began = time.perf_counter()
+            job.output.write(shard, pa.table(self._ceilings(job.seed)))
+            row |= {"seconds_search": time.perf_counter() - began, "rows": job.output.size(shard)}
+            return
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         sample_ids, queries = self._queries(job, shard)
         row["seconds_read"] = time.perf_counter() - began
@@ -152,6 +163,23 @@ class Scorer(ShardActor):
         job.output.write(shard, pa.table(columns))
         row["seconds_write"] = time.perf_counter() - began
         row |= {"retries": self.spec.prepared.store.retries - retries, "rows": job.output.size(shard)}
+
+    def _ceilings(self, seed: int) -> dict[str, Any]:
+        """The columns of `Artifacts.ceilings`."""
+        spec, similarity, stored = self.spec, self.similarity, self.spec.stored
+        ids, images = some_members(spec.prepared, seed)
+        groups = read_groups(spec.prepared.store, spec.prepared.key, "member", spec.sizes["member"])
+        own = np.arange(groups.size)
+        own[groups.ids] = groups.groups
+        found = measure_ceilings(
+            similarity,
+            images,
+            own[ids],
+            lambda each: _features(similarity, each, spec.flips),
+            lambda far: similarity.embed(images[far]) if stored is None else stored.read("member", ids[far]),
+            lambda queries: self._search("member", queries, None)[0],
+        )
+        return {"id": pa.array(ids, pa.int64()), **{name: pa.array(each, pa.float32()) for name, each in found.items()}}
 
     def _unseen(self, splits: tuple[Split, ...], queries: np.ndarray, members: Neighbors) -> dict[str, Any]:
         """The columns on unseen images: the nearest of each split in its own unit, those of all splits in the members' unit."""
@@ -264,12 +292,16 @@ def _embedded(
     table = samples.read(shard, ["sample_id", "image"])
     sample_ids, images = table.column("sample_id"), decode_column(table.column("image"))
     images = images if change is None else np.ascontiguousarray(CHANGES[change](images))
-    features = similarity.embed(images)
-    if flips:
-        features = np.stack([features, similarity.embed(CHANGES["mirrored"](images))])
+    features = _features(similarity, images, flips)
     if stored is not None:
         stored.write(shard, pa.table({"sample_id": sample_ids, **feature_columns(features)}))
     return sample_ids, features
+
+
+def _features(similarity: Similarity, images: np.ndarray, flips: bool) -> np.ndarray:
+    """Of N images [N, H, W, C], [N, d] or, with `flips`, [2, N, d]."""
+    features = similarity.embed(images)
+    return np.stack([features, similarity.embed(CHANGES["mirrored"](images))]) if flips else features
 
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -302,6 +334,8 @@ def score(audit: Audit) -> None:
         for change in artifacts.probes:
             output = artifacts.changed(many[0], change)
             jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), change=change))
+        ceilings = artifacts.ceilings
+        jobs.append(ScoringJob(ceilings, 1, ceilings, ("member",), seed=audit.config.run.seed))
         run_scoring(audit, jobs, search, "score")
         if artifacts.reconstructions and not audit.has(artifacts.ceiling):
             cluster, gpus = audit.config.cluster, audit.config.cluster.gpus if uses_gpu(audit.config) else 0
@@ -320,11 +354,27 @@ def score(audit: Audit) -> None:
                 f"{probe.missed:,} of {probe.samples:,} samples match a training image only when they are {change}, and are not "
                 f"counted: {remedy(change)}"
             )
+    _warn_of_losses(audit)
     audit.run.point_latest(
         scores={each.name: artifacts.scores(each).directory for each in many},
         hits={each.name: artifacts.hits(each).directory for each in many},
         descriptors=stored_descriptors(artifacts),
+        ceilings={name: each.ceilings.directory for name, each in artifacts.every.items()},
     )
+
+
+def _warn_of_losses(audit: Audit) -> None:
+    """Say which small losses of detail hide copies; the report tells the others too."""
+    artifacts = audit.artifacts
+    found = ceilings_metrics(artifacts)
+    height, width, _ = artifacts.prepare.info()["shape"]
+    small = ["jpeg_75", *(["half_size"] if min(height, width) >= HALVED_FROM else [])]
+    for name, share in missed_losses(found).items():
+        if name in small:
+            audit.reporter.warn(
+                f"{similarity_of(audit.config.score).display_name} hides copies: of {found['n']:,} training images that are "
+                f"{LOSSES[name]}, {share:.1%} still match themselves, so finding no copy does not say that there is none"
+            )
 
 
 def score_synthetic(audit: Audit) -> None:

@@ -1,6 +1,32 @@
-"""Copies that are found only after a change of the sample, because the training changed its images so."""
+"""Copies that are found only after a change of the sample, because the training changed its images so, and copies that are not
+found because they have lost detail."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+LOSSES: Mapping[str, str] = {
+    "jpeg_75": "saved as JPEG of quality 75",
+    "jpeg_40": "saved as JPEG of quality 40",
+    "half_size": "made half as large and enlarged again",
+}
+"""`images.LOSSES` in words."""
+FOUND_AGAIN = 0.5
+"""Share of training images that have to match themselves after a loss, or copies with that loss count as missed."""
+
+
+def missed_losses(ceiling: Mapping[str, Any]) -> dict[str, float]:
+    """By name, the losses after which few training images still match themselves, and the share that does: at the calibrated cut,
+    or without one in the strictest band.
+
+    Args:
+        ceiling: `ceilings` of metrics.json, of one similarity.
+    """
+    shares = {
+        name: list(found["within_bands"].values())[-1] if found["within_cut"] is None else found["within_cut"]
+        for name, found in ceiling["changes"].items()
+    }
+    return {name: share for name, share in shares.items() if share < FOUND_AGAIN}
 
 
 @dataclass(frozen=True)

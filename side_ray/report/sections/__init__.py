@@ -89,6 +89,7 @@ SECTIONS: Registry[type[PageSection]] = Registry(
         "richness": "side_ray.report.sections.richness:Richness",
         "conditions": "side_ray.report.sections.conditions:Conditions",
         "descriptors": "side_ray.report.sections.descriptors:Descriptors",
+        "ceilings": "side_ray.report.sections.ceilings:Ceilings",
         "opinions": "side_ray.report.sections.opinions:Opinions",
         "privacy": "side_ray.report.verdict.privacy:Privacy",
         "control": "side_ray.report.sections.control:Control",

@@ -12,6 +12,7 @@ import pytest
 from side_ray.config import Config
 from side_ray.config.base import Count, Section, omitted_by_default
 from side_ray.errors import Damaged, UserError
+from side_ray.images import LOSSES
 from side_ray.results.purge import purge
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.dataset import read_split
@@ -89,8 +90,8 @@ def registered() -> Iterator[None]:
 def audited(registered: None, undrawn: None, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     Angle.embedded.clear()
     found = audit_here(tmp_path_factory.mktemp("embed") / "run", **FIXED)
-    # With the synthetic set for the strata first, of which the scorers then read the features.
-    assert sum(Angle.embedded) == sum(found.sizes.values()) + SAMPLES
+    # With the synthetic set for the strata first, of which the scorers then read the features, and members after each loss.
+    assert sum(Angle.embedded) == sum(found.sizes.values()) + SAMPLES + len(LOSSES) * found.sizes["member"]
     return found
 
 
