@@ -9,10 +9,10 @@ from typing import TypeVar
 from side_ray.errors import Damaged, RunError, joined
 from side_ray.execution.audit import Audit
 from side_ray.execution.derived.frechet import frechet_artifacts
-from side_ray.execution.ingest.passes import PLAN
 from side_ray.results.privacy import Coins, coins_of, losses_of
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.control import control_artifacts, control_conditions, control_hits, control_samples, control_scores
+from side_ray.runs.dataset import PLAN
 from side_ray.runs.plan import conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet, shards_of

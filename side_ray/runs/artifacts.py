@@ -336,7 +336,7 @@ class Artifacts:
         for split, shards in self.reconstructions.items():
             own = run.artifact("features", version, self._embedding, shards.fingerprint).child(f"split={split}")
             again[split] = ShardSet(own.store, own.key, own.fingerprint, shards.rows, shards.total)
-        return StoredFeatures(images, parts, again)
+        return StoredFeatures(images, parts, again, self.prepare)
 
     def sample_features(self, samples: ShardSet) -> ShardSet | None:
         """The stored features of samples, a shard for each of theirs; None where the similarity stores none."""

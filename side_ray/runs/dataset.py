@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from side_ray.errors import Damaged
 from side_ray.images import IMAGE_TYPE, ImageSet, decode_column, image_column
 from side_ray.runs.run import PARTS, Artifact, part_name
 from side_ray.runs.shards import ShardSet, shards_of, whole
-from side_ray.sources.select import Split
+from side_ray.sources.select import SPLITS, Split
 from side_ray.storage import Store
-from side_ray.storage.sealed import read_table
+from side_ray.storage.sealed import read_columns, read_table
 
 SCHEMA = pa.schema(
     [
@@ -34,6 +35,8 @@ DUPLICATES_SCHEMA = pa.schema(
 )
 
 
+PLAN = "scan/plan.parquet"
+"""Of the prepared images: split · id · part, the file that holds each."""
 LATENT = "latent"
 """The column of what a latent model's images are decoded from."""
 
@@ -279,6 +282,44 @@ class StoredFeatures:
     images: PartFeatures
     parts: int
     again: Mapping[Split, ShardSet]
+    prepared: Artifact | None = None
+    """The images, which tell what is in which file; without it all files are read."""
+
+    @cached_property
+    def _held(self) -> dict[Split, np.ndarray] | None:
+        """By split, int64 [parts, 2], the smallest and largest id in each file; None where that is not known."""
+        if self.prepared is None:
+            return None
+        wanted = ["split", "id", "part"]
+        try:
+            table = read_columns(self.prepared.store, f"{self.prepared.key}/{PLAN}", wanted)
+        except Damaged:  # the files tell as well
+            return None
+        if not set(wanted) <= set(table.column_names):  # the digits have a file for each split
+            return None
+        found = {}
+        for split in SPLITS:
+            own = table.filter(pc.equal(table.column("split"), split))
+            part, ids = own.column("part").to_numpy(), own.column("id").to_numpy()
+            if len(part) and part.max() >= self.parts:
+                return None
+            held = np.tile([np.iinfo(np.int64).max, -1], (self.parts, 1))
+            np.minimum.at(held[:, 0], part, ids)
+            np.maximum.at(held[:, 1], part, ids)
+            found[split] = held
+        return found
+
+    def _files_of(self, split: Split, ids: np.ndarray) -> list[int]:
+        """The files that may hold images of a split, given by ascending ids."""
+        if self._held is None or not len(ids):
+            return list(range(self.parts))
+        first, last = self._held[split].T
+        # Some id lies within the file's: the next one from its smallest is not beyond its largest.
+        following = np.searchsorted(ids, first)
+        chosen: list[int] = np.flatnonzero(
+            (following < len(ids)) & (ids[np.minimum(following, len(ids) - 1)] <= last)
+        ).tolist()
+        return chosen
 
     @property
     def complete(self) -> bool:
@@ -294,7 +335,8 @@ class StoredFeatures:
             Damaged: a file is not whole, or images are missing.
         """
         found, left = into, len(ids)
-        for part in range(self.parts):
+        files = self._files_of(split, ids)
+        for part in files:
             table = self.images.read(part)
             own = table.filter(pc.equal(table.column("split"), split))
             place = np.searchsorted(ids, numbers := own.column("id").to_numpy())
@@ -304,7 +346,7 @@ class StoredFeatures:
             found[place[wanted]] = features[wanted]
             left -= int(wanted.sum())
         if left or found is None:
-            keys = [self.images.key(part) for part in range(self.parts)]
+            keys = [self.images.key(part) for part in files]
             raise Damaged(keys, "do not hold the features of every image")
         return found
 

@@ -16,7 +16,6 @@ from side_ray.execution.audit import Audit
 from side_ray.execution.ingest.near import ALIKE, BLOCK_IMAGES, DISTINCT, Duplicates, Near, alike_key, near_key
 from side_ray.execution.ingest.passes import (
     PART_IMAGES,
-    PLAN,
     PLAN_SCHEMA,
     UNITS,
     IngestSpec,
@@ -30,7 +29,7 @@ from side_ray.execution.ingest.passes import (
 )
 from side_ray.execution.progress import Reporter
 from side_ray.execution.session import ensure_ray
-from side_ray.runs.dataset import DUPLICATES, Groups, duplicates_table, split_table
+from side_ray.runs.dataset import DUPLICATES, PLAN, Groups, duplicates_table, split_table
 from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import groups as groups_of
 from side_ray.similarity.duplicates import near_pairs, thumbnails

@@ -418,7 +418,7 @@ def _write_strata(artifacts: Artifacts) -> None:
     strata = learn(np.concatenate([each[0] if flips else each for each in many]), sum(sizes.values()))
     splits, ids, found = [], [], []
     stored = artifacts.features
-    # Each piece of stored features is read from all their files.
+    # Files at the ends of a piece of stored features are read twice; without a plan of the files, all are.
     step = PIECE if stored is None else 64 * PIECE
     for split in SPLITS:
         for start in range(0, sizes[split], step):

@@ -21,7 +21,7 @@ from side_ray.execution.progress import Bar
 from side_ray.execution.shard_pool import MOST_BLOCKS
 from side_ray.images import DEEP, IMAGE_TYPE, encode_png
 from side_ray.registry import Carrier
-from side_ray.runs.dataset import SCHEMA
+from side_ray.runs.dataset import PLAN, SCHEMA
 from side_ray.runs.run import Artifact, part_name
 from side_ray.similarity.duplicates import thumbnails
 from side_ray.sources.base import Record, Source
@@ -33,7 +33,7 @@ from side_ray.storage.sealed import read_columns, write_table
 PART_IMAGES = 1024
 """Maximum number of images in one part. It bounds the memory of the task that writes the part."""
 
-UNITS, PLAN = "scan/units.parquet", "scan/plan.parquet"
+UNITS = "scan/units.parquet"
 SCAN_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
