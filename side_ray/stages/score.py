@@ -41,9 +41,6 @@ from side_ray.statistics.evidence.strata import learn, merge_small
 from side_ray.statistics.hits import band_hits, count_neighbors, hits_to_columns
 from side_ray.storage.sealed import write_table
 
-HALVED_FROM = 32
-"""Pixels of the shorter side, from which on an image that is made half as large still shows what it shows."""
-
 
 @dataclass(frozen=True)
 class ScoringJob(ShardJob):
@@ -367,10 +364,8 @@ def _warn_of_losses(audit: Audit) -> None:
     """Say which small losses of detail hide copies; the report tells the others too."""
     artifacts = audit.artifacts
     found = ceilings_metrics(artifacts)
-    height, width, _ = artifacts.prepare.info()["shape"]
-    small = ["jpeg_75", *(["half_size"] if min(height, width) >= HALVED_FROM else [])]
     for name, share in missed_losses(found).items():
-        if name in small:
+        if name in ("jpeg_75", "half_size"):
             audit.reporter.warn(
                 f"{similarity_of(audit.config.score).display_name} hides copies: of {found['n']:,} training images that are "
                 f"{LOSSES[name]}, {share:.1%} still match themselves, so finding no copy does not say that there is none"

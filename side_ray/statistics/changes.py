@@ -13,11 +13,14 @@ LOSSES: Mapping[str, str] = {
 """`images.LOSSES` in words."""
 FOUND_AGAIN = 0.5
 """Share of training images that have to match themselves after a loss, or copies with that loss count as missed."""
+HALVED_FROM = 32
+"""Pixels of the shorter side, from which on an image that is made half as large still shows what it shows."""
 
 
 def missed_losses(ceiling: Mapping[str, Any]) -> dict[str, float]:
     """By name, the losses after which few training images still match themselves, and the share that does: at the calibrated cut,
-    or without one in the strictest band.
+    or without one in the strictest band. Images that are small already lose what they show when they are halved: that is no
+    fault of a similarity.
 
     Args:
         ceiling: `ceilings` of metrics.json, of one similarity.
@@ -25,6 +28,7 @@ def missed_losses(ceiling: Mapping[str, Any]) -> dict[str, float]:
     shares = {
         name: list(found["within_bands"].values())[-1] if found["within_cut"] is None else found["within_cut"]
         for name, found in ceiling["changes"].items()
+        if name != "half_size" or ceiling["side"] >= HALVED_FROM
     }
     return {name: share for name, share in shares.items() if share < FOUND_AGAIN}
 

@@ -116,4 +116,5 @@ def ceilings_metrics(artifacts: Artifacts) -> dict[str, Any]:
             "within_cut": None if cut is None else float(reaches(values, cut, larger).mean()),
             "within_bands": within,
         }
-    return {"n": table.num_rows, "changes": changes}
+    height, width, _ = artifacts.prepare.info()["shape"]
+    return {"n": table.num_rows, "side": min(height, width), "changes": changes}

@@ -112,6 +112,13 @@ def test_a_similarity_that_jpeg_destroys_is_reported(audited, metrics):
     assert "saved as JPEG of quality 75, 0%" in page
 
 
+@pytest.mark.parametrize(("side", "missed"), [(31, ["jpeg_40"]), (32, ["jpeg_40", "half_size"])])
+def test_small_images_may_lose_themselves_when_they_are_halved(side, missed):
+    shares = {"jpeg_75": 0.5, "jpeg_40": 0.4, "half_size": 0.0}
+    found = {name: {"within_cut": share, "within_bands": {"low": 1.0}} for name, share in shares.items()}
+    assert list(changes.missed_losses({"n": 10, "side": side, "changes": found})) == missed
+
+
 def test_a_report_of_an_earlier_version_has_no_such_notes(metrics_of_an_audit):
     assert "ceilings" not in metrics_of_an_audit
     assert not any("lost detail" in note.title for note in findings.notes(metrics_of_an_audit))
