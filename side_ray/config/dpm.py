@@ -176,6 +176,8 @@ class DpmSection(Training, OpenSection):
     copy_below_gb: Annotated[Real, Field(ge=0)] = omitted_by_default(2.0)
     """Weights of an imported model that have this size (GiB, all files together) or more are not copied into the run. It then
     refers to them where they are, by their SHA-256. 0 = weights are never copied. Configs, tokenizers and code always are."""
+    latent: bool = omitted_by_default(False)
+    """With a function as `path` or `base`: whether it returns a codec, so that the model diffuses latents."""
     check: bool = omitted_by_default(True)
     """Look at a few samples of an imported model before the audit, and stop if its pixels have another range."""
 
@@ -244,6 +246,8 @@ class DpmSection(Training, OpenSection):
     def _path_with_import(self) -> Self:
         if self.files and not self.function and not FUNCTION.fullmatch(self.base or ""):
             raise ValueError("dpm.files: is for a function as dpm.path (my_model.py:load); drop it")
+        if self.latent and not self.function and not FUNCTION.fullmatch(self.base or ""):
+            raise ValueError("dpm.latent: is for a function as dpm.path (my_model.py:load); drop it")
         if len(set(self.lora)) != len(self.lora):
             raise ValueError("dpm.lora: holds a file twice; list each once, with its weight in dpm.lora_weights")
         if len({file.rpartition("/")[2] for file in self.files}) != len(self.files):

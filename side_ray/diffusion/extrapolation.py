@@ -19,6 +19,7 @@ from side_ray.diffusion.condition.drawn import encoder_of, example
 from side_ray.diffusion.dpm import Dpm, is_latent, latent_shape
 from side_ray.diffusion.processes import NoiseProcess, process_of
 from side_ray.diffusion.sampler import denoised
+from side_ray.diffusion.spaces.given import GivenVae
 from side_ray.diffusion.spaces.latents import LatentCodec, LatentStatistics
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
@@ -97,7 +98,7 @@ def check_base(tuned: Dpm, base: Dpm) -> None:
                 f"it {what} {one}, and dpm.path {other}; give the model that dpm.path was fine-tuned from", KEY
             )
     if isinstance(base.codec, LatentCodec) and isinstance(tuned.codec, LatentCodec):
-        _check_encoders(base.codec, tuned.codec)
+        _check_encoders(base.codec, tuned.codec, tuned.image_shape)
     if not is_latent(tuned) and (base.codec or _PIXELS) != (tuned.codec or _PIXELS):
         raise UserError(
             "its pixels have another range than those of dpm.path; models of one range can be compared", KEY
@@ -144,8 +145,12 @@ def _last(levels: torch.Tensor) -> float:
     return float(levels[1, -1] / levels[0, -1])
 
 
-def _check_encoders(base: LatentCodec, tuned: LatentCodec) -> None:
-    """Raise UserError if the same latents are other images. A VAE whose decoder alone was fine-tuned has the same ones."""
+def _check_encoders(base: LatentCodec, tuned: LatentCodec, shape: tuple[int, int, int]) -> None:
+    """Raise UserError if the same latents are other images, of `shape` (C, H, W). A VAE whose decoder alone was fine-tuned has
+    the same ones."""
+    if any(isinstance(each.vae, GivenVae) for each in (base, tuned)):
+        _check_encoded(base, tuned, shape)
+        return
     names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     for name in names:
         one, other = (each.vae.config.get(name) for each in (base, tuned))
@@ -162,6 +167,16 @@ def _check_encoders(base: LatentCodec, tuned: LatentCodec) -> None:
         other = second[name]
         if value.shape != other.shape or float((value - other).float().norm()) > ROUNDED * float(other.float().norm()):
             raise UserError(f"its VAE has other weights than that of dpm.path ({name}); their latents differ", KEY)
+
+
+def _check_encoded(base: LatentCodec, tuned: LatentCodec, shape: tuple[int, int, int]) -> None:
+    """As `_check_encoders`, by what both make of some images: the weights of a codec that a function gives are not known."""
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if (base.channels, base.factor) == (tuned.channels, tuned.factor):
+        one, other = (each.encode(images) for each in (base, tuned))
+        if float((one - other).norm()) <= ROUNDED * float(other.norm()):
+            return
+    raise UserError("its codec encodes images otherwise than that of dpm.path; their latents differ", KEY)
 
 
 def _same(tuned: Dpm, base: Dpm) -> bool:

@@ -199,6 +199,8 @@ class Artifacts:
     @cached_property
     def latent(self) -> bool:
         """Whether the model under audit diffuses the latents of a VAE. Only an imported model may."""
+        if self.config.dpm.function is not None:
+            return self.config.dpm.latent
         return self.config.dpm.kind == "import" and bool(vae_in(self.found.paths))
 
     @cached_property

@@ -15,6 +15,7 @@ from side_ray.diffusion.noise_process import new_schedule
 from side_ray.diffusion.optimal import OptimalDpm
 from side_ray.diffusion.processes import of_library
 from side_ray.diffusion.samplers import SAMPLERS
+from side_ray.diffusion.spaces.given import codec_of
 from side_ray.diffusion.spaces.latents import LatentCodec
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.diffusion.unet_dpm import UnetDpm
@@ -209,3 +210,16 @@ def test_latents_must_be_of_the_same_images():
     other = vae_of("vq")
     other.register_to_config(scaling_factor=0.7, shift_factor=0.2)
     assert "another architecture" in refusal(tuned, latent(1, other))
+
+
+def test_codecs_of_functions_are_compared_by_what_they_encode():
+    tuned, base = dpm(0), dpm(1)
+    tuned.codec = codec_of({"encode": lambda x: 2 * x, "decode": lambda z: z / 2}, (1, 8, 8))
+    base.codec = codec_of({"encode": lambda x: x * 2, "decode": lambda z: z / 3}, (1, 8, 8))
+    check_base(tuned, base)
+    base.codec = codec_of({"encode": lambda x: x * 2.1, "decode": lambda z: z / 2}, (1, 8, 8))
+    with pytest.raises(UserError, match=r"dpm\.base: its codec encodes images otherwise"):
+        check_base(tuned, base)
+    base.codec = codec_of({"encode": lambda x: x[:, :1], "decode": lambda z: z.expand(-1, 3, -1, -1)}, (1, 8, 8))
+    with pytest.raises(UserError, match="its codec encodes images otherwise"):
+        check_base(tuned, base)

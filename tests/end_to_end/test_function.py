@@ -3,19 +3,23 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 import side_ray
+from side_ray.diffusion.dpm import load_dpm
 from side_ray.errors import UserError
-from side_ray.images import to_float
+from side_ray.images import decode_column, to_float, to_uint8
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.cost.sampling import estimate
-from side_ray.runs.dataset import read_split
+from side_ray.runs.dataset import read_latents, read_split
 from side_ray.runs.preflight import preflight
 from side_ray.stages.prepare import prepare
 from tests.audits import tiny_config
 from tests.bruteforce import check
+from tests.latents import trained_vae
 from tests.local import audit_here, stages_here
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("undrawn")]
@@ -50,6 +54,81 @@ def directory(tmp_path_factory) -> Path:
     (directory / "model.py").write_text(ADAPTER.replace("RANGE", "(0, 1)"))
     (directory / "wrong.py").write_text(ADAPTER.replace("RANGE", "(-1, 1)"))
     return directory
+
+
+LATENT = """
+import torch
+from diffusers import AutoencoderTiny
+from side_ray.diffusion.noise_process import new_schedule
+from side_ray.diffusion.optimal import OptimalDpm
+
+def load(directory):
+    vae = AutoencoderTiny.from_pretrained(directory)
+    scale, latents = torch.load(directory / "latents.pt", weights_only=True)
+    network = OptimalDpm(latents, new_schedule())
+
+    class Codec(torch.nn.Module):
+        def encode(self, x):
+            return vae.encode(x).latents * scale
+
+        def decode(self, z):
+            return vae.decode(z / scale).sample
+
+    return {
+        "network": network.eps, "predicts": "epsilon", "alphas_cumprod": network.schedule.alphas_cumprod,
+        "shape": tuple(latents.shape[1:]), "codec": Codec(),
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def latent(directory) -> dict:
+    """Changes for `audit_here`: a function that returns the closed form of the members' latents, with a lossy codec."""
+    images = torch.load(directory / "images.pt", weights_only=True) * 2 - 1
+    vae = trained_vae(torch.tensor(load_digits().images).float()[:, None] / 8 - 1, 100)
+    vae.save_pretrained(directory / "vae")
+    with torch.no_grad():
+        latents = vae.encode(images).latents
+    scale = 1 / latents.std()
+    torch.save([scale, latents * scale], directory / "latents.pt")
+    (directory / "latent.py").write_text(LATENT)
+    names = ["latents.pt", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    files = [str(directory / name) for name in names]
+    return _flat(directory, "latent.py") | {"dpm__files": files, "dpm__latent": True}
+
+
+def test_a_function_with_a_codec_is_audited_as_a_latent_model(directory, latent):
+    artifacts = audit_here(directory / "latent", **latent)
+    metrics = artifacts.report.read_json("metrics.json")
+    assert metrics["verdict"]["outcome"] == "found"
+    assert metrics["verdict"]["distinct"] >= 40
+    assert metrics["reconstructions"]["n"] == 60
+    assert artifacts.latent
+    assert check(artifacts.run.store.uri) == []
+    latents = read_latents(artifacts.synthetic, artifacts.synthetic_shards)
+    assert latents.shape == (100, 2, 4, 4)
+    assert float(np.abs(latents).max()) > 1.5  # not clamped
+    codec = load_dpm(artifacts.dpm.fetch(), code=True).codec
+    images = decode_column(artifacts.synthetic.read_first(artifacts.synthetic_shards, ["image"]).column("image"))
+    again = to_uint8(codec.decode(torch.from_numpy(latents)))
+    assert np.abs(again.astype(int) - images.astype(int)).max() <= 1
+    run = side_ray.open_run(artifacts.run.store.uri)
+    assert run.remake("td", 2, 5).identical
+    through = Artifacts.open(tiny_config(directory / "latent", **latent, extract__methods=["random", "ti"]))
+    cost = estimate(through)
+    assert cost.decoder_evaluations == cost.samples + 4 * cost.classifier_evaluations
+
+
+def test_a_config_says_whether_a_function_returns_a_codec(directory, latent):
+    """Samples of a lossy codec are compared with reconstructions, which are planned before any code is executed."""
+    for changes, words in (
+        (latent | {"dpm__latent": False}, r"^dpm\.latent: .* returns a codec, .* set it to true"),
+        (_flat(directory) | {"dpm__latent": True}, r"^dpm\.latent: .* returns no codec; drop it"),
+    ):
+        with pytest.raises(UserError, match=words):
+            preflight(Artifacts.open(tiny_config(directory / "said", **changes)))
+    with pytest.raises(UserError, match=r"dpm\.latent: is for a function"):
+        tiny_config(directory / "said", dpm__path="somewhere", dpm__kind="import", dpm__latent=True)
 
 
 @pytest.fixture(scope="module")

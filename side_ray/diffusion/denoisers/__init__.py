@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 KINDS: "Registry[type[ModelKind]]" = Registry(
     "dpm.denoiser",
     {
+        # First: among the files that a function reads may be those of another kind.
+        "function": "side_ray.diffusion.denoisers.function:Function",
         "optimal": "side_ray.diffusion.denoisers.optimal:Optimal",
         "latent": "side_ray.diffusion.denoisers.latent:Latent",
         "dit": "side_ray.diffusion.denoisers.dit:DiT",
@@ -27,7 +29,6 @@ KINDS: "Registry[type[ModelKind]]" = Registry(
         "flux": "side_ray.diffusion.denoisers.text.flux:Flux",
         "pixart": "side_ray.diffusion.denoisers.text.pixart:PixArt",
         "unet": "side_ray.diffusion.denoisers.unet:Unet",
-        "function": "side_ray.diffusion.denoisers.function:Function",
     },
 )
 

@@ -10,9 +10,11 @@ import torch
 
 from side_ray.diffusion.condition import Condition
 from side_ray.diffusion.denoisers.network import NetworkDpm
+from side_ray.diffusion.dpm import with_codec
 from side_ray.diffusion.processes import Schedule, load_process
 from side_ray.diffusion.processes.base import NoiseProcess
 from side_ray.diffusion.processes.table import PREDICTIONS, Table
+from side_ray.diffusion.spaces.given import codec_of
 from side_ray.diffusion.spaces.pixels import PixelCodec
 from side_ray.errors import UserError
 
@@ -36,7 +38,9 @@ class Model:
         tell: with these, what the network is told: the `index` t, `sigma`, or a function of (t, σ).
         classes: number of classes of a class-conditional network.
         pixel_range: the values of black and white.
-        clip: whether ẑ₀ is clamped to the range of pixels; by default with `alphas_cumprod` and as the scheduler says.
+        clip: whether ẑ₀ is clamped to the range of pixels; by default with `alphas_cumprod` and as the scheduler says, but never
+            with a codec.
+        codec: of a model of latents, see `spaces.given.codec_of`; `shape` is then that of the latents.
     """
 
     network: Callable[..., Any]
@@ -50,6 +54,7 @@ class Model:
     classes: int | None = None
     pixel_range: Sequence[float] | None = None
     clip: bool | None = None
+    codec: Any = None
 
     @classmethod
     def of(cls, given: Any) -> "Model":
@@ -91,17 +96,22 @@ class Model:
         if self.predicts is None:
             raise UserError("must return what the network predicts, as predicts")
         if self.alphas is not None:
-            return Table(self.alphas, self.sigmas, self.predicts, self.tell, bool(self.clip))
+            return Table(self.alphas, self.sigmas, self.predicts, self.tell, bool(self._clips))
         if self.predicts in ("flow", "score"):
             levels = torch.as_tensor(self.alphas_cumprod).double().cpu()
-            return Table(levels.sqrt(), (1 - levels).sqrt(), self.predicts, clip=self.clip is not False)
-        return variance_preserving_schedule(self.alphas_cumprod, self.predicts, self.clip is not False)
+            return Table(levels.sqrt(), (1 - levels).sqrt(), self.predicts, clip=self._clips is not False)
+        return variance_preserving_schedule(self.alphas_cumprod, self.predicts, self._clips is not False)
+
+    @property
+    def _clips(self) -> bool | None:
+        # Latents have no range of their own, and a scheduler clips by default.
+        return False if self.clip is None and self.codec is not None else self.clip
 
     def _of_scheduler(self) -> Schedule:
         with tempfile.TemporaryDirectory() as directory:
             self.scheduler.save_pretrained(directory)
             schedule = load_process(Path(directory))
-        changes: dict[str, Any] = {} if self.clip is None else {"clip_sample": self.clip}
+        changes: dict[str, Any] = {} if self._clips is None else {"clip_sample": self._clips}
         if not isinstance(schedule, NoiseProcess):
             if self.predicts in ("flow", "score"):
                 raise UserError(f"predicts {self.predicts} does not go with a {type(self.scheduler).__name__}")
@@ -138,9 +148,11 @@ class AdaptedDpm(NetworkDpm):
         self.network, self._device = model.network, torch.device("cpu")
         if isinstance(self.network, torch.nn.Module):
             self.network.eval().requires_grad_(False)
-        if model.pixel_range is not None:
+        if model.codec is not None:
+            with_codec(self, codec_of(model.codec, self.latent_shape))
+        if model.pixel_range is not None and tuple(model.pixel_range) != (-1, 1):
             black, white = model.pixel_range
-            self.codec = None if (black, white) == (-1, 1) else PixelCodec((float(black),), (float(white),))
+            with_codec(self, PixelCodec((float(black),), (float(white),)))
 
     @property
     def device(self) -> torch.device:

@@ -199,7 +199,7 @@ def opened_base(config: Config) -> "Iterator[tuple[Path, Dpm]]":
 @contextmanager
 def opened(config: Config) -> "Iterator[tuple[Path, Dpm]]":
     """As of `imported`, a model of any shape and condition."""
-    from side_ray.diffusion.dpm import load_dpm, with_codec  # takes seconds to import
+    from side_ray.diffusion.dpm import is_latent, load_dpm, with_codec  # takes seconds to import
 
     found, dpm = find_model(config), config.dpm
     with linked(found) as directory:
@@ -219,6 +219,9 @@ def opened(config: Config) -> "Iterator[tuple[Path, Dpm]]":
             if error.key == "dpm.image_size":
                 raise
             raise UserError(error.message.replace(str(directory), str(dpm.path)), "dpm.path") from error
+        if dpm.function is not None and is_latent(model) != dpm.latent:
+            what = "no codec; drop it" if dpm.latent else "a codec, so the model diffuses latents; set it to true"
+            raise UserError(f"{dpm.path} returns {what}", "dpm.latent")
         if dpm.null_class is not None:
             model.condition = _without(model, dpm.null_class)
             model.condition.save(_replaced(directory, "condition.json"))

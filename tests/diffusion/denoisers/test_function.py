@@ -82,6 +82,21 @@ def test_a_class_conditional_network_is_given_labels(small_unet):
     torch.testing.assert_close(ours, samples(UnetDpm(unet, new_schedule()), labels), rtol=0, atol=1e-4)
 
 
+def test_latents_are_clamped_only_where_the_function_says_so():
+    codec = {"encode": lambda x: 3 * x, "decode": lambda z: z / 3}
+    levels = new_schedule().alphas_cumprod
+    for process in (
+        {"scheduler": DDIMScheduler(prediction_type="sample")},
+        {"alphas_cumprod": levels, "predicts": "sample"},
+        {"alphas": levels.sqrt(), "sigmas": (1 - levels).sqrt(), "predicts": "sample"},
+    ):
+        found = [
+            float(samples(adapted(network=lambda x, t: torch.full_like(x, 2.5), codec=codec, **process, **clip)).max())
+            for clip in ({}, {"clip": True})
+        ]
+        assert found == pytest.approx([2.5 / 3, 1 / 3], rel=1e-3)
+
+
 PLAIN = {"network": lambda x, t: x, "predicts": "epsilon", "alphas_cumprod": [0.9, 0.5]}
 
 
@@ -90,6 +105,7 @@ PLAIN = {"network": lambda x, t: x, "predicts": "epsilon", "alphas_cumprod": [0.
     [
         ({"predict": "epsilon"}, "key 'predict', which is unknown"),
         ({"network": None}, "cannot be called"),
+        ({"codec": 3}, "a codec without encode and decode"),
         ({"shape": (8, 8)}, "the shape"),
         ({"predicts": "noise"}, "predicts 'noise'"),
         ({"predicts": None}, "what the network predicts"),
@@ -151,6 +167,11 @@ def test_a_function_that_fails_gets_one_line(directory, name, message):
     with pytest.raises(UserError, match=message) as caught:
         load_dpm(directory, code=True)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_another_kind_of_model_may_lie_beside_the_function(directory, small_unet):
+    small_unet().save_pretrained(directory)
+    assert isinstance(load_dpm(directory, code=True), AdaptedDpm)
 
 
 def test_a_network_of_another_shape_gets_one_line():
