@@ -19,7 +19,9 @@ from side_ray.errors import RunError, UserError
 from side_ray.runs.artifacts import Artifacts
 from side_ray.runs.imported.hub import cached_file, hub_file, hub_model, pinned
 from side_ray.runs.imported.opening import imported, lora_files
+from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.preflight import preflight
+from side_ray.stages.extract import extract
 from side_ray.stages.prepare import prepare
 from side_ray.stages.train_dpm import train_dpm
 from tests.audits import tiny_config
@@ -28,6 +30,7 @@ from tests.local import stages_here
 SHAPE = (1, 8, 8)
 FIRST, SECOND = "1" * 40, "2" * 40
 TOKEN = "hf_secret"
+BASE = Condition("base", 2.0)
 
 
 @dataclass
@@ -247,3 +250,30 @@ def test_weights_that_are_not_copied_are_read_from_each_nodes_own_cache(server, 
     offline()
     with pytest.raises(RunError, match="cannot be fetched from the hub"):
         made.fetch()
+
+
+def test_a_base_on_the_hub_is_fingerprinted_recorded_and_sampled(server, tmp_path):
+    def base_of(revision: str, run: str = "run"):
+        dpm = {"path": str(server.commits[SECOND]), "base": f"hf://owner/name@{revision}", "check": False}
+        extract = {"methods": ["random"], "samples": 50, "sampler": "ddim", "steps": 4}
+        extract |= {"base_lambdas": [2], "base_interval": [0, 1]}
+        return tiny_config(tmp_path / run, dpm=dpm, **{f"extract__{key}": value for key, value in extract.items()})
+
+    config = base_of("v1")
+    artifacts = stages_here(config, [prepare, train_dpm, extract])
+    assert artifacts.base_commit == FIRST
+    info = artifacts.base.info()
+    assert (info["commit"], info["path"]) == (FIRST, "hf://owner/name@v1")
+    images = [artifacts.samples(each).read(0, ["image"]).column("image").to_pylist() for each in conditions(config)]
+    assert len(images) == 2
+    assert images[0] != images[1]
+    by_commit = Artifacts.open(base_of(FIRST))
+    assert by_commit.samples(BASE).fingerprint == artifacts.samples(BASE).fingerprint
+    server.branches["v1"] = "3" * 40
+    server.commits["3" * 40] = shutil.copytree(server.commits[FIRST], tmp_path / "third")
+    unet = new_unet({"block_out_channels": (8, 16), "norm_num_groups": 4}, SHAPE)
+    unet.save_pretrained(tmp_path / "third" / "unet")
+    hub_model.cache_clear()
+    assert Artifacts.open(config).samples(BASE).fingerprint != artifacts.samples(BASE).fingerprint
+    with pytest.raises(UserError, match=r"^dpm\.base: .* has no revision v9"):
+        Artifacts.open(base_of("v9")).samples(BASE)
