@@ -70,9 +70,12 @@ $(VENV)/.audit: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[cpu]'
 	@touch $@
 
+# denoising-diffusion-pytorch comes without torchvision: PyPI's is built for CUDA, and beside a CPU build of torch neither it nor
+# transformers can then be imported. The tests have what it takes of torchvision in tests/standins.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing side-ray and the dependencies of its tests (several minutes the first time)"
 	$(PIP_INSTALL) --editable '.[cpu,descriptors,text,dev]'
+	$(PIP_INSTALL) --no-deps denoising-diffusion-pytorch
 	@touch $@ $(VENV)/.audit
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python

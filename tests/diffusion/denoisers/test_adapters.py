@@ -8,6 +8,7 @@ import torch
 from side_ray.diffusion.denoisers.adapted import AdaptedDpm, Model
 from side_ray.diffusion.denoisers.function import Function
 from side_ray.diffusion.dpm import load_dpm
+from tests.lucidrains import package
 
 ADAPTERS = Path(__file__).parents[3] / "docs" / "adapters"
 
@@ -25,10 +26,10 @@ def opened(tmp_path, name, **changes):
 
 @pytest.mark.long
 def test_lucidrains(tmp_path):
-    package = pytest.importorskip("denoising_diffusion_pytorch")
+    library = package()
     torch.manual_seed(0)
     size = ("dim=64, dim_mults=(1, 2, 4, 8), channels=3", "dim=16, dim_mults=(1, 2), channels=1")
-    diffusion = package.GaussianDiffusion(package.Unet(dim=16, dim_mults=(1, 2), channels=1), image_size=16).eval()
+    diffusion = library.GaussianDiffusion(library.Unet(dim=16, dim_mults=(1, 2), channels=1), image_size=16).eval()
     state = {f"ema_model.{name}": value for name, value in diffusion.state_dict().items()}
     torch.save({"step": 10, "ema": state | {"initted": torch.tensor(True)}}, tmp_path / "model-10.pt")
     dpm = opened(tmp_path, "lucidrains.py", size=size, side=("image_size=32", "image_size=16"))
