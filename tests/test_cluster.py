@@ -26,6 +26,7 @@ from side_ray.cli.app import app
 from side_ray.config.file import load_config
 from side_ray.errors import CheckFailed, RunError, UserError
 from side_ray.studies.batch.plan import read_batch
+from tests.container.dockerfile import stages
 from tests.kustomize import containers, core_faults, load_all, render
 
 ROOT = Path(__file__).parents[1]
@@ -546,26 +547,6 @@ def test_no_file_holds_a_key(path: Path) -> None:
 
 
 # The image
-
-INSTRUCTION = re.compile(r"^(FROM|ARG|ENV|RUN|COPY|WORKDIR|USER|CMD)\s+(.*)$")
-
-
-def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage of the Dockerfile, preceded by those of its base stages."""
-    text = re.sub(r"(?m)^\s*#.*\n", "", (CLUSTER / "Dockerfile").read_text())
-    found: dict[str, list[tuple[str, str]]] = {"": []}
-    name = ""
-    for line in filter(None, re.sub(r"\\\n\s*", "", text).splitlines()):
-        match = INSTRUCTION.match(line)
-        assert match, f"not an instruction this file uses: {line}"
-        instruction, rest = match.groups()
-        if instruction == "FROM":
-            base, _, name = rest.partition(" AS ")
-            found[name] = [*found.get(base, found[""]), ("FROM", base)]
-        else:
-            found[name].append((instruction, rest))
-    return found
-
 
 TARGETS = pytest.mark.parametrize(("target", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
 
