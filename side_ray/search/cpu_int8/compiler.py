@@ -15,7 +15,16 @@ CHECKED = os.environ.get("SIDE_RAY_CHECK_BOUNDS", "0") not in ("", "0")
 
 def compiled(function: Callable[..., Any]) -> Any:
     """`function` in machine code; sums are taken in lanes (`reassoc`), in an order that depends on their length alone."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    return _compiled(function, fastmath={"reassoc", "contract", "nsz"})
+
+
+def compiled_as_written(function: Callable[..., Any]) -> Any:
+    """`function` in machine code, with each operation of floats rounded and in its place."""
+    return _compiled(function)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=not CHECKED, **options)(function)
     except RuntimeError:  # no directory for a cache can be written

@@ -156,30 +156,24 @@ class QuantizedKernel(Int8Kernel):
             endless = np.full(len(queries), np.inf, np.float32)
             listed, columns, scores = tiles.entries(selection, np.where(uncounted, endless, levels.lowest), endless)
             counts = levels.count_pairs(Pairs(_rows_of(listed), columns, scores))
-        rows, columns = self._narrowed(queries, selection, epsilon, k)
-        return Found(rows, columns, None, selection.lost, counts, uncounted)
+        return Found(*self._nearest(queries, selection, epsilon, k), selection.lost, counts, uncounted)
 
-    def _narrowed(
+    def _nearest(
         self, queries: np.ndarray, selection: tiles.Selection, epsilon: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the entries that float32 products cannot exclude; the error of one is at most `error`."""
-        error = LONGEST**2 * gamma(queries.shape[1] + 1)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and values of the pairs that are no farther than the k-th nearest of their query."""
         # Entries that surely reach the floor tell what the others must reach.
         count, columns, _ = tiles.promising(selection)
-        values = self._products(queries, count, columns)
+        values = pairs.inner_products(queries, self.features, count, columns)
         farthest = _farthest(count, values, k)
-        bound = rounded_down(farthest - error - epsilon, self.dtype)
+        # A value of -1 may have been clipped: it is no bound on scores.
+        bound = rounded_down(np.where(farthest > -1, farthest - epsilon, -np.inf), self.dtype)
         further, others, _ = tiles.entries(selection, bound, selection.floor)
         rows = np.concatenate([_rows_of(count), _rows_of(further)])
         columns = np.concatenate([columns, others])
-        values = np.concatenate([values, self._products(queries, further, others)])
-        kept = values >= farthest[rows] - 2 * error
-        return rows[kept], columns[kept]
-
-    def _products(self, queries: np.ndarray, count: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        out = np.empty(columns.size)
-        pairs.products(queries, self.features, count, columns, out)
-        return out
+        values = np.concatenate([values, pairs.inner_products(queries, self.features, further, others)])
+        kept = values >= farthest[rows]
+        return rows[kept], columns[kept], values[kept]
 
     def _take(self, prepared: Any, train: Any, strip: np.ndarray, start: int, selection: tiles.Selection) -> None:
         (rows, scales, _), (panels, rounded) = prepared, train
