@@ -24,7 +24,7 @@ CHANGES = {
     "extract__shard_size": 25,
     "extract__batch_size": 25,
     "extract__sampler": "ddim",
-    "extract__steps": 100,
+    "extract__steps": 400,
     "cluster__actors": [2, 2],
 }
 
