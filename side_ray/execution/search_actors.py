@@ -203,13 +203,21 @@ class SearchActors:
             self._handles = self._start()
         return self._handles
 
+    @property
+    def parts(self) -> int:
+        """Number of actors that the training features are split over; 1 = every scorer holds all. Raises UserError if a node
+        cannot hold a part."""
+        return self._plan().parts
+
+    def _plan(self) -> SearchPlan:
+        height, width, channels = self.artifacts.prepare.info()["shape"]
+        dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
+        config = self.artifacts.config.model_copy(update={"score": self.score})
+        return plan_search(config, self.artifacts.sizes, dimension, bool(self.artifacts.reconstructions))
+
     def _start(self) -> list[Any]:
         cluster, prepared, sizes = self.artifacts.config.cluster, self.artifacts.prepare, self.artifacts.sizes
-        height, width, channels = prepared.info()["shape"]
-        dimension = SIMILARITIES[self.score.similarity].dimension((height, width, channels))
-        again = self.artifacts.reconstructions
-        config = self.artifacts.config.model_copy(update={"score": self.score})
-        plan = plan_search(config, sizes, dimension, bool(again))
+        again, plan = self.artifacts.reconstructions, self._plan()
         if (parts := plan.parts) == 1:
             return []
         import ray

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from side_ray.diffusion.sampler import sample_seed
 from side_ray.diffusion.spaces.latents import LatentStatistics
 from side_ray.execution.audit import Audit
 from side_ray.execution.session import ensure_ray, run_remotely
-from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, run_shards
+from side_ray.execution.shard_pool import ShardActor, ShardJob, Task, pending, run_shards
 from side_ray.images import image_column
 from side_ray.registry import Carrier
 from side_ray.runs.artifacts import Artifacts
@@ -27,6 +28,7 @@ from side_ray.runs.imported.conditions import completed
 from side_ray.runs.plan import Condition, conditions
 from side_ray.runs.run import Artifact
 from side_ray.runs.shards import ShardSet
+from side_ray.stages.score import scored_beside
 from side_ray.storage import Store
 from side_ray.storage.scratch import scratch
 from side_ray.surrogate.guide import open_base, open_surrogate
@@ -156,7 +158,10 @@ def extract(audit: Audit) -> None:
     artifacts, many = audit.artifacts, conditions(audit.config)
     if artifacts.latents is not None:
         measure_latents(audit, artifacts.latents)
-    run_sampling(audit, [sampling_job(each, artifacts, artifacts.samples(each)) for each in many], "extract")
+    jobs = [sampling_job(each, artifacts, artifacts.samples(each)) for each in many]
+    gpus = audit.config.cluster.gpus if Generator.uses_gpu(audit.config) else 0
+    with scored_beside(audit, gpus) if pending(jobs) else nullcontext():
+        run_sampling(audit, jobs, "extract")
     audit.run.point_latest(samples={each.name: artifacts.samples(each).directory for each in many})
 
 

@@ -6,16 +6,19 @@ is exact.
 """
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from side_ray.config import Config, ScoreSection
-from side_ray.errors import Damaged
+from side_ray.config import ClusterSection, Config, ScoreSection
+from side_ray.errors import Damaged, RunError
 from side_ray.execution.audit import Audit
+from side_ray.execution.beside.fed_pool import FedPool
+from side_ray.execution.beside.room import alive_nodes, spare_actors
 from side_ray.execution.derived.ceilings import ceilings_metrics, measure_ceilings, some_members
 from side_ray.execution.derived.embed import embed, stored_descriptors
 from side_ray.execution.derived.frechet import measure_frechet
@@ -322,18 +325,9 @@ def score(audit: Audit) -> None:
     reconstruct(audit)
     with SearchActors(artifacts) as search:
         _score_synthetic(audit, search)
-        levels = levels_of(artifacts)
-        jobs = [
-            scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
-            for each in many
-        ]
-        samples = artifacts.samples(many[0])
-        for change in artifacts.probes:
-            output = artifacts.changed(many[0], change)
-            jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), change=change))
         ceilings = artifacts.ceilings
-        jobs.append(ScoringJob(ceilings, 1, ceilings, ("member",), seed=audit.config.run.seed))
-        run_scoring(audit, jobs, search, "score")
+        own = ScoringJob(ceilings, 1, ceilings, ("member",), seed=audit.config.run.seed)
+        run_scoring(audit, [*_jobs(artifacts), own], search, "score")
         if artifacts.reconstructions and not audit.has(artifacts.ceiling):
             cluster, gpus = audit.config.cluster, audit.config.cluster.gpus if uses_gpu(audit.config) else 0
             handles, cpus = search.handles, cluster.actor_cpus
@@ -370,6 +364,80 @@ def _warn_of_losses(audit: Audit) -> None:
                 f"{similarity_of(audit.config.score).display_name} hides copies: of {found['n']:,} training images that are "
                 f"{LOSSES[name]}, {share:.1%} still match themselves, so finding no copy does not say that there is none"
             )
+
+
+def _jobs(artifacts: Artifacts) -> list[ScoringJob]:
+    """The jobs that score the samples of all conditions, and the changed ones of the first. Needs the cut."""
+    levels, many = levels_of(artifacts), conditions(artifacts.config)
+    jobs = [
+        scoring_job(artifacts, artifacts.samples(each), artifacts.scores(each), artifacts.hits(each), levels)
+        for each in many
+    ]
+    samples = artifacts.samples(many[0])
+    for change in artifacts.probes:
+        output = artifacts.changed(many[0], change)
+        jobs.append(ScoringJob(output, artifacts.probe_shards, samples, ("member",), change=change))
+    return jobs
+
+
+@contextmanager
+def scored_beside(audit: Audit, sampling_gpus: float) -> Iterator[None]:
+    """Score each shard of samples once it is written while the block runs, where `cluster.overlap` and the cluster allow it.
+
+    What needs no samples is made first: the cut, the strata and the features of the images. What the block leaves over, and
+    what failed, is left to `score`.
+
+    Args:
+        sampling_gpus: GPUs that each sampling actor reserves.
+
+    Raises:
+        Damaged: some images cannot be read and have to be made again.
+    """
+    cluster, artifacts = audit.config.cluster, audit.artifacts
+    if cluster.overlap is False or (cluster.overlap == "auto" and not cluster.ray_address):
+        yield
+        return
+    ensure_ray(cluster)
+    with SearchActors(artifacts) as search:
+        why = ""
+        if cluster.gpus and uses_gpu(audit.config):
+            why = "scoring reserves GPUs"
+        elif search.parts > 1:
+            why = "the training features are split over actors"
+        elif not _room(cluster, sampling_gpus):
+            why = "the sampling actors may take every CPU"
+        if why:
+            if cluster.overlap is True:
+                audit.reporter.warn(f"cluster.overlap: samples are scored after sampling, because {why}")
+            yield
+            return
+        # Told of bars out of the order of the stages, the forecast would take sampling for done.
+        forecast, audit.reporter.forecast = audit.reporter.forecast, None
+        try:
+            reconstruct(audit)
+            _score_synthetic(audit, search)
+            jobs = _jobs(artifacts)
+            embed(audit, jobs)
+        except RunError as error:  # sampling needs none of it; the step score raises it again
+            why = str(error)
+        finally:
+            audit.reporter.forecast = forecast
+        if why:
+            audit.reporter.warn(f"samples are scored after sampling, because scoring could not be prepared: {why}")
+            yield
+            return
+        spec, sources = scorer_spec(artifacts, jobs, search), [job.samples for job in jobs]
+        pool = FedPool(Scorer, spec, jobs, sources, lambda: _room(cluster, sampling_gpus), cluster.actor_cpus)
+        audit.reporter.say("extract: finished samples are scored beside sampling, on CPUs that it leaves free")
+        with pool.running():
+            yield
+    if pool.trouble:
+        audit.reporter.warn(f"some samples were not scored beside sampling ({pool.trouble}); the step score does it")
+
+
+def _room(cluster: ClusterSection, sampling_gpus: float) -> int:
+    """How many scorers may run beside sampling now."""
+    return min(cluster.actors[1], spare_actors(cluster, sampling_gpus, alive_nodes()))
 
 
 def score_synthetic(audit: Audit) -> None:

@@ -1,0 +1,1 @@
+"""Work that runs beside a stage, on CPUs that the stage leaves free."""
