@@ -79,7 +79,7 @@ class ClusterSection(Section):
     """CPUs of a sampling or scoring actor."""
     gpus: Annotated[Real, Field(ge=0, le=64)] = 0
     """GPUs of a training worker and of a sampling actor; a share below 1 lets several use one."""
-    overlap: Literal["auto"] | bool = omitted_by_default(False)
+    overlap: Literal["auto"] | bool = omitted_by_default("auto")
     """Score finished samples while sampling goes on, on CPUs that the sampling actors leave free. `auto`: on a Ray cluster, not
     on a machine alone; `true`: there too. Not where scoring reserves GPUs or splits the training features over actors."""
     memory_gb: Positive | None = omitted_by_default(None)
