@@ -22,7 +22,7 @@ CONSTANTS = re.compile(
     r"|[Ff]ewer than 5 matches|Eq\. 1[45]|SHA-256|λ = 0|λ \(0 = plain|t \(0 = clean|d₁/d₂|\(D\+1\)|above 1 where|/\(1 \+ eε\)"
     r"|Jagielski, 2023|shifted by one pixel, 1% are"
     r"|CIFAR-10|0 is an exact copy|never above 2|\(1\.5, 1\.4, 1\.35\)|3,072 dimensions"
-    r"|In 64 dimensions|nL2|Chao2"
+    r"|In 64 dimensions|nL2|Chao2|JPEG of quality \d+"
 )
 """What a page says whatever was found."""
 
@@ -172,6 +172,20 @@ OTHERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 """The same of tables whose rows are those of a list in metrics.json."""
+LOSSES = {
+    "Similarity": "",
+    "Training images": "n",
+    "Median": "median",
+    "Farthest 5%": "farthest_5_percent",
+    "Within the cut": "within_cut",
+    "As close as the bands": "within_bands",
+}
+"""The same of `ceilings`."""
+IN_WORDS = {
+    "jpeg_75": "saved as JPEG of quality 75",
+    "jpeg_40": "saved as JPEG of quality 40",
+    "half_size": "made half as large and enlarged again",
+}
 OPINIONS = {
     "d₁/d₂ < ⅓": "ratio/share ratio/count ratio/ci",
     "d₁/d₂ < ⅓ among unseen images": "ratio/against_unseen/share ratio/against_unseen/count ratio/against_unseen/ci",
@@ -337,6 +351,21 @@ class Walk:
             rows = ledger.get(kind) or []
             self.m[kind] = [each[key] for each in rows for key in ("number", "revealed", "images", "copied")]
             rules |= {"; ".join("{}: {} of {} revealed, {} copied" for _ in rows) + ".": f"m/{kind}"} if rows else {}
+        self.m["missed"] = {}
+        for name, each in (self.m.get("ceilings") or {}).items():
+            strictest = list(self.m["similarity"]["bands"]["bands"])[-1]
+            shares = {
+                change: found["within_bands"][strictest] if found["within_cut"] is None else found["within_cut"]
+                for change, found in each["changes"].items()
+                if change != "half_size" or each["side"] >= 32
+            }
+            missed = {change: share for change, share in shares.items() if share < 0.5}
+            listed = "; ".join(f"{IN_WORDS[change]}, {{}}" for change in missed)
+            self.m["missed"][name] = [each["n"], *missed.values()]
+            for where in ("cut", "strictest band"):
+                rules[f"Of {{}} training images, this share still matches itself at the {where}: {listed}"] = (
+                    f"m/missed/{name}"
+                )
         many = len(self.best.get("equal_rates") or ())
         return rules | {f"{{c}}: {', '.join('{} at {}' for _ in range(many))}": "c/rates"}
 
@@ -436,6 +465,13 @@ class Walk:
             columns, of = OPINIONS, [*found["conditions"], *([found["unseen"]] if found["unseen"] else [])]
             assert [cells[0] for cells in rows[len(found["conditions"]) :]] == ["Unseen images"] * bool(found["unseen"])
             columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}
+        elif caption == "Training images that match themselves after a loss":
+            columns = LOSSES
+            of = [
+                {**change, "n": each["n"]}
+                for each in self.m["ceilings"].values()
+                for change in each["changes"].values()
+            ]
         else:
             columns = next(each for start, each in CONDITIONS.items() if caption.startswith(start))
             columns = columns | {"Method": "", "λ": "lambda", "NG": "n"}

@@ -44,6 +44,9 @@ class Function(ModelKind):
         names = read_json(directory / FILE)
         path, name = directory / str(names.get("file")), str(names.get("function"))
         sys.path.insert(0, str(directory))  # for files beside it
+        # The directory becomes part of a run, where no other file belongs.
+        kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+        before = set(sys.modules)
         try:
             model = Model.of(_function(path, name)(directory))
             condition = None if model.classes is None else Condition.load(directory, model.classes)
@@ -54,6 +57,11 @@ class Function(ModelKind):
             raise UserError(f"{path.name}:{name} failed ({type(error).__name__}: {first_line(error)})") from error
         finally:
             sys.path.remove(str(directory))
+            sys.dont_write_bytecode = kept
+            # Another model of this process may have files of the same names.
+            for each in sys.modules.keys() - before:
+                if Path(getattr(sys.modules[each], "__file__", None) or "/").is_relative_to(directory):
+                    del sys.modules[each]
 
     @classmethod
     def describe(cls, directory: Path, file: Path, function: str) -> None:

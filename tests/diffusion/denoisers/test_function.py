@@ -1,6 +1,7 @@
 """A function of the user's returns a model of any library."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,29 @@ def test_a_function_that_fails_gets_one_line(directory, name, message):
     with pytest.raises(UserError, match=message) as caught:
         load_dpm(directory, code=True)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_written_beside_the_function(directory, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (directory / "model.py").write_text("import beside\n" + FILE)
+    (directory / "beside.py").write_text("")
+    before = sorted(directory.rglob("*"))
+    load_dpm(directory, code=True)
+    assert sorted(directory.rglob("*")) == before
+    assert not sys.dont_write_bytecode
+
+
+def test_two_models_have_files_of_one_name(tmp_path):
+    values = []
+    for value in (1, 2):
+        directory = tmp_path / str(value)
+        directory.mkdir()
+        (directory / "model.py").write_text(f"# {value}\n{FILE}")
+        (directory / "helper.py").write_text(f"def network(x, t):\n    return 0 * x + {value}\n")
+        Function.describe(directory, Path("model.py"), "load")
+        model = load_dpm(directory, code=True)
+        values.append(float(model.network(torch.zeros(1), 0)))
+    assert values == [1, 2]
 
 
 def test_files_of_another_kind_of_model_may_lie_beside_the_function(directory, small_unet):
