@@ -179,7 +179,7 @@ def run_shards(
     if not tasks:
         audit.reporter.say(f"{title}: {total:,} {unit} exist already")
         return
-    left = sum(jobs[task.job].output.size(task.shard) for task in tasks)
+    left = sum(jobs[task.job].rows([task.shard]) for task in tasks)
     cluster = audit.config.cluster
     ensure_ray(cluster)
     gpus = cluster.gpus if actor.uses_gpu(audit.config) else 0

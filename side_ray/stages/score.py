@@ -6,7 +6,7 @@ is exact.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,10 @@ class ScoringJob(ShardJob):
     seed: int | None = None
     """What members are drawn by that are compared with themselves after each of `images.LOSSES`, in place of samples."""
 
+    def rows(self, indices: Sequence[int] | range) -> int:
+        """As of any job, of samples only."""
+        return super().rows(indices) if self.seed is None else 0
+
 
 @dataclass(frozen=True)
 class ScorerSpec(Carrier):
@@ -117,7 +121,7 @@ class Scorer(ShardActor):
         if job.seed is not None:
             began = time.perf_counter()
             job.output.write(shard, pa.table(self._ceilings(job.seed)))
-            row |= {"seconds_search": time.perf_counter() - began, "rows": job.output.size(shard)}
+            row["seconds_search"] = time.perf_counter() - began
             return
         began, retries = time.perf_counter(), self.spec.prepared.store.retries
         sample_ids, queries = self._queries(job, shard)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from side_ray.search import Index
 from side_ray.similarity import SIMILARITIES
 from side_ray.similarity.base import EncoderSimilarity, Presets
 from side_ray.similarity.nl2 import Nl2
+from side_ray.stages.score import ScoringJob
 from side_ray.statistics import changes
 from tests.bruteforce import nl2, split_of
 from tests.local import audit_here
@@ -98,6 +100,14 @@ def test_the_numbers_of_nl2_follow_from_the_files(audited, metrics):
         edges = metrics["similarity"]["bands"]["bands"]
         assert entry["within_bands"] == {band: (own <= np.float32(edges[band][1])).mean() for band in edges}
     assert found["changes"]["jpeg_75"]["within_cut"] > found["changes"]["half_size"]["within_cut"]
+
+
+@pytest.mark.long
+def test_they_are_no_samples_that_a_bar_counts(audited):
+    job = ScoringJob(audited.ceilings, 1, audited.ceilings, ("member",), seed=0)
+    assert audited.ceilings.size(0) > 0
+    assert job.rows(range(1)) == 0
+    assert replace(job, seed=None).rows(range(1)) == audited.ceilings.size(0)
 
 
 @pytest.mark.long
