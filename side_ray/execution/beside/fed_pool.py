@@ -80,9 +80,7 @@ class FedPool:
             while self._busy and not self._killed.is_set():
                 self._resize([])
                 self._collect()
-        except (
-            Exception
-        ) as error:  # whatever it is, the stage that makes these shards meets it again, or makes them all
+        except Exception as error:  # the stage that makes these shards meets it again, or makes them all
             self.trouble = one_line(error)
         finally:
             for each in (*self._idle, *self._busy.values()):
@@ -95,11 +93,12 @@ class FedPool:
             ray.kill(actor)
 
     def _ready(self) -> list[Task]:
-        """The tasks left of which the source was there at the last look."""
+        """The tasks left of which the source was there at the last look, the first one last."""
         now = time.monotonic()
         if now >= self._next_look:
             present = {directory: source.present() for directory, source in self._sources.items()}
-            self._found = [task for task in self._left if task.shard in present[self.sources[task.job].directory]]
+            found = [task for task in self._left if task.shard in present[self.sources[task.job].directory]]
+            self._found = found[::-1]
             self._next_look = now + self.every
         return self._found
 
@@ -116,7 +115,7 @@ class FedPool:
             self._busy[reference] = started
             self._starting.add(reference)
         while ready and self._idle:
-            task, actor = ready.pop(0), self._idle.pop()
+            task, actor = ready.pop(), self._idle.pop()
             batch = {"job": np.array([task.job]), "shard": np.array([task.shard])}
             del self._left[task]
             self._busy[actor.__call__.remote(batch)] = actor
