@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FILE = "function.json"
 
 
+PREFIX = "side_ray_model_"
+"""Of the names of modules with functions."""
+
+
 class Function(ModelKind):
     """A directory with a Python file, the files that it reads, and `function.json`: which function of it returns the model."""
 
@@ -58,8 +62,8 @@ class Function(ModelKind):
         finally:
             sys.path.remove(str(directory))
             sys.dont_write_bytecode = kept
-            # Another model of this process may have files of the same names.
-            for each in sys.modules.keys() - before:
+            # Another model of this process may have files of the same names. The function's own module has a name of its own.
+            for each in [each for each in sys.modules.keys() - before if not each.startswith(PREFIX)]:
                 if Path(getattr(sys.modules[each], "__file__", None) or "/").is_relative_to(directory):
                     del sys.modules[each]
 
@@ -72,7 +76,7 @@ class Function(ModelKind):
 def _function(path: Path, name: str) -> Callable[[Path], Any]:
     # A name of its own for each content: two models of one process may both come from a `model.py`.
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    spec = importlib.util.spec_from_file_location(f"side_ray_model_{digest}", path)
+    spec = importlib.util.spec_from_file_location(f"{PREFIX}{digest}", path)
     if spec is None or spec.loader is None:
         raise UserError("is no Python file")
     module = importlib.util.module_from_spec(spec)
